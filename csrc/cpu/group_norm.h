@@ -1,0 +1,85 @@
+// moge::group_norm, forward and backward: the filter of route on scores given from outside.
+// Included inside an anonymous namespace (see kernels_*.cpp).
+
+template <class V>
+struct NormTile {
+  using Scalar = typename V::Scalar;
+  static constexpr int W = V::kWidth;
+  Scratch scratch;
+  Scalar *scores, *grad;
+  Stencil<V> stencil;
+
+  static size_t bytes(const GroupNorm& a) {
+    return sizeof(Scalar) * 2 * size_t(a.num_experts) * W + 2 * 64 +
+           Stencil<V>::scratch_bytes(*a.groups);
+  }
+  explicit NormTile(const GroupNorm& a)
+      : scratch(bytes(a)),
+        scores(scratch.take<Scalar>(size_t(a.num_experts) * W)),
+        grad(scratch.take<Scalar>(size_t(a.num_experts) * W)),
+        stencil(*a.groups, scratch) {}
+};
+
+// Loads and squares a tile of scores; returns the lanes that hold a NaN or an infinity.
+template <class V, class In>
+MOGE_INLINE unsigned load_scores(NormTile<V>& tile, const GroupNorm& a, int64_t token,
+                                 int64_t num_rows) {
+  constexpr int W = V::kWidth;
+  const int n = a.num_experts, cols = a.groups->cols;
+  load_tile<V>(static_cast<const In*>(a.scores) + token * n, num_rows, n, tile.scores);
+  auto finite = V::set(0);
+  const typename V::Scalar* from = tile.scores;
+  for (int r = 0; r < a.groups->rows; ++r) {
+    typename V::Scalar* squares = tile.stencil.squares + r * tile.stencil.pitch * W;
+    for (int c = 0; c < cols; ++c, from += W, squares += W) {
+      const auto z = V::load(from);
+      finite = V::fma(z, V::set(0), finite);
+      V::store(squares, V::mul(z, z));
+    }
+    Stencil<V>::wrap_row(tile.stencil, r);
+  }
+  return V::nan_bits(finite);
+}
+
+// Calls body(chunk, first token, number of rows) for every tile of the chunks.
+template <class V, class Body>
+MOGE_INLINE void for_tiles(const GroupNorm& a, int64_t begin, int64_t end, Body&& body) {
+  for (int64_t chunk = begin; chunk < end; ++chunk) {
+    const int64_t first = chunk * a.chunk_tokens;
+    const int64_t rest = a.num_tokens - first;
+    const int64_t last = first + (rest < a.chunk_tokens ? rest : a.chunk_tokens);
+    for (int64_t token = first; token < last; token += V::kWidth) {
+      body(chunk, token, last - token);
+    }
+  }
+}
+
+template <class V, class In>
+static void group_norm_forward_chunks(const GroupNorm& a, int64_t begin, int64_t end) {
+  FlushSubnormals flush;
+  NormTile<V> tile(a);
+  for (int64_t chunk = begin; chunk < end; ++chunk) a.sums[chunk] = {0.0, -1, -1};
+  for_tiles<V>(a, begin, end, [&](int64_t chunk, int64_t token, int64_t num_rows) {
+    const unsigned suspects = load_scores<V, In>(tile, a, token, num_rows);
+    double norms[V::kWidth] __attribute__((aligned(64)));
+    sum_norms<V>(tile.stencil, norms);
+    for (int lane = 0; lane < V::kWidth && lane < num_rows; ++lane) {
+      if ((suspects >> lane & 1) && a.sums[chunk].bad_logits_row < 0) {
+        a.sums[chunk].bad_logits_row = token + lane;
+      }
+      a.sums[chunk].loss += norms[lane];
+    }
+  });
+}
+
+template <class V, class In>
+static void group_norm_backward_chunks(const GroupNorm& a, int64_t begin, int64_t end) {
+  FlushSubnormals flush;
+  NormTile<V> tile(a);
+  for_tiles<V>(a, begin, end, [&](int64_t, int64_t token, int64_t num_rows) {
+    load_scores<V, In>(tile, a, token, num_rows);
+    norm_gradient<V>(tile.stencil, tile.scores, typename V::Scalar(a.norm_grad), tile.grad);
+    store_tile<V>(tile.grad, num_rows, a.num_experts,
+                  static_cast<In*>(a.grad_scores) + token * a.num_experts);
+  });
+}

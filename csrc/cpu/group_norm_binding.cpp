@@ -1,0 +1,69 @@
+// Joins moge::group_norm and moge::group_norm_backward to their CPU kernels.
+
+#include <ATen/Parallel.h>
+#include <torch/library.h>
+
+#include "checks.h"
+
+namespace moge {
+namespace {
+
+GroupNorm arguments(const at::Tensor& scores, const GroupPlan& plan) {
+  GroupNorm args{};
+  args.dtype = dtype_of(scores, "scores");
+  args.scores = scores.const_data_ptr();
+  args.num_tokens = scores.size(0);
+  args.chunk_tokens = chunk_tokens(scores.size(0));
+  args.num_experts = int(scores.size(1));
+  args.groups = &plan.groups;
+  return args;
+}
+
+int64_t num_chunks(const GroupNorm& args) {
+  return (args.num_tokens + args.chunk_tokens - 1) / args.chunk_tokens;
+}
+
+at::Tensor group_norm(const at::Tensor& scores_in, const at::Tensor& taps, int64_t rows,
+                      int64_t cols, int64_t stride, bool torus, std::string_view reduction,
+                      bool strict) {
+  check_matrix(scores_in, "scores");
+  const at::Tensor scores = scores_in.contiguous();
+  const GroupPlan plan = make_plan(taps, scores.size(1), rows, cols, stride, torus, reduction);
+  GroupNorm args = arguments(scores, plan);
+  std::vector<ChunkSums> sums(num_chunks(args));
+  args.sums = sums.data();
+  const KernelSet& set = chosen_kernels();
+  at::parallel_for(0, num_chunks(args), 1,
+                   [&](int64_t begin, int64_t end) { set.group_norm_forward(args, begin, end); });
+  if (strict) check_finite_rows(sums, &ChunkSums::bad_logits_row, "scores");
+  double loss = 0.0;
+  for (const ChunkSums& part : sums) loss += part.loss;
+  loss *= plan.scale(reduction, scores.size(0));
+  return at::full({}, loss, scores.options().dtype(accumulation_dtype(scores)));
+}
+
+at::Tensor group_norm_backward(const at::Tensor& grad_loss, const at::Tensor& scores_in,
+                               const at::Tensor& taps, int64_t rows, int64_t cols, int64_t stride,
+                               bool torus, std::string_view reduction) {
+  check_matrix(scores_in, "scores");
+  const at::Tensor scores = scores_in.contiguous();
+  check_shape(grad_loss, {}, accumulation_dtype(scores), "grad_loss");
+  const GroupPlan plan = make_plan(taps, scores.size(1), rows, cols, stride, torus, reduction);
+  at::Tensor grad_scores = at::empty(scores.sizes(), scores.options());
+  GroupNorm args = arguments(scores, plan);
+  args.norm_grad = grad_loss.item<double>() * plan.scale(reduction, scores.size(0));
+  args.grad_scores = grad_scores.mutable_data_ptr();
+  const KernelSet& set = chosen_kernels();
+  at::parallel_for(0, num_chunks(args), 1,
+                   [&](int64_t begin, int64_t end) { set.group_norm_backward(args, begin, end); });
+  return grad_scores;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(moge, CPU, library) {
+  library.impl("group_norm", &group_norm);
+  library.impl("group_norm_backward", &group_norm_backward);
+}
+
+}  // namespace moge

@@ -1,0 +1,33 @@
+// Every kernel for any processor: one token at a time, with the library's fma where there is no
+// instruction. Headers of the standard library come before the target pragma and kernels live in an
+// anonymous namespace, so that no function compiled here can stand in for another file's.
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+
+#include "kernels.h"
+
+namespace moge {
+namespace {
+
+#include "vector_scalar.h"
+#include "tile.h"
+#include "stencil.h"
+#include "select.h"
+#include "route_forward.h"
+#include "route_backward.h"
+#include "group_norm.h"
+#include "kernel_set.h"
+
+using Set = Kernels<One<float>, One<double>>;
+
+}  // namespace
+
+extern const KernelSet kBaselineKernels = {"baseline", Set::route_forward, Set::route_backward,
+                                           Set::group_norm_forward, Set::group_norm_backward};
+
+}  // namespace moge

@@ -1,0 +1,161 @@
+// Joins moge::route and moge::route_backward to their CPU kernels: checks, allocation, threads.
+
+#include <ATen/Parallel.h>
+#include <torch/library.h>
+
+#include "checks.h"
+
+namespace moge {
+namespace {
+
+using OptionalTensor = std::optional<at::Tensor>;
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> route(
+    const at::Tensor& logits_in, const OptionalTensor& noise_in, const OptionalTensor& taps,
+    int64_t top_k, int64_t rows, int64_t cols, int64_t stride, bool torus,
+    std::string_view reduction, bool renormalize, bool strict) {
+  check_matrix(logits_in, "logits");
+  const at::Tensor logits = logits_in.contiguous();
+  const int64_t num_tokens = logits.size(0), num_experts = logits.size(1);
+  TORCH_CHECK_VALUE(top_k >= 1 && top_k <= num_experts,
+                    "top_k must be from 1 to num_experts=", num_experts, ", got ", top_k);
+  const at::ScalarType dtype = accumulation_dtype(logits);
+  at::Tensor noise;
+  if (noise_in) {
+    check_matrix(*noise_in, "noise");
+    check_shape(*noise_in, logits.sizes(), noise_in->scalar_type(), "noise");
+    noise = noise_in->to(dtype).contiguous();
+  }
+  std::optional<GroupPlan> plan;
+  if (taps) plan.emplace(make_plan(*taps, num_experts, rows, cols, stride, torus, reduction));
+
+  const auto options = logits.options();
+  const auto floats = options.dtype(dtype), integers = options.dtype(at::kLong);
+  at::Tensor weights = at::empty({num_tokens, top_k}, floats);
+  at::Tensor experts = at::empty({num_tokens, top_k}, integers);
+  at::Tensor row_stats = at::empty({num_tokens, 2}, floats);
+  at::Tensor importance = at::empty({num_experts}, floats);
+  at::Tensor load = at::zeros({num_experts}, integers);
+
+  const int64_t chunk = chunk_tokens(num_tokens), chunks = (num_tokens + chunk - 1) / chunk;
+  std::vector<ChunkSums> sums(chunks);
+  std::vector<double> importance_sums(chunks * num_experts);
+  std::vector<int64_t> load_sums(chunks * num_experts);
+  RouteForward args{};
+  args.dtype = dtype_of(logits, "logits");
+  args.logits = logits.const_data_ptr();
+  args.noise = noise.defined() ? noise.const_data_ptr() : nullptr;
+  args.num_tokens = num_tokens;
+  args.chunk_tokens = chunk;
+  args.num_experts = int(num_experts);
+  args.top_k = int(top_k);
+  args.renormalize = renormalize;
+  args.groups = plan ? &plan->groups : nullptr;
+  args.weights = weights.mutable_data_ptr();
+  args.experts = experts.mutable_data_ptr<int64_t>();
+  args.row_stats = row_stats.mutable_data_ptr();
+  args.sums = sums.data();
+  args.importance = importance_sums.data();
+  args.load = load_sums.data();
+  const KernelSet& set = chosen_kernels();
+  at::parallel_for(0, chunks, 1,
+                   [&](int64_t begin, int64_t end) { set.route_forward(args, begin, end); });
+  if (strict) {
+    check_finite_rows(sums, &ChunkSums::bad_logits_row, "logits");
+    check_finite_rows(sums, &ChunkSums::bad_noise_row, "noise");
+  }
+  double loss = 0.0;
+  for (const ChunkSums& part : sums) loss += part.loss;
+  if (plan) loss *= plan->scale(reduction, num_tokens);
+  std::vector<double> importance_total(num_experts, 0.0);
+  int64_t* load_total = load.mutable_data_ptr<int64_t>();
+  for (int64_t i = 0; i < chunks * num_experts; ++i) {
+    importance_total[i % num_experts] += importance_sums[i];
+    load_total[i % num_experts] += load_sums[i];
+  }
+  if (dtype == at::kDouble) {
+    std::copy(importance_total.begin(), importance_total.end(),
+              importance.mutable_data_ptr<double>());
+  } else {
+    std::copy(importance_total.begin(), importance_total.end(),
+              importance.mutable_data_ptr<float>());
+  }
+  return {weights, experts, importance, at::full({}, loss, floats), load, row_stats};
+}
+
+at::Tensor route_backward(const OptionalTensor& grad_weights, const OptionalTensor& grad_importance,
+                          const OptionalTensor& grad_loss, const at::Tensor& logits_in,
+                          const OptionalTensor& taps, const at::Tensor& experts_in,
+                          const at::Tensor& weights_in, const at::Tensor& row_stats_in,
+                          int64_t rows, int64_t cols, int64_t stride, bool torus,
+                          std::string_view reduction, bool renormalize) {
+  check_matrix(logits_in, "logits");
+  const at::Tensor logits = logits_in.contiguous();
+  const int64_t num_tokens = logits.size(0), num_experts = logits.size(1);
+  const at::ScalarType dtype = accumulation_dtype(logits);
+  TORCH_CHECK_VALUE(experts_in.dim() == 2, "experts must have shape (num_tokens, top_k), got ",
+                    experts_in.sizes());
+  const int64_t top_k = experts_in.size(1);
+  TORCH_CHECK_VALUE(top_k >= 1 && top_k <= num_experts, "experts must have 1 to ", num_experts,
+                    " columns, got ", top_k);
+  check_shape(experts_in, {num_tokens, top_k}, at::kLong, "experts");
+  check_shape(weights_in, {num_tokens, top_k}, dtype, "weights");
+  check_shape(row_stats_in, {num_tokens, 2}, dtype, "row_stats");
+  const at::Tensor experts = experts_in.contiguous(), weights = weights_in.contiguous();
+  const at::Tensor row_stats = row_stats_in.contiguous();
+  at::Tensor upstream_weights, upstream_importance;
+  if (grad_weights) {
+    check_shape(*grad_weights, {num_tokens, top_k}, dtype, "grad_weights");
+    upstream_weights = grad_weights->contiguous();
+  }
+  if (grad_importance) {
+    check_shape(*grad_importance, {num_experts}, dtype, "grad_importance");
+    upstream_importance = grad_importance->contiguous();
+  }
+  std::optional<GroupPlan> plan;
+  double norm_grad = 0.0;
+  if (grad_loss) check_shape(*grad_loss, {}, dtype, "grad_loss");
+  if (grad_loss && taps) {  // without taps the loss is the constant 0
+    plan.emplace(make_plan(*taps, num_experts, rows, cols, stride, torus, reduction));
+    norm_grad = grad_loss->item<double>() * plan->scale(reduction, num_tokens);
+  }
+  at::Tensor grad_logits = at::empty(logits.sizes(), logits.options());
+
+  const int64_t chunk = chunk_tokens(num_tokens), chunks = (num_tokens + chunk - 1) / chunk;
+  std::vector<ChunkSums> sums(chunks);
+  RouteBackward args{};
+  args.dtype = dtype_of(logits, "logits");
+  args.logits = logits.const_data_ptr();
+  args.row_stats = row_stats.const_data_ptr();
+  args.weights = weights.const_data_ptr();
+  args.experts = experts.const_data_ptr<int64_t>();
+  args.num_tokens = num_tokens;
+  args.chunk_tokens = chunk;
+  args.num_experts = int(num_experts);
+  args.top_k = int(top_k);
+  args.renormalize = renormalize;
+  args.groups = plan ? &plan->groups : nullptr;
+  args.norm_grad = norm_grad;
+  args.grad_weights = upstream_weights.defined() ? upstream_weights.const_data_ptr() : nullptr;
+  args.grad_importance =
+      upstream_importance.defined() ? upstream_importance.const_data_ptr() : nullptr;
+  args.grad_logits = grad_logits.mutable_data_ptr();
+  args.sums = sums.data();
+  const KernelSet& set = chosen_kernels();
+  at::parallel_for(0, chunks, 1,
+                   [&](int64_t begin, int64_t end) { set.route_backward(args, begin, end); });
+  for (const ChunkSums& part : sums) {
+    TORCH_CHECK_VALUE(part.bad_logits_row < 0, "experts must hold indices from 0 to ",
+                      num_experts - 1, ", got another near row ", part.bad_logits_row);
+  }
+  return grad_logits;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(moge, CPU, library) {
+  library.impl("route", &route);
+  library.impl("route_backward", &route_backward);
+}
+
+}  // namespace moge

@@ -1,0 +1,161 @@
+// A tile: kWidth tokens by N experts, one token in each lane, expert j's register at offset j *
+// kWidth. Loading and storing it transposes blocks of kWidth x kWidth in registers.
+//
+// Included inside an anonymous namespace (see kernels_*.cpp).
+
+// Sums over tokens are kept in 16 lanes by the token's position modulo 16, whatever the vector
+// width, so that they round alike for every instruction set.
+constexpr int kLanes = 16;
+
+template <class V, class In>
+MOGE_INLINE void load_tile(const In* rows, int64_t num_rows, int num_experts,
+                           typename V::Scalar* tile) {
+  constexpr int W = V::kWidth;
+  const In* row[W];  // rows past the end repeat the last one; their lanes are ignored later
+  for (int i = 0; i < W; ++i) {
+    row[i] = rows + (i < num_rows ? i : num_rows - 1) * int64_t(num_experts);
+  }
+  if constexpr (V::kTransposes) {
+    int j = 0;
+    typename V::Reg block[W];
+    for (; j + W <= num_experts; j += W) {
+      for (int i = 0; i < W; ++i) block[i] = V::load_row(row[i] + j);
+      V::transpose(block);
+      for (int i = 0; i < W; ++i) V::store(tile + (j + i) * W, block[i]);
+    }
+    if (const int rest = num_experts - j) {
+      for (int i = 0; i < W; ++i) {
+        In part[W] = {};
+        for (int c = 0; c < rest; ++c) part[c] = row[i][j + c];
+        block[i] = V::load_row(part);
+      }
+      V::transpose(block);
+      for (int i = 0; i < rest; ++i) V::store(tile + (j + i) * W, block[i]);
+    }
+  } else {
+    for (int j = 0; j < num_experts; ++j) {
+      for (int i = 0; i < W; ++i) tile[j * W + i] = to_scalar(row[i][j]);
+    }
+  }
+}
+
+template <class V, class In>
+MOGE_INLINE void store_tile(const typename V::Scalar* tile, int64_t num_rows, int num_experts,
+                            In* rows) {
+  constexpr int W = V::kWidth;
+  if constexpr (V::kTransposes) {
+    int j = 0;
+    typename V::Reg block[W];
+    for (; j + W <= num_experts && num_rows >= W; j += W) {
+      for (int i = 0; i < W; ++i) block[i] = V::load(tile + (j + i) * W);
+      V::transpose(block);
+      for (int i = 0; i < W; ++i) V::store_row(rows + i * int64_t(num_experts) + j, block[i]);
+    }
+    for (; j < num_experts; j += W) {
+      const int columns = num_experts - j < W ? num_experts - j : W;
+      for (int i = 0; i < W; ++i) {
+        block[i] = i < columns ? V::load(tile + (j + i) * W) : V::set(0);
+      }
+      V::transpose(block);
+      for (int i = 0; i < W && i < num_rows; ++i) {
+        In part[W];
+        V::store_row(part, block[i]);
+        for (int c = 0; c < columns; ++c) rows[i * int64_t(num_experts) + j + c] = part[c];
+      }
+    }
+  } else {
+    for (int64_t i = 0; i < num_rows && i < W; ++i) {
+      for (int j = 0; j < num_experts; ++j)
+        from_scalar(tile[j * W + i], &rows[i * num_experts + j]);
+    }
+  }
+}
+
+template <class Scalar>
+struct ExpConstants;
+
+// e^r = 1 + r + r^2 p(r) on |r| <= ln 2 / 2; p fitted to a relative error of 3.1e-9.
+template <>
+struct ExpConstants<float> {
+  static constexpr float kLowest = -88.f;  // rounds to 2^-127, which pow2 makes 0
+  static constexpr float kLog2E = 1.44269504f, kMagic = 12582912.f, kBias = 127.f;
+  static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
+  static constexpr int kTerms = 7;
+  static constexpr float kTaylor[kTerms] = {1.3814539878738612e-3f,
+                                            8.368745127094257e-3f,
+                                            4.166839078967508e-2f,
+                                            1.6666520398846865e-1f,
+                                            4.9999993432099027e-1f,
+                                            1.f,
+                                            1.f};
+};
+
+// Taylor's series to r^13: remainder below 5e-18.
+template <>
+struct ExpConstants<double> {
+  static constexpr double kLowest = -709.;  // rounds to 2^-1023, which pow2 makes 0
+  static constexpr double kLog2E = 1.4426950408889634, kMagic = 6755399441055744., kBias = 1023.;
+  static constexpr double kLn2High = 6.93147180369123816490e-01;
+  static constexpr double kLn2Low = 1.90821492927058770002e-10;
+  static constexpr int kTerms = 14;
+  static constexpr double kTaylor[kTerms] = {1. / 6227020800,
+                                             1. / 479001600,
+                                             1. / 39916800,
+                                             1. / 3628800,
+                                             1. / 362880,
+                                             1. / 40320,
+                                             1. / 5040,
+                                             1. / 720,
+                                             1. / 120,
+                                             1. / 24,
+                                             1. / 6,
+                                             1. / 2,
+                                             1.,
+                                             1.};
+};
+
+// e^d for d <= 0; 0 where it would be subnormal. NaN stays NaN.
+template <class V>
+MOGE_INLINE typename V::Reg exp_nonpositive(typename V::Reg d) {
+  using C = ExpConstants<typename V::Scalar>;
+  using Scalar = typename V::Scalar;
+  d = V::max(V::set(C::kLowest), d);
+  // Adding the magic number rounds d log2(e) to an integer n and leaves n + bias in the low bits.
+  const typename V::Reg magic = V::set(C::kMagic + C::kBias);
+  const typename V::Reg t = V::fma(d, V::set(C::kLog2E), magic);
+  const typename V::Reg n = V::sub(t, magic);
+  typename V::Reg r = V::fma(n, V::set(-C::kLn2High), d);
+  r = V::fma(n, V::set(-C::kLn2Low), r);
+  typename V::Reg p = V::set(C::kTaylor[0]);
+  for (int i = 1; i < C::kTerms; ++i) p = V::fma(p, r, V::set(Scalar(C::kTaylor[i])));
+  return V::mul(p, V::pow2(t));
+}
+
+// Subnormal numbers are read and written as 0 while this lives: scores below 1e-38 change no
+// result above it, and arithmetic on subnormals costs up to 150 cycles an instruction.
+struct FlushSubnormals {
+#if defined(__SSE2__)
+  unsigned saved = _mm_getcsr();
+  FlushSubnormals() { _mm_setcsr(saved | 0x8040); }
+  ~FlushSubnormals() { _mm_setcsr(saved); }
+#endif
+};
+
+// One aligned block a call, cut into arrays.
+struct Scratch {
+  char* block;
+  char* next;
+  explicit Scratch(size_t bytes) {
+    block = next = static_cast<char*>(aligned_alloc(64, (bytes + 63) / 64 * 64 + 64));
+    if (block == nullptr) throw std::bad_alloc();
+  }
+  ~Scratch() { free(block); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  template <class T>
+  T* take(size_t count) {
+    T* array = reinterpret_cast<T*>(next);
+    next += (count * sizeof(T) + 63) / 64 * 64;
+    return array;
+  }
+};

@@ -1,0 +1,118 @@
+// Sixteen floats or eight doubles in a register: the interface of One in vector_scalar.h, in
+// AVX-512 (F, BW, DQ, VL). Included inside an anonymous namespace, under the target pragma of
+// kernels_avx512.cpp.
+
+struct Avx512Float {
+  using Scalar = float;
+  using Reg = __m512;
+  using Mask = __mmask16;
+  struct Wide {
+    __m512d low, high;
+  };
+  static constexpr int kWidth = 16;
+  static constexpr bool kTransposes = true;
+  MOGE_INLINE Reg set(float a) { return _mm512_set1_ps(a); }
+  MOGE_INLINE Reg load(const float* p) { return _mm512_load_ps(p); }
+  MOGE_INLINE void store(float* p, Reg a) { _mm512_store_ps(p, a); }
+  MOGE_INLINE Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
+  MOGE_INLINE Reg sub(Reg a, Reg b) { return _mm512_sub_ps(a, b); }
+  MOGE_INLINE Reg mul(Reg a, Reg b) { return _mm512_mul_ps(a, b); }
+  MOGE_INLINE Reg div(Reg a, Reg b) { return _mm512_div_ps(a, b); }
+  MOGE_INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
+  MOGE_INLINE Reg sqrt(Reg a) { return _mm512_sqrt_ps(a); }
+  // 14 bits from the table, rounding error alone after one Newton step y (3 - a y^2) / 2.
+  MOGE_INLINE Reg inverse_sqrt(Reg a) {
+    const Reg y = _mm512_rsqrt14_ps(a);
+    const Reg residual = _mm512_fnmadd_ps(_mm512_mul_ps(a, y), y, set(1.f));
+    return _mm512_fmadd_ps(_mm512_mul_ps(y, residual), set(0.5f), y);
+  }
+  MOGE_INLINE Reg max(Reg a, Reg b) { return _mm512_max_ps(a, b); }
+  MOGE_INLINE Reg min(Reg a, Reg b) { return _mm512_min_ps(a, b); }
+  MOGE_INLINE Mask greater(Reg a, Reg b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
+  MOGE_INLINE Reg select(Mask m, Reg a, Reg b) { return _mm512_mask_mov_ps(b, m, a); }
+  MOGE_INLINE unsigned nan_bits(Reg a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
+  MOGE_INLINE Reg pow2(Reg t) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(t), 23));
+  }
+  MOGE_INLINE Wide wide_zero() { return {_mm512_setzero_pd(), _mm512_setzero_pd()}; }
+  MOGE_INLINE void add_wide(Wide& wide, Reg a) {
+    wide.low = _mm512_add_pd(wide.low, _mm512_cvtps_pd(_mm512_castps512_ps256(a)));
+    wide.high = _mm512_add_pd(wide.high, _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1)));
+  }
+  MOGE_INLINE void store_wide(double* p, const Wide& wide) {
+    _mm512_store_pd(p, wide.low);
+    _mm512_store_pd(p + 8, wide.high);
+  }
+
+  MOGE_INLINE Reg load_row(const float* p) { return _mm512_loadu_ps(p); }
+  MOGE_INLINE Reg load_row(const BFloat16* p) {
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+  }
+  MOGE_INLINE void store_row(float* p, Reg a) { _mm512_storeu_ps(p, a); }
+  MOGE_INLINE void store_row(BFloat16* p, Reg a) {
+    const __m512i bits = _mm512_castps_si512(a);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i half = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+    half = _mm512_srli_epi32(half, 16);
+    half = _mm512_mask_mov_epi32(half, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q),
+                                 _mm512_set1_epi32(0x7fc0));
+    _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(half));
+  }
+  MOGE_INLINE void transpose(Reg* r) {
+    Reg a[16], b[16];
+    for (int i = 0; i < 16; i += 2) {
+      a[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+      a[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+      b[i] = _mm512_shuffle_ps(a[i], a[i + 2], 0x44);
+      b[i + 1] = _mm512_shuffle_ps(a[i], a[i + 2], 0xee);
+      b[i + 2] = _mm512_shuffle_ps(a[i + 1], a[i + 3], 0x44);
+      b[i + 3] = _mm512_shuffle_ps(a[i + 1], a[i + 3], 0xee);
+    }
+    // b[4 g + j], 128-bit part q, holds column 4 q + j of rows 4 g .. 4 g + 3.
+    for (int j = 0; j < 4; ++j) {
+      const Reg low = _mm512_shuffle_f32x4(b[j], b[j + 4], 0x88);   // parts 0, 2
+      const Reg high = _mm512_shuffle_f32x4(b[j], b[j + 4], 0xdd);  // parts 1, 3
+      const Reg low2 = _mm512_shuffle_f32x4(b[j + 8], b[j + 12], 0x88);
+      const Reg high2 = _mm512_shuffle_f32x4(b[j + 8], b[j + 12], 0xdd);
+      r[j] = _mm512_shuffle_f32x4(low, low2, 0x88);
+      r[j + 4] = _mm512_shuffle_f32x4(high, high2, 0x88);
+      r[j + 8] = _mm512_shuffle_f32x4(low, low2, 0xdd);
+      r[j + 12] = _mm512_shuffle_f32x4(high, high2, 0xdd);
+    }
+  }
+};
+
+struct Avx512Double {
+  using Scalar = double;
+  using Reg = __m512d;
+  using Mask = __mmask8;
+  struct Wide {
+    __m512d sum;
+  };
+  static constexpr int kWidth = 8;
+  static constexpr bool kTransposes = false;
+  MOGE_INLINE Reg set(double a) { return _mm512_set1_pd(a); }
+  MOGE_INLINE Reg load(const double* p) { return _mm512_load_pd(p); }
+  MOGE_INLINE void store(double* p, Reg a) { _mm512_store_pd(p, a); }
+  MOGE_INLINE Reg add(Reg a, Reg b) { return _mm512_add_pd(a, b); }
+  MOGE_INLINE Reg sub(Reg a, Reg b) { return _mm512_sub_pd(a, b); }
+  MOGE_INLINE Reg mul(Reg a, Reg b) { return _mm512_mul_pd(a, b); }
+  MOGE_INLINE Reg div(Reg a, Reg b) { return _mm512_div_pd(a, b); }
+  MOGE_INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_pd(a, b, c); }
+  MOGE_INLINE Reg sqrt(Reg a) { return _mm512_sqrt_pd(a); }
+  MOGE_INLINE Reg inverse_sqrt(Reg a) { return _mm512_div_pd(set(1.0), _mm512_sqrt_pd(a)); }
+  MOGE_INLINE Reg max(Reg a, Reg b) { return _mm512_max_pd(a, b); }
+  MOGE_INLINE Reg min(Reg a, Reg b) { return _mm512_min_pd(a, b); }
+  MOGE_INLINE Mask greater(Reg a, Reg b) { return _mm512_cmp_pd_mask(a, b, _CMP_GT_OQ); }
+  MOGE_INLINE Reg select(Mask m, Reg a, Reg b) { return _mm512_mask_mov_pd(b, m, a); }
+  MOGE_INLINE unsigned nan_bits(Reg a) { return _mm512_cmp_pd_mask(a, a, _CMP_UNORD_Q); }
+  MOGE_INLINE Reg pow2(Reg t) {
+    return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(t), 52));
+  }
+  MOGE_INLINE Wide wide_zero() { return {_mm512_setzero_pd()}; }
+  MOGE_INLINE void add_wide(Wide& wide, Reg a) { wide.sum = add(wide.sum, a); }
+  MOGE_INLINE void store_wide(double* p, const Wide& wide) { store(p, wide.sum); }
+};

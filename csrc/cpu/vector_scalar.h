@@ -1,0 +1,80 @@
+// One token at a time: the vector type of the baseline, right on any processor. The tail of every
+// vector type's interface is described here; vector_avx2.h and vector_avx512.h are the fast ones.
+//
+// Included inside an anonymous namespace, after every standard header (see kernels_*.cpp).
+
+#define MOGE_INLINE static inline __attribute__((always_inline))
+
+// bfloat16 as stored: the upper half of a float.
+struct BFloat16 {
+  uint16_t bits;
+};
+
+MOGE_INLINE float to_scalar(float x) { return x; }
+MOGE_INLINE double to_scalar(double x) { return x; }
+MOGE_INLINE float to_scalar(BFloat16 x) {
+  const uint32_t bits = uint32_t(x.bits) << 16;
+  float value;
+  __builtin_memcpy(&value, &bits, 4);
+  return value;
+}
+
+MOGE_INLINE void from_scalar(float x, float* out) { *out = x; }
+MOGE_INLINE void from_scalar(double x, double* out) { *out = x; }
+MOGE_INLINE void from_scalar(float x, BFloat16* out) {  // to nearest, ties to even, NaN stays NaN
+  uint32_t bits;
+  __builtin_memcpy(&bits, &x, 4);
+  out->bits = x != x ? 0x7fc0 : uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+MOGE_INLINE float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+MOGE_INLINE double fused(double a, double b, double c) { return __builtin_fma(a, b, c); }
+MOGE_INLINE float root(float a) { return __builtin_sqrtf(a); }
+MOGE_INLINE double root(double a) { return __builtin_sqrt(a); }
+
+// 2^(low bits of t - bias) for t = magic + bias + n: the integer n sits in t's low mantissa bits.
+MOGE_INLINE float power_of_two(float t) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &t, 4);
+  bits <<= 23;
+  __builtin_memcpy(&t, &bits, 4);
+  return t;
+}
+MOGE_INLINE double power_of_two(double t) {
+  uint64_t bits;
+  __builtin_memcpy(&bits, &t, 8);
+  bits <<= 52;
+  __builtin_memcpy(&t, &bits, 8);
+  return t;
+}
+
+template <class S>
+struct One {
+  using Scalar = S;
+  using Reg = S;
+  using Mask = bool;
+  struct Wide {  // a float64 accumulator for each lane
+    double sum;
+  };
+  static constexpr int kWidth = 1;
+  static constexpr bool kTransposes = false;  // has load_row, store_row and transpose
+  MOGE_INLINE Reg set(Scalar a) { return a; }
+  MOGE_INLINE Reg load(const Scalar* p) { return *p; }
+  MOGE_INLINE void store(Scalar* p, Reg a) { *p = a; }
+  MOGE_INLINE Reg add(Reg a, Reg b) { return a + b; }
+  MOGE_INLINE Reg sub(Reg a, Reg b) { return a - b; }
+  MOGE_INLINE Reg mul(Reg a, Reg b) { return a * b; }
+  MOGE_INLINE Reg div(Reg a, Reg b) { return a / b; }
+  MOGE_INLINE Reg fma(Reg a, Reg b, Reg c) { return fused(a, b, c); }  // a b + c, rounded once
+  MOGE_INLINE Reg sqrt(Reg a) { return root(a); }
+  MOGE_INLINE Reg inverse_sqrt(Reg a) { return Scalar(1) / root(a); }
+  MOGE_INLINE Reg max(Reg a, Reg b) { return a > b ? a : b; }  // b where either is NaN
+  MOGE_INLINE Reg min(Reg a, Reg b) { return a < b ? a : b; }
+  MOGE_INLINE Mask greater(Reg a, Reg b) { return a > b; }
+  MOGE_INLINE Reg select(Mask m, Reg a, Reg b) { return m ? a : b; }
+  MOGE_INLINE unsigned nan_bits(Reg a) { return a != a; }  // bit i: lane i is NaN
+  MOGE_INLINE Reg pow2(Reg t) { return power_of_two(t); }
+  MOGE_INLINE Wide wide_zero() { return {0.0}; }
+  MOGE_INLINE void add_wide(Wide& wide, Reg a) { wide.sum += double(a); }
+  MOGE_INLINE void store_wide(double* p, const Wide& wide) { *p = wide.sum; }
+};

@@ -1,0 +1,54 @@
+// Schemas of every op, and the pybind11 module that reports the build. No kernel, no binding.
+
+#include <torch/csrc/utils/pybind.h>
+#include <torch/library.h>
+#include <torch/version.h>
+
+#include "kernels.h"
+#include "moge_source_hash.h"  // written by setup.py
+
+TORCH_LIBRARY(moge, library) {
+  const std::vector<at::Tag> tags = {at::Tag::pt2_compliant_tag};
+  library.def(
+      "route(Tensor logits, Tensor? noise, Tensor? taps, int top_k, int rows, int cols, "
+      "int stride, bool torus, str reduction, bool renormalize, bool strict) -> "
+      "(Tensor weights, Tensor experts, Tensor importance, Tensor group_loss, Tensor load, "
+      "Tensor row_stats)",
+      tags);
+  library.def(
+      "route_backward(Tensor? grad_weights, Tensor? grad_importance, Tensor? grad_loss, "
+      "Tensor logits, Tensor? taps, Tensor experts, Tensor weights, Tensor row_stats, int rows, "
+      "int cols, int stride, bool torus, str reduction, bool renormalize) -> Tensor",
+      tags);
+  library.def(
+      "group_norm(Tensor scores, Tensor taps, int rows, int cols, int stride, bool torus, "
+      "str reduction, bool strict) -> Tensor",
+      tags);
+  library.def(
+      "group_norm_backward(Tensor grad_loss, Tensor scores, Tensor taps, int rows, int cols, "
+      "int stride, bool torus, str reduction) -> Tensor",
+      tags);
+}
+
+namespace {
+
+pybind11::dict build_info() {
+  pybind11::dict info;
+  info["version"] = MOGE_VERSION;
+  info["source_hash"] = MOGE_SOURCE_HASH;
+  info["compiler"] = __VERSION__;
+  info["torch"] = TORCH_VERSION;
+  info["cuda"] = "none";
+  info["instruction_sets"] = moge::compiled_instruction_sets();
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
+  module.doc() = "Build facts of the moge operators, which importing this registers.";
+  module.def("build_info", &build_info, "What was built, from what, with what.");
+  module.def(
+      "instruction_set", [] { return moge::kernels().name; },
+      "The instruction set that runs: the processor's best, or the one MOGE_CPU_ISA names.");
+}

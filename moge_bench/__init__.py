@@ -1,0 +1,21 @@
+"""Fused topographic group-norm routing for Mixture-of-Experts models, and its benchmark suite.
+
+Importing this package needs only torch; the suite's libraries are imported where they are used.
+"""
+
+from moge_bench.moe.layer import MoEAux, MoELayer
+from moge_bench.ops.group_norm import group_norm
+from moge_bench.ops.route import Routing, route
+from moge_bench.routing.router import TopographicRouter
+from moge_bench.routing.schedule import SigmaSchedule
+
+__all__ = [
+    "MoEAux",
+    "MoELayer",
+    "Routing",
+    "SigmaSchedule",
+    "TopographicRouter",
+    "group_norm",
+    "route",
+]
+__version__ = "0.1.0"

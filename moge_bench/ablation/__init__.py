@@ -1,0 +1,1 @@
+"""Ablations: grid files to cells, cells to records, records to tables."""

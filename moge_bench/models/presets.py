@@ -1,0 +1,164 @@
+"""The systems that can be run, each as a config; ``resolve`` turns a name into a RunConfig."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from moge_bench.config import (
+    GroupConfig,
+    LanguageModelConfig,
+    Method,
+    MoEConfig,
+    ResidualConfig,
+    RunConfig,
+    SigmaConfig,
+    TextDataConfig,
+    TrainingConfig,
+    build_config,
+    nearest,
+    set_path,
+)
+
+# The two sets of official language settings (METHOD.md), at the official scale. Their strength
+# grows with the tokens on a device; the official runs had 12 windows of 256, so that
+# weight * 3072 on the token mean is the same objective (tests/models/test_presets.py).
+OFFICIAL_LANGUAGE = {
+    "released": GroupConfig(weight=1e-5, reduction="official_language"),
+    "submitted": GroupConfig(
+        weight=1e-4, reduction="official_language", sigma=SigmaConfig(start=10, end=1.5, gamma=0.3)
+    ),
+}
+OFFICIAL_LANGUAGE_TOKENS = 12 * 256
+
+
+def on_token_mean(official: GroupConfig, num_tokens: int) -> GroupConfig:
+    """Return the settings on the mean over tokens that equal ``official`` at ``num_tokens``.
+
+    official_language: sum / P = T * mean; official_image: sum / (h^2 P) = (T / h^2) * mean.
+    """
+    per_token = {
+        "token_mean": 1.0 / num_tokens,
+        "official_language": 1.0,
+        "official_image": 1.0 / official.size**2,
+    }[official.reduction]
+    return official.model_copy(
+        update={"weight": official.weight * per_token * num_tokens, "reduction": "token_mean"}
+    )
+
+
+def _smoe(
+    name: str, residual: ResidualConfig, *, depth: int, hidden_size: int, context: int,
+    dropout: float, steps: int, batch_size: int, warmup_steps: int,
+) -> RunConfig:  # fmt: skip
+    """Return an SMoE baseline of MomentumSMoE (arXiv 2410.14574), as MoGE, on WikiText-103.
+
+    Where this differs from the authors' model: the backbone is GPT-2, so positions are absolute
+    and learned, norms come before the sublayers (theirs after), the attention of a window does
+    not reach into a cache of earlier ones (theirs spans 256 tokens in S, 1024 in M), and the
+    dropout inside an expert is absent; Adam is AdamW without decay. The group loss is the
+    released one on the token mean, so its strength does not depend on the batch or the devices.
+    """
+    return RunConfig(
+        preset=name,
+        method="moge",
+        model=LanguageModelConfig(
+            context=context, hidden_size=hidden_size, depth=depth, num_heads=8,
+            ffn_size=hidden_size, activation="relu", dropout=dropout,
+        ),
+        moe=MoEConfig(
+            blocks=tuple(range(depth)), num_experts=16, top_k=2, renormalize=True, noise=False,
+            balance="switch", residual=residual,
+            group=on_token_mean(OFFICIAL_LANGUAGE["released"], OFFICIAL_LANGUAGE_TOKENS),
+        ),
+        data=TextDataConfig(name="wikitext-103", tokenizer="words", vocabulary_size=300_000),
+        training=TrainingConfig(
+            steps=steps, batch_size=batch_size, learning_rate=1e-3, schedule="constant",
+            warmup_steps=warmup_steps, weight_decay=0.0,
+        ),
+    )  # fmt: skip
+
+
+_PLAIN = ResidualConfig()
+_MOMENTUM_S = ResidualConfig(kind="momentum", mu=0.7, gamma1=0.8, gamma2=1.0)
+_MOMENTUM_M = ResidualConfig(kind="momentum", mu=0.7, gamma1=1.0, gamma2=1.0)
+_ADAM_M = ResidualConfig(kind="adam", mu=0.7, gamma1=1.0, gamma2=1.0, beta1=0.9, beta2=0.999)
+_S: dict[str, Any] = {
+    "depth": 3, "hidden_size": 128, "context": 256, "dropout": 0.7,
+    "steps": 60_000, "batch_size": 96, "warmup_steps": 3000,
+}  # fmt: skip
+_M: dict[str, Any] = {
+    "depth": 6, "hidden_size": 352, "context": 512, "dropout": 0.1,
+    "steps": 80_000, "batch_size": 48, "warmup_steps": 4000,
+}  # fmt: skip
+
+# A system's config is its MoGE run with everything set; other methods drop what they do not have.
+SYSTEMS: dict[str, RunConfig] = {
+    # Small enough to learn Fashion-MNIST in seconds on one core; the last two of four FFNs are MoE.
+    # The learning rate is that of ablations/learning_rate.yaml, lambda of group_weight.yaml.
+    "tiny-vit": RunConfig(
+        preset="tiny-vit",
+        method="moge",
+        moe=MoEConfig(group=GroupConfig(weight=4.0)),
+        training=TrainingConfig(steps=300, batch_size=64, learning_rate=2e-3),
+    ),
+    # Small enough to learn some English in minutes on two cores; every FFN is MoE.
+    "tiny-lm": RunConfig(
+        preset="tiny-lm",
+        method="moge",
+        model=LanguageModelConfig(),
+        moe=MoEConfig(
+            blocks=(0, 1, 2), num_experts=16, top_k=2, renormalize=True, noise=False,
+            balance="switch", group=GroupConfig(weight=0.03),
+        ),
+        data=TextDataConfig(),
+        training=TrainingConfig(steps=600, batch_size=16, learning_rate=2e-3, weight_decay=0.01),
+    ),
+    "smoe-s": _smoe("smoe-s", _PLAIN, **_S),
+    "smoe-m": _smoe("smoe-m", _PLAIN, **_M),
+    "momentum-smoe-s": _smoe("momentum-smoe-s", _MOMENTUM_S, **_S),
+    "momentum-smoe-m": _smoe("momentum-smoe-m", _MOMENTUM_M, **_M),
+    "adam-smoe-m": _smoe("adam-smoe-m", _ADAM_M, **_M),
+}  # fmt: skip
+
+# Every name that can be run: its system, and the method it means when none is given.
+PRESETS: dict[str, tuple[str, str]] = {
+    "tiny-vit": ("tiny-vit", "moge"),
+    "tiny-lm": ("tiny-lm", "moge"),
+    **{name: (name, "moe") for name in SYSTEMS if "smoe" in name},
+    **{name.replace("smoe", "smoge"): (name, "moge") for name in SYSTEMS if "smoe" in name},
+    "dense-s": ("smoe-s", "dense"),
+    "dense-m": ("smoe-m", "dense"),
+}
+
+
+def resolve(
+    preset: str,
+    method: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> RunConfig:
+    """Return the validated config of ``preset`` run with ``method`` and dotted ``overrides``.
+
+    ``method=None`` takes the preset's own: "smoe-s" and "smoge-s" are one system, run as MoE and
+    as MoGE. An override of something the method does not have (``moe.top_k`` of a dense run,
+    ``moe.group.size`` of a plain MoE run) has no effect, so that the cells of a grid that would
+    compute the same are the same cell. Raises ValueError naming an unknown preset, method or
+    field, with the nearest that exists.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"no preset is called {preset!r}{nearest(preset, list(PRESETS))}")
+    system, default_method = PRESETS[preset]
+    method = default_method if method is None else method
+    methods = list(get_args(Method))
+    if method not in methods:
+        raise ValueError(f"no method is called {method!r}{nearest(str(method), methods)}")
+    values = SYSTEMS[system].model_dump(mode="json")
+    for path, value in (overrides or {}).items():
+        set_path(values, path, value)
+    values.update(method=method, seed=seed)
+    if method == "dense":
+        values["moe"] = None
+    elif method == "moe":
+        values["moe"]["group"] = None
+    return build_config(values)

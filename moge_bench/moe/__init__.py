@@ -1,0 +1,1 @@
+"""Mixture-of-experts layers, and how they get into an existing transformer."""

@@ -1,0 +1,249 @@
+"""moge::expert_ffn: dispatch, expert FFNs and combine, once the router has decided.
+
+Public function, fake kernels and autograd of the op. Schema and kernels are in
+csrc/cpu/experts*; the truth it is tested against is ops/reference_experts.py.
+Legend: T tokens, k choices of a token, N experts, d hidden size, f hidden size of an expert.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import torch
+
+from moge_bench.ops import extension, reference_experts
+from moge_bench.ops.reference import accumulation_dtype
+from moge_bench.ops.reference_experts import ACTIVATIONS
+from moge_bench.ops.validation import FLOAT_DTYPES
+
+
+def expert_ffn(
+    x: torch.Tensor,
+    weights: torch.Tensor,
+    experts: torch.Tensor,
+    w_in: torch.Tensor,
+    b_in: torch.Tensor | None,
+    w_out: torch.Tensor,
+    b_out: torch.Tensor | None,
+    *,
+    activation: str = "gelu",
+    backend: str = "auto",
+) -> torch.Tensor:
+    """Send every token through the FFNs of its experts and add up what they return.
+
+    y[t] = sum_i weights[t, i] FFN_{experts[t, i]}(x[t]),
+    FFN_e(v) = w_out[e] activation(w_in[e] v + b_in[e]) + b_out[e].
+    A choice whose ``experts`` entry is -1 was dropped: it adds nothing, and the gradient of its
+    weight is 0.
+
+    Args:
+        x: (T, d), float32, float64 or bfloat16.
+        weights: (T, k), float32, float64 or bfloat16, k >= 1; combined in float32 (float64 for
+            float64 ``x``).
+        experts: (T, k), int64, each from -1 to N - 1.
+        w_in, w_out: (N, f, d) and (N, d, f), in the dtype of ``x``.
+        b_in, b_out: (N, f) and (N, d), in the dtype of ``x``; both None for experts without bias.
+        activation: "gelu" (exact, by erf), "relu" or "silu".
+        backend: "auto", "extension" or "reference".
+
+    Under autocast ``x`` and the parameters are cast to the autocast dtype first (float64 is left
+    alone, as autocast leaves it), like the input of a linear layer.
+
+    Returns:
+        y, (T, d), in the dtype that was computed in; differentiable once with respect to ``x``,
+        ``weights`` and the parameters. The choices of a token are added in the order they are
+        given, so y does not depend on the number of threads beyond what the matrix product does.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what would work.
+    """
+    _check_tensors(x, weights, experts, w_in, b_in, w_out, b_out)
+    _check_shapes(x, weights, experts, w_in, b_in, w_out, b_out)
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {tuple(ACTIVATIONS)}, got {activation!r}")
+    if x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, w_in, w_out = x.to(dtype), w_in.to(dtype), w_out.to(dtype)
+        b_in = None if b_in is None else b_in.to(dtype)
+        b_out = None if b_out is None else b_out.to(dtype)
+    _check_dtypes(x, w_in, b_in, w_out, b_out)
+    weights = weights.to(accumulation_dtype(x.dtype))
+    if extension.choose_backend(backend, x, "expert_ffn") == "extension":
+        # Without a backward pass to come the op keeps nothing.
+        tensors = (x, weights, w_in, b_in, w_out, b_out)
+        keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+        y, _ = torch.ops.moge.expert_ffn(
+            x, weights, experts, w_in, b_in, w_out, b_out, activation, keep
+        )
+        return y
+    _check_experts(experts, w_in.shape[0])
+    with torch.autocast(x.device.type, enabled=False):
+        return reference_experts.expert_ffn(
+            x, weights, experts, w_in, b_in, w_out, b_out, activation
+        )
+
+
+def _check_tensors(
+    x: torch.Tensor,
+    weights: torch.Tensor,
+    experts: torch.Tensor,
+    w_in: torch.Tensor,
+    b_in: torch.Tensor | None,
+    w_out: torch.Tensor,
+    b_out: torch.Tensor | None,
+) -> None:
+    """Check type, rank and device of every tensor, and the dtype of the routing."""
+    named = {"x": x, "weights": weights, "experts": experts, "w_in": w_in, "w_out": w_out}
+    if (b_in is None) != (b_out is None):
+        missing = "b_in" if b_in is None else "b_out"
+        raise ValueError(
+            f"b_in and b_out must be given together or both be None; {missing} is None"
+        )
+    if b_in is not None and b_out is not None:
+        named |= {"b_in": b_in, "b_out": b_out}
+    ranks = {"x": "Td", "weights": "Tk", "experts": "Tk", "w_in": "Nfd", "b_in": "Nf",
+             "w_out": "Ndf", "b_out": "Nd"}  # fmt: skip
+    for name, tensor in named.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+        if tensor.dim() != len(ranks[name]):
+            raise ValueError(
+                f"{name} must have shape ({', '.join(ranks[name])}), got {tuple(tensor.shape)}"
+            )
+        if tensor.device != x.device:
+            raise ValueError(f"{name} must be on the device of x, {x.device}, got {tensor.device}")
+    if experts.dtype != torch.int64:
+        raise TypeError(f"experts must be int64, got {experts.dtype}; call experts.long() first")
+    if weights.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"weights must be float32, float64 or bfloat16, got {weights.dtype}")
+
+
+def _check_shapes(
+    x: torch.Tensor,
+    weights: torch.Tensor,
+    experts: torch.Tensor,
+    w_in: torch.Tensor,
+    b_in: torch.Tensor | None,
+    w_out: torch.Tensor,
+    b_out: torch.Tensor | None,
+) -> None:
+    """Check that the sizes agree: T and k of the routing, N, f and d of the parameters."""
+    num_tokens, hidden = x.shape
+    top_k = experts.shape[1]
+    num_experts, ffn_size = w_in.shape[:2]
+    if top_k < 1:
+        raise ValueError(
+            f"experts must hold at least one choice a token, got {tuple(experts.shape)}"
+        )
+    if min(num_experts, ffn_size, hidden) < 1:
+        raise ValueError(
+            f"w_in must have shape (N, f, d) with every size at least 1, got {tuple(w_in.shape)}"
+        )
+    wanted = {
+        "experts": (experts, (num_tokens, top_k), "(T, k) with the T of x"),
+        "weights": (weights, (num_tokens, top_k), "(T, k), as experts"),
+        "w_in": (w_in, (num_experts, ffn_size, hidden), "(N, f, d) with the d of x"),
+        "w_out": (w_out, (num_experts, hidden, ffn_size), "(N, d, f), w_in's sizes"),
+        "b_in": (b_in, (num_experts, ffn_size), "(N, f), w_in's sizes"),
+        "b_out": (b_out, (num_experts, hidden), "(N, d), w_in's sizes"),
+    }
+    for name, (tensor, shape, meaning) in wanted.items():
+        if tensor is not None and tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} must be {meaning} = {shape}, got {tuple(tensor.shape)}")
+
+
+def _check_dtypes(x: torch.Tensor, *parameters: torch.Tensor | None) -> None:
+    """Check that x has a supported dtype and the parameters the same."""
+    if x.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"x must be float32, float64 or bfloat16, got {x.dtype}")
+    names = ("w_in", "b_in", "w_out", "b_out")
+    for name, tensor in zip(names, parameters, strict=True):
+        if tensor is not None and tensor.dtype != x.dtype:
+            raise TypeError(
+                f"{name} must have the dtype of x, {x.dtype}, got {tensor.dtype}; "
+                "cast one of them, or run under torch.autocast"
+            )
+
+
+def _check_experts(experts: torch.Tensor, num_experts: int) -> None:
+    """Check that every entry is -1 or the index of an expert."""
+    if experts.numel() == 0 or experts.is_meta:
+        return
+    low, high = (int(value) for value in torch.aminmax(experts))
+    if low < -1 or high >= num_experts:
+        raise ValueError(
+            f"experts must hold -1 (dropped) or indices from 0 to {num_experts - 1}, "
+            f"got {low if low < -1 else high}"
+        )
+
+
+def _expert_ffn_fake(
+    x: torch.Tensor,
+    weights: torch.Tensor,
+    experts: torch.Tensor,
+    w_in: torch.Tensor,
+    b_in: Any,
+    w_out: Any,
+    b_out: Any,
+    activation: str,
+    keep_activations: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    kept = experts.shape[0] * experts.shape[1] if keep_activations else 0
+    return x.new_empty(x.shape), x.new_empty((kept, w_in.shape[1]))
+
+
+def _expert_ffn_backward_fake(
+    grad_y: torch.Tensor,
+    x: torch.Tensor,
+    weights: torch.Tensor,
+    experts: Any,
+    w_in: torch.Tensor,
+    w_out: torch.Tensor,
+    b_out: torch.Tensor | None,
+    *_: Any,
+) -> tuple[torch.Tensor, ...]:
+    num_experts, ffn_size, hidden = w_in.shape
+    num_biases = 0 if b_out is None else num_experts
+    return (
+        x.new_empty(x.shape),
+        weights.new_empty(weights.shape),
+        w_in.new_empty(w_in.shape),
+        x.new_empty((num_biases, ffn_size)),
+        w_out.new_empty(w_out.shape),
+        x.new_empty((num_biases, hidden)),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+    x, weights, experts, w_in, _b_in, w_out, b_out, activation, _keep = inputs
+    activations = output[1]
+    ctx.mark_non_differentiable(activations)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, weights, experts, w_in, w_out, b_out, activations)
+    ctx.activation = activation
+
+
+def _backward(ctx: Any, grad_y: torch.Tensor | None, _: None) -> tuple[torch.Tensor | None, ...]:
+    if grad_y is None:
+        return (None,) * 9
+    grads = torch.ops.moge.expert_ffn_backward(grad_y, *ctx.saved_tensors, ctx.activation)
+    grad_x, grad_weights, grad_w_in, grad_b_in, grad_w_out, grad_b_out = grads
+    if ctx.saved_tensors[5] is None:
+        grad_b_in = grad_b_out = None
+    return (
+        grad_x, grad_weights, None, grad_w_in, grad_b_in, grad_w_out, grad_b_out, None, None,
+    )  # fmt: skip
+
+
+def _refuse_second_derivative(ctx: Any, *grads: Any) -> NoReturn:
+    raise NotImplementedError(
+        "moge::expert_ffn_backward has no derivative: second derivatives of the expert FFN are "
+        "not implemented; backend='reference' has them"
+    )
+
+
+if extension.load()[0] is not None:
+    torch.library.register_fake("moge::expert_ffn", _expert_ffn_fake)
+    torch.library.register_fake("moge::expert_ffn_backward", _expert_ffn_backward_fake)
+    torch.library.register_autograd("moge::expert_ffn", _backward, setup_context=_setup_context)
+    torch.library.register_autograd("moge::expert_ffn_backward", _refuse_second_derivative)

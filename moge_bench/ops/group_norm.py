@@ -1,0 +1,73 @@
+"""moge::group_norm: the topographic group norm of any scores, as a drop-in loss.
+
+Public function and fake kernels of the op. Schema, kernels and autograd are in csrc/; the truth it
+is tested against is ops/reference.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from moge_bench.ops import extension, reference, validation
+
+
+def group_norm(
+    scores: torch.Tensor,
+    *,
+    map_shape: tuple[int, int] | None = None,
+    group_size: int = 3,
+    sigma: float | None = 1.0,
+    stride: int = 1,
+    border: str = "valid",
+    reduction: str = "token_mean",
+    nonfinite: str = "error",
+    backend: str = "auto",
+) -> torch.Tensor:
+    """Return L_group of ``scores``: add it to any MoE model's loss to make it MoGE.
+
+    L_group = reduce_{t,p} sqrt(sum_{u,v} G[u,v] z[t, i*s+u, j*s+v]^2 + eps), eps = 1e-8
+    (MoGE, arXiv 2504.09265; METHOD.md "Group-sparse loss").
+
+    Args:
+        scores: z, (T, N), float32, float64 or bfloat16, 1 <= N <= 1024, any strides and signs;
+            in MoGE the softmax of the router logits over all N experts.
+        map_shape, group_size, sigma, stride, border, reduction, backend: as in ``route``.
+        nonfinite: "error" refuses NaN and infinite scores; "propagate" lets them into the loss.
+
+    Returns:
+        The loss, shape (), float32 (float64 for float64 scores), differentiable once; a second
+        derivative raises. Sums over tokens are accumulated in float64, in a fixed order.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what would work.
+    """
+    validation.check_matrix("scores", scores)
+    validation.check_nonfinite(nonfinite)
+    taps, topo = validation.make_groups(
+        scores.shape[1], map_shape, group_size, sigma, stride, border, reduction
+    )
+    strict = nonfinite == "error"
+    if extension.choose_backend(backend, scores, "group_norm") == "extension":
+        return torch.ops.moge.group_norm(
+            scores, taps, topo.rows, topo.cols, stride, border == "torus", reduction, strict
+        )
+    if strict:
+        validation.check_finite("scores", scores)
+    return reference.group_norm(scores, taps, topo)
+
+
+def _group_norm_fake(scores: torch.Tensor, *_: Any) -> torch.Tensor:
+    return scores.new_empty((), dtype=reference.accumulation_dtype(scores.dtype))
+
+
+def _group_norm_backward_fake(
+    grad_loss: torch.Tensor, scores: torch.Tensor, *_: Any
+) -> torch.Tensor:
+    return torch.empty_like(scores, memory_format=torch.contiguous_format)
+
+
+if extension.load()[0] is not None:
+    torch.library.register_fake("moge::group_norm", _group_norm_fake)
+    torch.library.register_fake("moge::group_norm_backward", _group_norm_backward_fake)

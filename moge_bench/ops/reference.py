@@ -1,0 +1,91 @@
+"""The specification in plain PyTorch: what the extension, compiled or not, is tested against.
+
+Line for line with METHOD.md ("Routing" and "Group-sparse loss"), differentiable by autograd and
+exact in float64. Slow on purpose: it materialises everything.
+
+Legend: T tokens, N experts, k chosen, (r, c) map, h group side, P groups. Suffixes name axes.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from moge_bench.ops.topography import EPS, Topography
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype that is computed in: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def group_norms(scores_TN: torch.Tensor, taps: torch.Tensor, topo: Topography) -> torch.Tensor:
+    """Return g of METHOD.md, shape (T, P).
+
+    g[t, p] = sqrt( sum_{u,v} G[u,v] z[t, i*s+u, j*s+v]^2 + eps ), with G[u,v] = taps[u] taps[v].
+    """
+    num_tokens, h, s = scores_TN.shape[0], topo.group_size, topo.stride
+    squared_TRC = scores_TN.reshape(num_tokens, topo.rows, topo.cols) ** 2
+    weight_HH = torch.outer(taps, taps).to(scores_TN.dtype)
+    rows_i = torch.arange(topo.group_rows, device=scores_TN.device) * s
+    cols_j = torch.arange(topo.group_cols, device=scores_TN.device) * s
+    energy = scores_TN.new_zeros((num_tokens, topo.group_rows, topo.group_cols))
+    for u in range(h):
+        for v in range(h):
+            # With border "valid" every index is on the map and the modulo changes nothing.
+            rows, cols = (rows_i + u) % topo.rows, (cols_j + v) % topo.cols
+            energy = energy + weight_HH[u, v] * squared_TRC[:, rows][:, :, cols]
+    return torch.sqrt(energy + EPS).reshape(num_tokens, topo.num_groups)
+
+
+def group_norm(scores_TN: torch.Tensor, taps: torch.Tensor, topo: Topography) -> torch.Tensor:
+    """Return L_group, shape (): the group norms summed and scaled by ``topo.reduction``."""
+    scores_TN = scores_TN.to(accumulation_dtype(scores_TN.dtype))
+    return group_norms(scores_TN, taps, topo).sum() * topo.scale(scores_TN.shape[0])
+
+
+def select_experts(selection_TN: torch.Tensor, top_k: int) -> torch.Tensor:
+    """Return the indices of the ``top_k`` largest entries of each row, (T, k) int64, descending.
+
+    Of equal entries the lower index comes first; NaN ranks as -inf. A stable sort returns a
+    permutation, so no expert is ever returned twice, whatever the row holds.
+    """
+    selection_TN = torch.where(selection_TN.isnan(), -torch.inf, selection_TN)
+    return selection_TN.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
+
+
+def route(
+    logits_TN: torch.Tensor,
+    noise_TN: torch.Tensor | None,
+    taps: torch.Tensor | None,
+    top_k: int,
+    topo: Topography | None,
+    renormalize: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return (weights, experts, importance, group_loss, load) as ``moge_bench.route`` defines them.
+
+    ``taps`` and ``topo`` are None together: then no group norm is computed and the loss is 0.
+    Selection compares x + noise instead of softmax(x + noise): softmax is strictly increasing, so
+    the order is the same, and scores that round to the same float make no tie.
+    """
+    logits_TN = logits_TN.to(accumulation_dtype(logits_TN.dtype))
+    num_experts = logits_TN.shape[1]
+    scores_TN = torch.softmax(logits_TN, dim=-1)  # z = softmax(x), without the noise
+    # Routing 2: top-k of x + noise.
+    selection_TN = logits_TN.detach()
+    if noise_TN is not None:
+        selection_TN = selection_TN + noise_TN.detach().to(logits_TN.dtype)
+    experts_TK = select_experts(selection_TN, top_k)
+    # Routing 3: the scores as they are, or renormalised, which is a softmax of the kept logits.
+    if renormalize:
+        weights_TK = torch.softmax(logits_TN.gather(1, experts_TK), dim=-1)
+        unusable_T1 = scores_TN.detach().isnan().any(dim=-1, keepdim=True)
+        weights_TK = weights_TK.masked_fill(unusable_T1, torch.nan)
+    else:
+        weights_TK = scores_TN.gather(1, experts_TK)
+    importance_N = scores_TN.sum(dim=0)
+    load_N = torch.bincount(experts_TK.flatten(), minlength=num_experts)
+    if taps is None or topo is None:
+        group_loss = logits_TN.new_zeros(())
+    else:
+        group_loss = group_norm(scores_TN, taps, topo)
+    return weights_TK, experts_TK, importance_N, group_loss, load_N

@@ -1,0 +1,185 @@
+"""moge::route: softmax, top-k and the topographic group norm in one pass over the logits.
+
+Public function and fake kernels of the op. Schema, kernels and autograd are in csrc/; the truth it
+is tested against is ops/reference.py. Legend: T tokens, N experts, k chosen, h group side.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from moge_bench.ops import extension, reference, validation
+from moge_bench.ops.topography import Topography
+
+
+class Routing:
+    """What one call of the router decided; see ``route`` for every field."""
+
+    def __init__(
+        self,
+        weights: torch.Tensor,
+        experts: torch.Tensor,
+        importance: torch.Tensor,
+        group_loss: torch.Tensor,
+        load: torch.Tensor,
+        logits: torch.Tensor,
+        noise: torch.Tensor | None,
+        backend: str,
+    ) -> None:
+        self.weights = weights
+        self.experts = experts
+        self.importance = importance
+        self.group_loss = group_loss
+        self.load = load
+        self.logits = logits
+        self.noise = noise
+        self.backend = backend
+        self._scores: torch.Tensor | None = None
+
+    @property
+    def scores(self) -> torch.Tensor:
+        """z = softmax(logits) without noise, (T, N), differentiable; computed on first access."""
+        if self._scores is None:
+            logits = self.logits.to(reference.accumulation_dtype(self.logits.dtype))
+            self._scores = torch.softmax(logits, dim=-1)
+        return self._scores
+
+    def __repr__(self) -> str:
+        tokens, top_k = self.experts.shape
+        num_experts = self.load.shape[0]
+        return f"Routing({tokens=}, {num_experts=}, {top_k=}, backend={self.backend!r})"
+
+
+def route(
+    logits: torch.Tensor,
+    top_k: int,
+    *,
+    map_shape: tuple[int, int] | None = None,
+    group_size: int | None = 3,
+    sigma: float | None = 1.0,
+    stride: int = 1,
+    border: str = "valid",
+    reduction: str = "token_mean",
+    renormalize: bool = True,
+    noise: torch.Tensor | None = None,
+    nonfinite: str = "error",
+    backend: str = "auto",
+) -> Routing:
+    """Route every token to ``top_k`` experts and measure the topographic group norm of its scores.
+
+    z = softmax(x); experts = top-k of x + noise; L_group = reduce_{t,p} sqrt(sum_{u,v} G[u,v]
+    z[t, i*s+u, j*s+v]^2 + eps), eps = 1e-8 (MoGE, arXiv 2504.09265; METHOD.md "Routing" and
+    "Group-sparse loss").
+
+    Args:
+        logits: x, (T, N), float32, float64 or bfloat16, 1 <= N <= 1024, any strides.
+        top_k: k, 1 <= k <= N.
+        map_shape: (rows, cols) with rows * cols = N; None takes the most nearly square map.
+        group_size: h, the side of a group; None computes no group norm (plain MoE routing).
+        sigma: width of the Gaussian in map cells, > 0; None for a box filter.
+        stride: distance between neighbouring groups in map cells.
+        border: "valid" (windows wholly on the map) or "torus" (indices modulo the map).
+        reduction: "token_mean", "official_image" or "official_language".
+        renormalize: make the k weights of a token sum to 1; else they are its scores.
+        noise: (T, N), added to the logits for selection only; no gradient flows to it.
+        nonfinite: "error" refuses NaN and infinite input. "propagate" lets it through: a row with
+            NaN or +inf, or with nothing but -inf, gets NaN weights and makes the loss and the
+            importance NaN; -inf beside finite logits is a score of exactly 0 (a masked expert).
+            NaN ranks as -inf in the selection. Every row still gets k different experts.
+        backend: "auto", "extension" or "reference".
+
+    Returns:
+        Routing with weights (T, k), experts (T, k) int64 in descending order of x + noise,
+        importance (N,) = sum_t z, group_loss (), load (N,) int64 = choices per expert, the lazily
+        computed scores (T, N), and backend, the name of what ran. Floats are float32, or float64
+        for float64 logits; sums over tokens are accumulated in float64, in a fixed order: the
+        result does not depend on the number of threads.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what would work.
+
+    Contracts, the same for reference, extension and compiled: equal selection values go to the
+    lower expert index; T = 0 gives empty outputs and a loss of 0; scores that underflow to 0 have
+    a gradient of 0, since eps stands under the root; renormalised weights are a softmax of the
+    kept logits and never 0/0. Gradients reach the logits through weights, importance and
+    group_loss. Second derivatives are not implemented and raise.
+
+    Deviation: x + noise is compared instead of softmax(x + noise). The order is the same, and
+    scores that only round to equal floats make no tie.
+    """
+    validation.check_matrix("logits", logits)
+    taps, topo = None, None
+    if group_size is not None:
+        taps, topo = validation.make_groups(
+            logits.shape[1], map_shape, group_size, sigma, stride, border, reduction
+        )
+    return route_with_taps(
+        logits, taps, topo, top_k, renormalize=renormalize, noise=noise,
+        nonfinite=nonfinite, backend=backend,
+    )  # fmt: skip
+
+
+def route_with_taps(
+    logits: torch.Tensor,
+    taps: torch.Tensor | None,
+    topo: Topography | None,
+    top_k: int,
+    *,
+    renormalize: bool,
+    noise: torch.Tensor | None,
+    nonfinite: str,
+    backend: str,
+) -> Routing:
+    """``route`` with the filter given as a tensor, so that an annealed sigma never recompiles."""
+    validation.check_matrix("logits", logits)
+    validation.check_top_k(top_k, logits.shape[1])
+    validation.check_noise(noise, logits)
+    validation.check_nonfinite(nonfinite)
+    chosen = extension.choose_backend(backend, logits, "route")
+    strict = nonfinite == "error"
+    if chosen == "extension":
+        t = topo or _NO_GROUPS
+        outputs = torch.ops.moge.route(
+            logits, noise, taps, top_k, t.rows, t.cols, t.stride, t.border == "torus",
+            t.reduction, renormalize, strict,
+        )  # fmt: skip
+    else:
+        if strict:
+            validation.check_finite("logits", logits)
+            if noise is not None:
+                validation.check_finite("noise", noise)
+        outputs = reference.route(logits, noise, taps, top_k, topo, renormalize)
+    weights, experts, importance, group_loss, load = outputs[:5]
+    return Routing(weights, experts, importance, group_loss, load, logits, noise, chosen)
+
+
+# Passed to the op where taps is None: the op then reads none of it.
+_NO_GROUPS = Topography(1, 1, 1)
+
+
+def _route_fake(
+    logits: torch.Tensor, noise: Any, taps: Any, top_k: int, *_: Any
+) -> tuple[torch.Tensor, ...]:
+    num_tokens, num_experts = logits.shape
+    dtype = reference.accumulation_dtype(logits.dtype)
+    return (
+        logits.new_empty((num_tokens, top_k), dtype=dtype),
+        logits.new_empty((num_tokens, top_k), dtype=torch.int64),
+        logits.new_empty((num_experts,), dtype=dtype),
+        logits.new_empty((), dtype=dtype),
+        logits.new_empty((num_experts,), dtype=torch.int64),
+        logits.new_empty((num_tokens, 2), dtype=dtype),  # row maximum and 1 / row sum
+    )
+
+
+def _route_backward_fake(
+    grad_weights: Any, grad_importance: Any, grad_loss: Any, logits: torch.Tensor, *_: Any
+) -> torch.Tensor:
+    return torch.empty_like(logits, memory_format=torch.contiguous_format)
+
+
+if extension.load()[0] is not None:
+    torch.library.register_fake("moge::route", _route_fake)
+    torch.library.register_fake("moge::route_backward", _route_backward_fake)

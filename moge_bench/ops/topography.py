@@ -1,0 +1,146 @@
+"""The topographic map: its shape, its overlapping groups, their Gaussian filter (METHOD.md).
+
+Lowest layer of the package: it imports nothing of it. Legend: r, c rows and columns of the map
+(r * c = N experts), h side of a group, s stride between groups, P number of groups.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+EPS = 1e-8
+BORDERS = ("valid", "torus")
+REDUCTIONS = ("token_mean", "official_image", "official_language")
+MAX_EXPERTS = 1024
+
+
+def default_map_shape(num_experts: int) -> tuple[int, int]:
+    """Return the factor pair (r, c) of ``num_experts`` closest to square with r <= c.
+
+    8 -> (2, 4), 16 -> (4, 4), 64 -> (8, 8), a prime p -> (1, p).
+    """
+    if not isinstance(num_experts, int) or not 1 <= num_experts <= MAX_EXPERTS:
+        raise ValueError(f"num_experts must be an int from 1 to {MAX_EXPERTS}, got {num_experts!r}")
+    # Not math.isqrt, which torch.compile cannot trace where the shapes are dynamic.
+    side = math.isqrt(MAX_EXPERTS)
+    rows = max(r for r in range(1, side + 1) if r * r <= num_experts and num_experts % r == 0)
+    return rows, num_experts // rows
+
+
+def gaussian_taps(group_size: int, sigma: float | None) -> torch.Tensor:
+    """Return the 1-D filter g, shape (h,), float64, on the CPU; it sums to 1.
+
+    METHOD.md's G[u, v] is separable: G[u, v] = g[u] * g[v] with g[u] proportional to
+    exp(-(u - floor(h/2))^2 / (2 sigma^2)). ``sigma=None`` gives the box filter 1/h.
+    Raises ValueError for group_size < 1 or sigma not a positive finite number.
+    """
+    if isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 1:
+        raise ValueError(f"group_size must be an int >= 1, got {group_size!r}")
+    if sigma is None:
+        return torch.full((group_size,), 1.0 / group_size, dtype=torch.float64)
+    if isinstance(sigma, bool) or not isinstance(sigma, (int, float)):
+        raise TypeError(f"sigma must be a positive number or None (box), got {sigma!r}")
+    if not 0 < sigma < math.inf:
+        raise ValueError(f"sigma must be positive and finite, or None for a box, got {sigma!r}")
+    # The centre tap is exp(0) = 1, so the sum is at least 1; d * d overflows to inf, never raises.
+    offsets = [(u - group_size // 2) / sigma for u in range(group_size)]
+    taps = [math.exp(-d * d / 2) for d in offsets]
+    total = math.fsum(taps)
+    return torch.tensor([tap / total for tap in taps], dtype=torch.float64)
+
+
+def group_filter(group_size: int, sigma: float | None) -> torch.Tensor:
+    """Return METHOD.md's G, shape (h, h), float64, summing to 1."""
+    taps = gaussian_taps(group_size, sigma)
+    return torch.outer(taps, taps)
+
+
+@dataclass(frozen=True)
+class Topography:
+    """Where the groups lie on the map, and how their norms are reduced to one loss.
+
+    Args:
+        rows, cols: the map; row-major, rows * cols = N.
+        group_size: h, the side of one square group.
+        stride: s, the distance between neighbouring groups.
+        border: "valid" keeps windows that lie wholly on the map; "torus" takes indices modulo
+            rows and cols, so a window larger than the map wraps onto itself.
+        reduction: "token_mean" | "official_image" | "official_language" (METHOD.md).
+
+    Raises:
+        ValueError: a size below 1, an unknown border or reduction, or a group that does not fit
+            the map; the message names the largest group that fits.
+    """
+
+    rows: int
+    cols: int
+    group_size: int
+    stride: int = 1
+    border: str = "valid"
+    reduction: str = "token_mean"
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "cols", "group_size", "stride"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name} must be an int, got {value!r}")
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.border not in BORDERS:
+            raise ValueError(f"border must be one of {BORDERS}, got {self.border!r}")
+        if self.reduction not in REDUCTIONS:
+            raise ValueError(f"reduction must be one of {REDUCTIONS}, got {self.reduction!r}")
+        largest = min(self.rows, self.cols)
+        if self.border == "valid" and self.group_size > largest:
+            raise ValueError(
+                f"group_size={self.group_size} does not fit the {self.rows}x{self.cols} map with "
+                f"border='valid'; the largest that fits is {largest} (or use border='torus')"
+            )
+
+    @property
+    def group_rows(self) -> int:
+        """Number of groups down the map."""
+        span = self.rows if self.border == "torus" else self.rows - self.group_size + 1
+        return -(-span // self.stride)
+
+    @property
+    def group_cols(self) -> int:
+        """Number of groups across the map."""
+        span = self.cols if self.border == "torus" else self.cols - self.group_size + 1
+        return -(-span // self.stride)
+
+    @property
+    def num_groups(self) -> int:
+        """P of METHOD.md."""
+        return self.group_rows * self.group_cols
+
+    def scale(self, num_tokens: int) -> float:
+        """Return the factor that turns the sum of all group norms into the loss.
+
+        token_mean: 1 / (T P), and 0 for T = 0, so that an empty batch adds nothing;
+        official_image: 1 / (h^2 P); official_language: 1 / P.
+        """
+        if self.reduction == "token_mean":
+            return 1.0 / (num_tokens * self.num_groups) if num_tokens else 0.0
+        if self.reduction == "official_image":
+            return 1.0 / (self.group_size**2 * self.num_groups)
+        return 1.0 / self.num_groups
+
+
+def resolve_map_shape(map_shape: tuple[int, int] | None, num_experts: int) -> tuple[int, int]:
+    """Return ``map_shape``, or the default map for None; ValueError if it does not hold N."""
+    if map_shape is None:
+        return default_map_shape(num_experts)
+    shape = tuple(map_shape)
+    if len(shape) != 2 or any(isinstance(n, bool) or not isinstance(n, int) for n in shape):
+        raise TypeError(f"map_shape must be two ints (rows, cols), got {map_shape!r}")
+    rows, cols = shape
+    if rows < 1 or cols < 1 or rows * cols != num_experts:
+        raise ValueError(
+            f"map_shape={shape} does not hold num_experts={num_experts}; "
+            f"rows * cols must equal it, e.g. {default_map_shape(num_experts)}"
+        )
+    return rows, cols

@@ -1,0 +1,86 @@
+"""Argument checks shared by the public functions; each message says what came and what works."""
+
+from __future__ import annotations
+
+import torch
+
+from moge_bench.ops.topography import MAX_EXPERTS, Topography, gaussian_taps, resolve_map_shape
+
+FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+NONFINITE = ("error", "propagate")
+
+
+def check_matrix(name: str, tensor: torch.Tensor) -> None:
+    """Check that ``tensor`` is (T, N), 1 <= N <= 1024, float32, float64 or bfloat16."""
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.dim() != 2:
+        raise ValueError(
+            f"{name} must have shape (num_tokens, num_experts), got {tuple(tensor.shape)}; "
+            "flatten batch and sequence first"
+        )
+    if tensor.dtype not in FLOAT_DTYPES:
+        raise TypeError(
+            f"{name} must be float32, float64 or bfloat16, got {tensor.dtype}; "
+            f"call {name}.float() first"
+        )
+    if not 1 <= tensor.shape[1] <= MAX_EXPERTS:
+        raise ValueError(
+            f"{name} must have 1 to {MAX_EXPERTS} experts in its last dimension, "
+            f"got shape {tuple(tensor.shape)}"
+        )
+
+
+def check_top_k(top_k: int, num_experts: int) -> None:
+    """Check that 1 <= top_k <= num_experts."""
+    if isinstance(top_k, bool) or not isinstance(top_k, int):
+        raise TypeError(f"top_k must be an int, got {top_k!r}")
+    if not 1 <= top_k <= num_experts:
+        raise ValueError(f"top_k must be from 1 to num_experts={num_experts}, got {top_k}")
+
+
+def check_noise(noise: torch.Tensor | None, logits: torch.Tensor) -> None:
+    """Check that ``noise`` has the shape and device of ``logits`` and a floating dtype."""
+    if noise is None:
+        return
+    if not isinstance(noise, torch.Tensor):
+        raise TypeError(f"noise must be a torch.Tensor or None, got {type(noise).__name__}")
+    if noise.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"noise must be float32, float64 or bfloat16, got {noise.dtype}")
+    if noise.shape != logits.shape or noise.device != logits.device:
+        raise ValueError(
+            f"noise must have the shape and device of logits, {tuple(logits.shape)} on "
+            f"{logits.device}; got {tuple(noise.shape)} on {noise.device}"
+        )
+
+
+def check_nonfinite(nonfinite: str) -> None:
+    """Check the name of the policy for NaN and infinite input."""
+    if nonfinite not in NONFINITE:
+        raise ValueError(f"nonfinite must be one of {NONFINITE}, got {nonfinite!r}")
+
+
+def check_finite(name: str, tensor: torch.Tensor) -> None:
+    """Raise ValueError naming the first row of ``tensor`` that is not finite."""
+    bad_T = ~torch.isfinite(tensor).all(dim=-1)
+    if bad_T.any():
+        row = int(bad_T.nonzero()[0])
+        raise ValueError(
+            f"{name} must be finite, got NaN or inf in row {row} (rows counted from 0); "
+            "pass nonfinite='propagate' to let such rows through as documented"
+        )
+
+
+def make_groups(
+    num_experts: int,
+    map_shape: tuple[int, int] | None,
+    group_size: int,
+    sigma: float | None,
+    stride: int,
+    border: str,
+    reduction: str,
+) -> tuple[torch.Tensor, Topography]:
+    """Return (taps, topography) of the arguments that ``route`` and ``group_norm`` share."""
+    taps = gaussian_taps(group_size, sigma)
+    rows, cols = resolve_map_shape(map_shape, num_experts)
+    return taps, Topography(rows, cols, group_size, stride, border, reduction)

@@ -1,0 +1,1 @@
+"""Performance: timing, memory, benchmarks and the gate that guards them."""

@@ -1,0 +1,156 @@
+"""``moge-bench perf``: run the benchmark, or gate a revision. Imported by the command line only."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from moge_bench.perf import bench, callgrind, gate, history, registry, report, revisions, rows
+from moge_bench.perf.candidates import Options
+from moge_bench.perf.statistics import PASS
+
+app = typer.Typer(help="Benchmarks of router and layer, and the gate that guards them.")
+console = Console(stderr=True)
+
+
+def _fail(message: str, code: int = 2) -> typer.Exit:
+    console.print(f"moge-bench perf: {message}", style="red", markup=False, soft_wrap=True)
+    return typer.Exit(code)
+
+
+@app.command()
+def run(
+    set_name: Annotated[str, typer.Option("--set", help="core | grid | gate | all")] = "core",
+    case: Annotated[str | None, typer.Option(help="Only cases whose name matches this.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many cases.")] = None,
+    rounds: Annotated[int, typer.Option(min=4, help="Timed rounds per candidate.")] = 20,
+    threads: Annotated[int | None, typer.Option(help="Override the declared threads.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, or a torch device.")] = "cpu",
+    backend: Annotated[str, typer.Option(help="extension | reference")] = "extension",
+    compiled: Annotated[bool, typer.Option(help="Time the torch.compile candidates.")] = True,
+    peers: Annotated[bool, typer.Option(help="Time other libraries.")] = True,
+    instructions: Annotated[bool, typer.Option(help="Count instructions too.")] = False,
+    output: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("results/perf"),
+    dry_run: Annotated[bool, typer.Option(help="List the cases and stop.")] = False,
+) -> None:
+    """Verify and time every candidate on the declared cases; write JSON, CSV and Markdown."""
+    try:
+        cases = registry.select(set_name, case, limit, threads)
+    except ValueError as error:
+        raise _fail(str(error)) from None
+    if dry_run:
+        for item in cases:
+            print(item.name)
+        return
+    settings = bench.Settings(
+        rounds=rounds, compiled=compiled, peers=peers, options=Options(backend, device)
+    )
+    result: list[rows.Row] = []
+    facts = rows.environment(device) | {"rounds": rounds, "set": set_name, "backend": backend}
+    with Progress(console=console) as progress:
+        task = progress.add_task("cases", total=len(cases))
+        for item in cases:
+            progress.update(task, description=item.name)
+            result += bench.run_case(item, settings)
+            # Written after every case: an interrupted run keeps what it has measured.
+            paths = report.write(result, facts, output, f"bench_{set_name}")
+            progress.advance(task)
+    print(paths[2].read_text())
+    if instructions:
+        count(output=output)
+    failed = report.failures(result)
+    for row in failed:
+        console.print(
+            f"{row.case} {row.candidate}: {row.status}: {row.detail}", style="red", markup=False
+        )
+    console.print(f"wrote {', '.join(map(str, paths))}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def count(
+    output: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("results/perf"),
+    cache: Annotated[Path | None, typer.Option(help="Folder of built revisions.")] = None,
+) -> None:
+    """Count instructions per token of the working tree's kernels under callgrind, for every N."""
+    try:
+        callgrind.require_tools()
+        repo = revisions.repository_root(Path.cwd())
+        head = revisions.build(repo, None, cache or revisions.default_cache(), "head")
+        counts = callgrind.count(head)
+    except (ValueError, RuntimeError) as error:
+        raise _fail(str(error)) from None
+    text = report.instruction_table(callgrind.per_token(counts), head.commit)
+    report.write_atomic(output / "instructions.md", text)
+    data = {"commit": head.commit, "build": head.key, "instructions": counts}
+    report.write_atomic(output / "instructions.json", json.dumps(data, indent=1) + "\n")
+    print(text)
+
+
+def _report_gate(outcome: gate.Outcome, facts: dict[str, Any], output: Path) -> None:
+    data = {
+        "facts": facts, "verdict": outcome.verdict, "notes": outcome.notes,
+        "decisions": [decision.fields() for decision in outcome.decisions],
+        "head_instructions": outcome.head_instructions,
+        "head_ms": {case: asdict(summary) for case, summary in outcome.head_ms.items()},
+    }  # fmt: skip
+    report.write_atomic(output / "gate.json", json.dumps(data, indent=1) + "\n")
+    text = report.gate_table(outcome.decisions, outcome.notes, outcome.verdict, facts)
+    report.write_atomic(output / "gate.md", text)
+    print(text)
+
+
+@app.command(name="gate")
+def gate_command(
+    base: Annotated[str, typer.Option(help="Revision to compare with, e.g. origin/main.")],
+    head: Annotated[str | None, typer.Option(help="Revision to judge; default: this tree.")] = None,
+    case: Annotated[str | None, typer.Option(help="Time only cases that match this.")] = None,
+    instructions: Annotated[bool, typer.Option(help="Count instructions.")] = True,
+    time: Annotated[bool, typer.Option(help="Time in worker processes.")] = True,
+    blocks: Annotated[int, typer.Option(help="Blocks per case and generation.")] = 20,
+    generations: Annotated[int, typer.Option(help="Worker generations per look.")] = 4,
+    max_generations: Annotated[int, typer.Option(help="Limit before inconclusive.")] = 12,
+    resolution: Annotated[float, typer.Option(help="Slowdown time must be able to see.")] = 0.10,
+    backend: Annotated[str, typer.Option(help="What must run; 'any' to allow all.")] = "extension",
+    cache: Annotated[Path | None, typer.Option(help="Folder of built revisions.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("results/perf"),
+    record: Annotated[bool, typer.Option(help="Append to history.jsonl, redraw it.")] = True,
+) -> None:
+    """Exit 0 if head is not slower than base, 1 if it is or if that cannot be told, 2 on error."""
+    try:
+        policy = gate.Policy(
+            blocks=blocks, generations=generations, max_generations=max_generations,
+            resolution=resolution,
+        )  # fmt: skip
+        cases = registry.select("gate", case) if time else []
+        repo = revisions.repository_root(Path.cwd())
+        folder = cache or revisions.default_cache()
+        console.print(f"building base ({base}) and head ({head or 'working tree'}) in {folder}")
+        base_build = revisions.build(repo, base, folder, "base")
+        head_build = revisions.build(repo, head, folder, "head")
+        outcome = gate.run(
+            base_build, head_build, cases, policy, instructions=instructions, time=time,
+            backend=None if backend == "any" else backend, progress=console.print,
+        )  # fmt: skip
+    except (ValueError, RuntimeError) as error:
+        raise _fail(str(error)) from None
+    facts = rows.environment("cpu") | {"base": base_build.commit, "head": head_build.commit}
+    _report_gate(outcome, facts, output)
+    if record and head_build.commit.endswith("+dirty"):
+        console.print("the working tree has uncommitted changes: not recorded in the history")
+    elif record:
+        path = output / "history.jsonl"
+        history.append(path, history.entries(outcome, base_build, head_build, facts))
+        history.figure(history.read(path), output)
+    if outcome.verdict != PASS:
+        for decision in outcome.decisions:
+            if decision.verdict != PASS:
+                console.print(str(decision), style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(1)

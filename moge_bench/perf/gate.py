@@ -1,0 +1,184 @@
+"""The performance gate: is head slower than base? pass, regression or inconclusive.
+
+Two detectors. *Instructions* of the routing kernels under callgrind are exact: the same build
+gives the same count, so 2 % needs no statistics and cannot be a false alarm. *Time* of forward
+and backward through the public functions, in fresh worker processes, sees what instructions do
+not (cache misses, threads, allocation, the Python above the kernels), as far as the noise that
+two equal builds show in the same processes allows; that limit is reported with every verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from moge_bench.perf import callgrind, measure
+from moge_bench.perf.registry import Case
+from moge_bench.perf.revisions import Revision
+from moge_bench.perf.statistics import (
+    INCONCLUSIVE,
+    Decision,
+    decide_instructions,
+    decide_time,
+    noise_from_generations,
+    overall,
+)
+from moge_bench.perf.timing import Summary, summarize
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How the gate decides.
+
+    Args:
+        blocks: palindromic blocks per case and generation.
+        generations: worker generations before the first verdict, and between later ones.
+        max_generations: the limit; a case still undecided there fails as inconclusive.
+        false_alarms: chance that an unchanged tree is called a regression by time, in one run,
+            over all cases and looks together.
+        resolution: the slowdown that processor time must be able to see for a pass to mean
+            something.
+        wall_resolution: the same for wall time, which other load disturbs far more; it is there
+            to see parallelism lost, a factor of 2 on two threads.
+        instruction_threshold: ratio of exact counts above which head is a regression.
+    """
+
+    blocks: int = 20
+    generations: int = 4
+    max_generations: int = 12
+    false_alarms: float = 1e-3
+    resolution: float = 0.10
+    wall_resolution: float = 0.90
+    instruction_threshold: float = 1.02
+
+    def __post_init__(self) -> None:
+        if self.blocks < 4:
+            raise ValueError(f"blocks must be at least 4, got {self.blocks}")
+        if not 2 <= self.generations <= self.max_generations:
+            raise ValueError(
+                "generations must be at least 2 and at most max_generations, got "
+                f"{self.generations} and {self.max_generations}"
+            )
+        if self.resolution <= 0 or not 0 < self.false_alarms < 0.5:
+            raise ValueError(
+                "resolution must be positive and false_alarms between 0 and 0.5, got "
+                f"{self.resolution} and {self.false_alarms}"
+            )
+
+    @property
+    def looks(self) -> int:
+        """How often a case can be judged before the limit."""
+        return -(-self.max_generations // self.generations)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the gate found: all decisions, head's time per case, and its instructions."""
+
+    decisions: list[Decision]
+    head_ms: dict[str, Summary]
+    head_instructions: dict[str, int]
+    notes: list[str]
+
+    @property
+    def verdict(self) -> str:
+        """The worst verdict of all decisions."""
+        return overall(self.decisions)
+
+
+Progress = Callable[[str], None]
+Generation = Callable[[dict[Case, measure.Samples]], None]
+
+
+def compare_instructions(
+    base: Revision, head: Revision, threshold: float
+) -> tuple[list[Decision], callgrind.Counts, list[str]]:
+    """Return a decision per kernel region, head's counts, and notes on what was not compared."""
+    after = callgrind.count(head)
+    if not (base.tree / "csrc").exists():
+        return (
+            [],
+            after,
+            [f"instructions: {base.name} has no csrc, so there is no count to compare"],
+        )
+    else:
+        before = callgrind.count(base, driver_of=head)
+    decisions = [
+        decide_instructions(f"instructions/{region}", before[region], after[region], threshold)
+        for region in after
+        if region in before
+    ]
+    notes = [f"instructions: {region} is not in base" for region in after if region not in before]
+    notes += [f"instructions: {region} is not in head" for region in before if region not in after]
+    return decisions, after, notes
+
+
+def compare_times(
+    cases: Sequence[Case], policy: Policy, run_generation: Generation, progress: Progress
+) -> tuple[list[Decision], dict[Case, measure.Samples]]:
+    """Measure until every case is decided or the limit is reached; return the last decisions.
+
+    A case that is decided is not measured again, so a long run concentrates on what is open.
+    """
+    samples = measure.new_samples(cases)
+    alpha = policy.false_alarms / (len(cases) * policy.looks)
+    decided: dict[Case, Decision] = {}
+    open_cases = list(cases)
+    for look in range(policy.looks):
+        done = look * policy.generations
+        for _ in range(min(policy.generations, policy.max_generations - done)):
+            run_generation({case: samples[case] for case in open_cases})
+        for case in open_cases:
+            kin = [other for other in cases if measure.clock_of(other) == measure.clock_of(case)]
+            aa = [samples[other].noise_generations() for other in kin]
+            decided[case] = decide_time(
+                case.name, samples[case].head, noise_from_generations(aa, kin.index(case)),
+                alpha=alpha, detector=f"{measure.clock_of(case)} time",
+                resolution=policy.resolution if case.threads == 1 else policy.wall_resolution,
+            )  # fmt: skip
+        open_cases = [case for case in open_cases if decided[case].verdict == INCONCLUSIVE]
+        if not open_cases:
+            break
+        progress(f"{len(open_cases)} cases still inconclusive: more pairs")
+    return [decided[case] for case in cases], samples
+
+
+def run(
+    base: Revision,
+    head: Revision,
+    cases: Sequence[Case],
+    policy: Policy,
+    *,
+    instructions: bool = True,
+    time: bool = True,
+    backend: str | None = "extension",
+    progress: Progress = print,
+) -> Outcome:
+    """Compare two built revisions and return the outcome.
+
+    ``backend`` is what every worker must report to have run; None takes anything (for trees
+    without an extension). Raises ValueError if neither detector is asked for, RuntimeError where a
+    worker or a tool fails.
+    """
+    if not (instructions or (time and cases)):
+        raise ValueError("nothing to compare: give cases to time, or count instructions")
+    decisions: list[Decision] = []
+    counts: callgrind.Counts = {}
+    notes: list[str] = []
+    if instructions:
+        callgrind.require_tools()
+        progress("counting instructions under callgrind")
+        decisions, counts, notes = compare_instructions(base, head, policy.instruction_threshold)
+    head_ms: dict[str, Summary] = {}
+    if time and cases:
+
+        def generation(samples: dict[Case, measure.Samples]) -> None:
+            measure.measure_generation(base, head, samples, policy.blocks, backend)
+
+        progress(
+            f"timing {len(cases)} cases in fresh processes, at least {policy.generations} times"
+        )
+        timed, samples = compare_times(cases, policy, generation, progress)
+        decisions += timed
+        head_ms = {case.name: summarize(samples[case].head_ms) for case in cases}
+    return Outcome(decisions, head_ms, counts, notes)

@@ -1,0 +1,152 @@
+"""Benchmark rows as JSON, CSV and a Markdown table; nothing here measures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from moge_bench.perf.rows import FAILURES, OK, Row
+from moge_bench.perf.statistics import Decision
+
+LEGEND = """\
+Forward + backward, float32 unless the case says otherwise; all candidates of a case interleaved
+in one process, order reversed every other round. `ratio` is the candidate's time over that of
+ours (of `ours_gated`, which multiplies by the same N x N gate, for the routers that contain
+one), paired by round, with a 95 % bootstrap interval: above 1 ours is faster. `GB/s` divides the
+least bytes the job must move (router: logits read twice, gradient written once, and per choice
+weight and expert written and read and one gradient read; softmax: five passes; copy: two) by the
+median; `of copy` is that rate over the copy's. Cases whose group does not fit the map with border
+`valid` use `torus` and say so in their name. A row that is not `ok` has no speed.
+"""
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _line(row: Row) -> list[str]:
+    spread = "-"
+    if row.lower_quartile_ms is not None:
+        spread = f"{row.lower_quartile_ms:.3f} - {row.upper_quartile_ms:.3f}"
+    ratio = "-"
+    if row.ratio_to_ours is not None:
+        ratio = f"{row.ratio_to_ours:.2f} [{row.ratio_low:.2f}, {row.ratio_high:.2f}]"
+    error = max(row.errors.values(), default=None)
+    rate = row.gb_per_s if row.gb_per_s is not None else row.gflop_per_s
+    mismatches = "-" if row.mismatches is None else f"{row.mismatches} ({row.ties} ties)"
+    return [
+        row.candidate, row.status, row.kernel or "-", _number(row.median_ms, 3), spread, ratio,
+        _number(rate, 1), _number(row.share_of_copy, 2),
+        "-" if error is None else f"{error:.1e}", mismatches,
+    ]  # fmt: skip
+
+
+def markdown(rows: list[Row], facts: dict[str, Any]) -> str:
+    """Return the report: the facts, one table a case, and every failed or absent row's reason."""
+    title = [f"- {name}: {value}" for name, value in facts.items()]
+    lines = ["# Router and layer benchmark", "", *title, "", LEGEND]
+    for case in dict.fromkeys(row.case for row in rows):
+        mine = [row for row in rows if row.case == case]
+        unit = "GFLOP/s" if mine[0].gflop_per_s is not None else "GB/s"
+        head = ["candidate", "status", "kernel", "median ms", "quartiles ms", "ratio", unit,
+                "of copy", "worst error", "top-k mismatches"]  # fmt: skip
+        lines += [f"## {case}", "", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+        lines += ["| " + " | ".join(_line(row)) + " |" for row in mine]
+        lines += [""]
+        lines += [f"- `{r.candidate}` {r.status}: {r.detail}" for r in mine if r.status != OK]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write ``text`` to a temporary file beside ``path`` and rename it over ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write(rows: list[Row], facts: dict[str, Any], folder: Path, stem: str) -> list[Path]:
+    """Write ``stem``.json, .csv and .md into ``folder``; return their paths."""
+    data = [row.to_dict() for row in rows]
+    text = json.dumps({"facts": facts, "rows": data}, indent=1, sort_keys=True) + "\n"
+    paths = [folder / f"{stem}{suffix}" for suffix in (".json", ".csv", ".md")]
+    write_atomic(paths[0], text)
+    table = io.StringIO()
+    flat = [
+        {k: v for k, v in row.items() if not isinstance(v, dict)}
+        | row["fields"]
+        | {f"{name}_error": value for name, value in row["errors"].items()}
+        for row in data
+    ]
+    columns = list(dict.fromkeys(name for row in flat for name in row))
+    writer = csv.DictWriter(table, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    write_atomic(paths[1], table.getvalue())
+    write_atomic(paths[2], markdown(rows, facts))
+    return paths
+
+
+def failures(rows: list[Row]) -> list[Row]:
+    """Return the rows that make a run fail: wrong, fallen back, or broken."""
+    return [row for row in rows if row.status in FAILURES]
+
+
+def gate_table(
+    decisions: list[Decision], notes: list[str], verdict: str, facts: dict[str, Any]
+) -> str:
+    """Return the gate's report: its verdict first, then one line a decision."""
+    lines = [f"# Performance gate: {verdict}", ""]
+    lines += [f"- {name}: {value}" for name, value in facts.items()]
+    lines += [f"- note: {note}" for note in notes]
+    lines += [
+        "",
+        "head/base above 1 is slower. Instructions are exact; the threshold of time is what equal "
+        "builds do in the same worker processes, and `sees` the smallest slowdown that would "
+        "surely be called a regression.",
+        "",
+        "| case | verdict | head/base | interval | threshold | sees | reason |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for d in decisions:
+        interval = "exact" if d.detector == "instructions" else f"[{d.low:.4f}, {d.high:.4f}]"
+        lines.append(
+            f"| {d.case} | {d.verdict} | {d.ratio:.4f} | {interval} | {d.threshold:.4f} "
+            f"| {d.detectable:.4f} | {d.reason} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def instruction_table(per_token: dict[str, float], commit: str) -> str:
+    """Return instructions per token of every kernel region, against N/64 times N = 64's."""
+    lines = [
+        f"# Instructions per token, commit {commit}", "",
+        "Counted under callgrind (one thread, fixed inputs; baseline and AVX2, since valgrind "
+        "3.19 has no AVX-512). `scaling` is the figure over N/64 times that of N=64 at the same k "
+        "and h: 1.00 is proportional to N.", "",
+        "| instruction set | pass | N | k | h | instructions per token | scaling |",
+        "|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    totals: dict[tuple[str, str, str, str, str], float] = {}
+    for label, value in per_token.items():
+        isa, direction, n, k, h, _ = label.split()
+        totals[isa, direction, n, k, h] = value
+        if direction == "backward":
+            totals[isa, "both", n, k, h] = value + totals[isa, "forward", n, k, h]
+    for (isa, direction, n, k, h), value in totals.items():
+        base = totals.get((isa, direction, "64", k, h))
+        scaling = f"{value / base / (int(n) / 64):.2f}" if base else "-"
+        lines.append(f"| {isa} | {direction} | {n} | {k} | {h} | {value:.1f} | {scaling} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,122 @@
+"""Checks out and builds a revision apart from the working tree, cached by what it is built from."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+BUILT = ".gate-built"  # written last: a folder without it is a build that was interrupted
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A built copy of the repository: its name, its commit ("working tree" if none), its folder."""
+
+    name: str
+    commit: str
+    tree: Path
+    key: str
+
+
+def default_cache() -> Path:
+    """Return the folder that holds built revisions, under XDG_CACHE_HOME or ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "moge-bench" / "gate"
+
+
+def _git(repo: Path, *arguments: str) -> bytes:
+    command = ["git", "-C", str(repo), *arguments]
+    result = subprocess.run(command, capture_output=True, check=False)
+    if result.returncode:
+        reason = result.stderr.decode(errors="replace").strip()
+        raise ValueError(f"git {' '.join(arguments)} failed in {repo}: {reason}")
+    return result.stdout
+
+
+def repository_root(start: Path) -> Path:
+    """Return the top folder of the git checkout that holds ``start``; ValueError if none does."""
+    return Path(_git(start, "rev-parse", "--show-toplevel").decode().strip())
+
+
+def resolve(repo: Path, ref: str) -> str:
+    """Return the commit that ``ref`` names; ValueError says what git could not find."""
+    return _git(repo, "rev-parse", "--verify", f"{ref}^{{commit}}").decode().strip()
+
+
+def snapshot(repo: Path, ref: str | None, folder: Path) -> str:
+    """Copy a revision into ``folder`` and return its commit.
+
+    ``ref=None`` takes the working tree: tracked and untracked files that git does not ignore.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if ref is None:
+        names = _git(repo, "ls-files", "-z", "-co", "--exclude-standard").decode().split("\0")
+        for name in filter(None, names):
+            if (repo / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(repo / name, folder / name)
+        commit = resolve(repo, "HEAD")
+        changed = _git(repo, "status", "--porcelain").strip()
+        return f"{commit}+dirty" if changed else commit
+    commit = resolve(repo, ref)
+    with tempfile.TemporaryFile() as archive:
+        archive.write(_git(repo, "archive", "--format=tar", commit))
+        archive.seek(0)
+        with tarfile.open(fileobj=archive) as tar:
+            tar.extractall(folder, filter="data")
+    return commit
+
+
+def build_key(tree: Path) -> str:
+    """Return a digest of the sources of the package and of what they are compiled with."""
+    compiler = os.environ.get("CXX", "g++")
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
+    digest = hashlib.sha256(f"{torch.__version__} {sys.version}".encode() + version)
+    files = [tree / "setup.py", *(tree / "csrc").rglob("*"), *(tree / "moge_bench").rglob("*.py")]
+    for path in sorted(file for file in files if file.is_file()):
+        digest.update(path.relative_to(tree).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def build(repo: Path, ref: str | None, cache: Path, name: str) -> Revision:
+    """Return ``ref`` built in ``cache``, from an earlier build of the same sources if there is one.
+
+    Raises ValueError for an unknown ref or a revision without setup.py, RuntimeError with the end
+    of the compiler's output for a build that fails.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix="building-") as temporary:
+        tree = Path(temporary) / "tree"
+        commit = snapshot(repo, ref, tree)
+        return build_tree(tree, commit, cache, name)
+
+
+def build_tree(tree: Path, commit: str, cache: Path, name: str) -> Revision:
+    """Build the sources in ``tree``, moving it to its place in ``cache``; see ``build``."""
+    if not (tree / "setup.py").exists():
+        raise ValueError(f"{name} ({commit}) has no setup.py: there is nothing to compare with")
+    key = build_key(tree)
+    home = cache / key
+    if not (home / BUILT).exists():
+        command = [sys.executable, "setup.py", "build_ext", "--inplace"]
+        result = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
+        if result.returncode:
+            tail = "\n".join((result.stdout + result.stderr).splitlines()[-20:])
+            raise RuntimeError(f"building {name} ({commit}) failed:\n{tail}")
+        (tree / BUILT).write_text(commit + "\n")
+        shutil.rmtree(home, ignore_errors=True)
+        try:
+            tree.rename(home)
+        except OSError:
+            if not (home / BUILT).exists():  # else another run built the same sources meanwhile
+                raise
+    return Revision(name, commit, home, key)

@@ -1,0 +1,105 @@
+"""One benchmark row: typed, with units in its names, and no speed unless it proved itself."""
+
+from __future__ import annotations
+
+import platform
+import re
+import subprocess
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moge_bench.ops import extension
+
+OK, WRONG, FALLBACK = "ok", "wrong", "fallback"
+NOT_INSTALLED, NOT_APPLICABLE, ERROR = "not installed", "not applicable", "error"
+FAILURES = (WRONG, FALLBACK, ERROR)
+
+
+@dataclass
+class Row:
+    """One candidate on one case. Times and ratios are None unless ``status`` is "ok".
+
+    ``ratio_to_ours`` is this candidate's time over that of ``ratio_against``, paired by round:
+    above 1 ours is faster. ``kernel`` names what was seen to run, not what was asked for.
+    """
+
+    case: str
+    candidate: str
+    job: str
+    status: str
+    detail: str
+    kernel: str = ""
+    fields: dict[str, Any] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
+    bounds: dict[str, float] = field(default_factory=dict)
+    mismatches: int | None = None
+    ties: int | None = None
+    median_ms: float | None = None
+    lower_quartile_ms: float | None = None
+    upper_quartile_ms: float | None = None
+    rounds: int = 0
+    bytes_model: int | None = None
+    gb_per_s: float | None = None
+    gflop_per_s: float | None = None
+    share_of_copy: float | None = None
+    ratio_against: str = ""
+    ratio_to_ours: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as JSON-able values."""
+        return asdict(self)
+
+
+def build_facts() -> dict[str, Any]:
+    """Return what the extension reports of itself, or why it is not there."""
+    module, error = extension.load()
+    if module is None:
+        return {"extension": f"not built ({error})"}
+    facts = {name: getattr(module, name) for name in dir(module) if not name.startswith("_")}
+    values = {name: value() if callable(value) else value for name, value in facts.items()}
+    return {
+        name: value for name, value in values.items() if isinstance(value, (str, int, dict, list))
+    }
+
+
+def git_commit(root: Path) -> str:
+    """Return the commit checked out at ``root``, "+dirty" appended where files differ from it."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown (not a git checkout)"
+
+
+def cpu_name() -> str:
+    """Return the processor's model name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        match = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text())
+        if match:
+            return match.group(1).strip()
+    return platform.processor() or platform.machine()
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Return what a reader needs to judge a speed: device, versions, commit, build."""
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else cpu_name()
+    return {
+        "device": name,
+        "cpus": torch.get_num_threads(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": platform.platform(),
+        "commit": git_commit(Path(__file__).resolve().parents[2]),
+        "build": build_facts(),
+    }

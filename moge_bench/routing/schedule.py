@@ -1,0 +1,50 @@
+"""The annealed width of the group filter (METHOD.md "Sigma schedule")."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+from moge_bench.routing.router import TopographicRouter
+
+
+class SigmaSchedule:
+    """sigma(t) = start - (start - end) * (t / T)^gamma for optimiser step t, clamped at the end.
+
+    A wide filter early (whole neighbourhoods act as one group), a narrow one late. The value of
+    a step depends on nothing but the step, so a resumed run needs no saved state.
+
+    Args:
+        start, end: sigma_0 and sigma_1, in map cells, > 0.
+        gamma: exponent, > 0.
+        total_steps: T, optimiser steps of the whole run, >= 1.
+
+    Raises:
+        ValueError: naming the argument that is out of range.
+    """
+
+    def __init__(
+        self, start: float = 10.0, end: float = 1.0, gamma: float = 0.2, *, total_steps: int
+    ) -> None:
+        for name, value in (("start", start), ("end", end), ("gamma", gamma)):
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be positive and finite, got {value!r}")
+        if total_steps < 1:
+            raise ValueError(f"total_steps must be at least 1, got {total_steps!r}")
+        self.start, self.end, self.gamma, self.total_steps = start, end, gamma, total_steps
+
+    def sigma(self, step: int) -> float:
+        """Return sigma for optimiser step ``step`` (0-based); ``end`` from total_steps on."""
+        if step < 0:
+            raise ValueError(f"step must be at least 0, got {step!r}")
+        progress = min(step / self.total_steps, 1.0)
+        return self.start - (self.start - self.end) * progress**self.gamma
+
+    def apply(self, module: nn.Module, step: int) -> float:
+        """Set sigma(step) on every TopographicRouter inside ``module``; return it."""
+        sigma = self.sigma(step)
+        for child in module.modules():
+            if isinstance(child, TopographicRouter) and child.group_size is not None:
+                child.set_sigma(sigma)
+        return sigma

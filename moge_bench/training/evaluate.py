@@ -1,0 +1,114 @@
+"""Metrics, routing statistics, and the evaluation of image classifiers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from moge_bench.data.images import ImageSplit, evaluation_batches
+from moge_bench.moe.insert import collect_aux
+from moge_bench.moe.layer import MoEAux
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measured number: what, how much, in which unit, on which split, after which step."""
+
+    name: str
+    value: float
+    unit: str
+    split: str
+    step: int
+
+
+class RoutingStatistics:
+    """Sums what every MoE layer did over many batches."""
+
+    def __init__(self) -> None:
+        self._layers: list[dict[str, Any]] = []
+
+    def add(self, auxes: list[MoEAux]) -> None:
+        """Add one forward pass: the layers' ``MoEAux`` in call order."""
+        if not self._layers:
+            self._layers = [{"load": 0, "choices": 0, "dropped": 0, "group": []} for _ in auxes]
+        for layer, aux in zip(self._layers, auxes, strict=True):
+            layer["load"] = layer["load"] + aux.routing.load
+            layer["choices"] += aux.routing.experts.numel()
+            layer["dropped"] += int(aux.num_dropped)
+            if "group" in aux.losses:
+                layer["group"].append(float(aux.losses["group"]))
+
+    def summary(self) -> list[dict[str, Any]]:
+        """Return one dict per layer: load, its normalised entropy, dead and dropped shares."""
+        return [self._summarize(layer) for layer in self._layers]
+
+    @staticmethod
+    def _summarize(layer: dict[str, Any]) -> dict[str, Any]:
+        load = layer["load"].to(torch.float64)
+        share = load / load.sum().clamp_min(1)
+        entropy = float(torch.special.entr(share).sum())
+        group = layer["group"]
+        return {
+            "load": layer["load"].tolist(),
+            "load_entropy_normalized": entropy / math.log(len(load)) if len(load) > 1 else 1.0,
+            "max_over_mean_load": float(load.max() / load.mean().clamp_min(1e-12)),
+            "dead_expert_share": float((load == 0).double().mean()),
+            "dropped_share": layer["dropped"] / max(layer["choices"], 1),
+            "group_loss": sum(group) / len(group) if group else None,
+        }
+
+
+@dataclass
+class Evaluation:
+    """Metrics of one split, and what each MoE layer did on it."""
+
+    metrics: list[Metric]
+    routing: list[dict[str, Any]]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[torch.device]:
+    """Put ``model`` into evaluation mode without gradients; yield its device; restore its mode."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield next(model.parameters()).device
+    finally:
+        model.train(was_training)
+
+
+def evaluate_images(
+    model: nn.Module, split: ImageSplit, *, name: str, step: int, batch_size: int = 500
+) -> Evaluation:
+    """Evaluate an image classifier on the whole split.
+
+    Metrics: top1_accuracy and top5_accuracy in percent, cross_entropy in nats per image.
+    """
+    statistics = RoutingStatistics()
+    top1 = top5 = 0
+    total_loss = 0.0
+    with evaluating(model) as device:
+        for images, labels in evaluation_batches(split, batch_size):
+            images, labels = images.to(device), labels.to(device)
+            with collect_aux(model) as auxes:
+                logits = model(images).logits.float()
+            statistics.add(auxes)
+            total_loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+            hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+            top1 += int(hits[:, 0].sum())
+            top5 += int(hits.sum())
+    count = len(split)
+    metrics = [
+        Metric("top1_accuracy", 100.0 * top1 / count, "%", name, step),
+        Metric("top5_accuracy", 100.0 * top5 / count, "%", name, step),
+        Metric("cross_entropy", total_loss / count, "nats/image", name, step),
+    ]
+    return Evaluation(metrics, statistics.summary())

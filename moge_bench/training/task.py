@@ -1,0 +1,54 @@
+"""What differs between kinds of data: batches, the task loss, the splits and their metrics."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from moge_bench.training.evaluate import Evaluation
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class Task(ABC):
+    """A data set and its objective; ``train`` knows nothing else of either."""
+
+    vocabulary_size: int | None = None
+
+    @property
+    @abstractmethod
+    def training_data(self) -> Dataset:
+        """Examples; ``__getitems__`` returns a whole batch (inputs, targets)."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Return the mean task loss of a batch, (), in nats."""
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module, split: str, step: int) -> Evaluation:
+        """Return the metrics and routing statistics of "validation" or "test"."""
+
+    def loader(self, batch_size: int, seed: int) -> DataLoader:
+        """Return a shuffled loader of full batches; its order depends on ``seed`` alone."""
+        count = len(self.training_data)  # type: ignore[arg-type]
+        if batch_size > count:
+            raise ValueError(f"batch_size must be at most {count} examples, got {batch_size}")
+        generator = torch.Generator().manual_seed(seed)
+        return DataLoader(
+            self.training_data, batch_size, shuffle=True, drop_last=True, generator=generator,
+            collate_fn=_take_batch,
+        )  # fmt: skip
+
+    def fixed_batch(self, batch_size: int) -> Batch:
+        """Return the first ``batch_size`` training examples, for timing."""
+        indices: Sequence[int] = range(batch_size)
+        return self.training_data.__getitems__(indices)  # type: ignore[attr-defined]
+
+
+def _take_batch(batch: Any) -> Batch:
+    return batch  # __getitems__ has already stacked it

@@ -1,0 +1,118 @@
+"""Language modelling as a task: next-token loss, perplexity of clean and of attacked text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import Dataset
+
+from moge_bench.config import LanguageModelConfig, RunConfig, TextDataConfig
+from moge_bench.data.text import load_corpus, swap_words
+from moge_bench.data.tokenizers import make_tokenizer
+from moge_bench.moe.insert import collect_aux
+from moge_bench.training.evaluate import Evaluation, Metric, RoutingStatistics, evaluating
+from moge_bench.training.perplexity import score_stream
+from moge_bench.training.task import Batch, Task
+
+_ATTACK_SEED = 0  # the attacked text is part of the data set: every run is given the same
+
+
+@dataclass(frozen=True)
+class Windows(Dataset):
+    """A stream of tokens cut into windows of ``length`` inputs and as many targets."""
+
+    tokens: torch.Tensor
+    length: int
+
+    def __post_init__(self) -> None:
+        if len(self) < 1:
+            raise ValueError(
+                f"model.context={self.length} needs {self.length + 1} training tokens; the corpus "
+                f"has {self.tokens.numel()}: shorten the context or use more text"
+            )
+
+    def __len__(self) -> int:
+        return (self.tokens.numel() - 1) // self.length
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """Return inputs and targets, each (len(indices), length), with one gather."""
+        starts = torch.as_tensor(indices)[:, None] * self.length
+        positions = starts + torch.arange(self.length)
+        return self.tokens[positions], self.tokens[positions + 1]
+
+
+class TextTask(Task):
+    """Next-token prediction on a corpus."""
+
+    def __init__(self, config: RunConfig, data: TextDataConfig) -> None:
+        assert isinstance(config.model, LanguageModelConfig)  # RunConfig has checked the pair
+        self._data, self._context = data, config.model.context
+        self._label_smoothing = config.training.label_smoothing
+        self._corpus = load_corpus(data.name)
+        training = self._corpus.pop("training")
+        self._tokenizer = make_tokenizer(data.tokenizer, training, data.vocabulary_size)
+        self.vocabulary_size = self._tokenizer.vocabulary_size
+        self._windows = Windows(self._tokenizer.stream(training), self._context)
+
+    @property
+    def training_data(self) -> Windows:
+        """Windows of the training split."""
+        return self._windows
+
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Return the cross-entropy per token."""
+        tokens, targets = batch
+        logits = model(tokens).logits.float()
+        return F.cross_entropy(
+            logits.flatten(0, 1), targets.flatten(), label_smoothing=self._label_smoothing
+        )
+
+    def evaluate(self, model: nn.Module, split: str, step: int) -> Evaluation:
+        """Score the whole split, clean and, under the name ``split``_attacked, with words swapped.
+
+        Metrics: perplexity, bits_per_byte, cross_entropy in nats per token. The routing
+        statistics are those of the clean text.
+        """
+        documents = self._corpus[split]
+        metrics, routing = self._score(model, documents, split, step)
+        if self._data.attacked_share:
+            attacked = [
+                swap_words(text, self._data.attacked_share, _ATTACK_SEED + index)
+                for index, text in enumerate(documents)
+            ]
+            metrics += self._score(model, attacked, f"{split}_attacked", step)[0]
+        return Evaluation(metrics, routing)
+
+    def _score(
+        self, model: nn.Module, documents: list[str], name: str, step: int
+    ) -> tuple[list[Metric], list[dict]]:
+        statistics = RoutingStatistics()
+        with evaluating(model) as device:
+
+            def logits_of(tokens: torch.Tensor) -> torch.Tensor:
+                with collect_aux(model) as auxes:
+                    logits = model(tokens).logits
+                statistics.add(auxes)
+                return logits
+
+            score = score_stream(
+                logits_of,
+                self._tokenizer.stream(documents).to(device),
+                # A window reads `context` tokens and predicts one after each.
+                length=self._context + 1,
+                stride=self._data.stride or self._context,
+            )
+        num_bytes = sum(len(document.encode("utf-8")) for document in documents)
+        metrics = [
+            Metric("perplexity", score.perplexity, "", name, step),
+            Metric("bits_per_byte", score.bits_per_byte(num_bytes), "bits/byte", name, step),
+            Metric("cross_entropy", score.cross_entropy, "nats/token", name, step),
+        ]
+        return metrics, statistics.summary()

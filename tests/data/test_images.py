@@ -1,0 +1,41 @@
+import dataclasses
+
+import pytest
+import torch
+
+from moge_bench.data.assets import ASSETS
+from moge_bench.data.images import load_images
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return load_images("fashion-mnist-subset")
+
+
+def test_splits_are_balanced_and_disjoint(splits):
+    assert {name: len(split) for name, split in splits.items()} == {
+        "training": 9000,
+        "validation": 1000,
+        "test": 2000,
+    }
+    for split, per_class in (("training", 900), ("validation", 100), ("test", 200)):
+        assert torch.bincount(splits[split].labels).tolist() == [per_class] * 10
+    rows = torch.cat([splits[name].images.flatten(1) for name in ("training", "validation")])
+    assert len(rows.unique(dim=0)) > 9_990  # the data set itself holds a few equal images
+
+
+def test_pixels_are_standardised_with_the_full_sets_figures(splits):
+    # A black pixel is (0 - 0.2860) / 0.3530 = -0.8102; a white one (1 - 0.2860) / 0.3530 = 2.0227.
+    assert float(splits["training"].images.min()) == pytest.approx(-0.8102, abs=1e-4)
+    assert float(splits["training"].images.max()) == pytest.approx(2.0227, abs=1e-4)
+
+
+def test_unknown_name_and_damaged_file(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="nearest is 'fashion-mnist-subset'"):
+        load_images("fashion-mnist")
+    broken = tmp_path / "subset.npz"
+    broken.write_bytes(b"cut short")
+    asset = dataclasses.replace(ASSETS["fashion-mnist-subset"], path=broken)
+    monkeypatch.setitem(ASSETS, "fashion-mnist-subset", asset)
+    with pytest.raises(ValueError, match="is damaged: SHA-256 is"):
+        load_images("fashion-mnist-subset")

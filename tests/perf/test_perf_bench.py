@@ -1,0 +1,151 @@
+"""Rows: a wrong or fallen-back candidate publishes no speed, and the good ones do."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from moge_bench.ops.topography import Topography
+from moge_bench.perf import bench, candidates, layers, report, rows
+from moge_bench.perf.candidates import ROUTERS, Candidate, Options, softmax_topk
+from moge_bench.perf.registry import Case
+
+CASE = Case("router", 64, 16, 2, 3, threads=1)
+REFERENCE = bench.Settings(rounds=5, warmup=0, compiled=False, options=Options("reference"))
+COPY = next(c for c in ROUTERS if c.name == "copy")
+
+
+def run(*extra: Candidate, case: Case = CASE, settings: bench.Settings = REFERENCE):
+    result = bench.run_case(case, settings, [ROUTERS[0], COPY, *extra])
+    return {row.candidate: row for row in result}
+
+
+def no_speed(row: rows.Row) -> bool:
+    return row.median_ms is None and row.ratio_to_ours is None and row.gb_per_s is None
+
+
+@pytest.mark.parametrize("case", [
+    CASE,
+    Case("router", 33, 8, 8, 5, threads=1),  # torus: the window is larger than the 2 x 4 map
+    Case("router", 40, 16, 1, 2, "collapsed", threads=1),
+    Case("router", 40, 32, 4, 3, "zipf", dtype="bf16", threads=1),
+])  # fmt: skip
+def test_every_plain_candidate_passes_its_gate(case):
+    result = bench.run_case(case, replace(REFERENCE, peers=True))
+    for row in result:
+        allowed = {rows.OK, rows.NOT_INSTALLED}
+        if row.candidate == "transformers_mixtral" and case.top_k == 1:
+            allowed.add(rows.NOT_APPLICABLE)
+        assert row.status in allowed, f"{row.candidate}: {row.detail}"
+        assert (row.status == rows.OK) == (row.median_ms is not None)
+
+
+def _wrong_loss(case, options):
+    def forward(logits):
+        weights, experts, loss = ROUTERS[1].build(case, options)(logits)
+        return weights, experts, loss * 1.001
+
+    return forward
+
+
+def _wrong_experts(case, options):
+    def forward(logits):
+        weights, experts, loss = ROUTERS[1].build(case, options)(logits)
+        return weights, (experts + 1) % case.num_experts, loss
+
+    return forward
+
+
+def _wrong_gradient(case, options):
+    def forward(logits):
+        _, (weights, experts, _) = softmax_topk(logits, case)
+        return weights + 0.01 * (logits - logits.detach())[:, :2], experts, None
+
+    return forward
+
+
+@pytest.mark.parametrize(
+    ("build", "job", "complaint"),
+    [(_wrong_loss, "moge", "loss error"), (_wrong_experts, "moge", "wrong experts"),
+     (_wrong_gradient, "topk", "gradient error")],
+)  # fmt: skip
+def test_a_wrong_candidate_fails_and_has_no_speed(build, job, complaint):
+    result = run(Candidate("bad", job, build))
+    assert result["bad"].status == rows.WRONG and complaint in result["bad"].detail
+    assert no_speed(result["bad"]) and result["ours"].median_ms is not None
+    assert [row.candidate for row in report.failures(list(result.values()))] == ["bad"]
+
+
+def test_a_silent_fallback_fails_the_row(monkeypatch):
+    """route() that answers from the reference although the extension was asked for."""
+    real = candidates.route
+
+    def sly(*arguments, **keywords):
+        return real(*arguments, **(keywords | {"backend": "reference"}))
+
+    monkeypatch.setattr(candidates, "route", sly)
+    row = run(settings=replace(REFERENCE, options=Options("extension")))["ours"]
+    assert row.status == rows.FALLBACK and no_speed(row)
+
+
+def test_a_backend_name_is_not_believed(monkeypatch):
+    """A routing that says "extension" while no moge:: op is dispatched."""
+    real = candidates.route
+
+    def liar(*arguments, **keywords):
+        routing = real(*arguments, **(keywords | {"backend": "reference"}))
+        routing.backend = "extension"
+        return routing
+
+    monkeypatch.setattr(candidates, "route", liar)
+    row = run(settings=replace(REFERENCE, options=Options("extension")))["ours"]
+    assert row.status == rows.FALLBACK and "did not run" in row.detail and no_speed(row)
+
+
+def test_broken_and_missing_candidates_say_why():
+    def broken(case, options):
+        raise RuntimeError("no such kernel")
+
+    def missing(case, options):
+        raise ImportError("No module named 'tutel'")
+
+    result = run(Candidate("broken", "topk", broken), Candidate("missing", "topk", missing))
+    assert result["broken"].status == rows.ERROR and "no such kernel" in result["broken"].detail
+    assert result["missing"].status == rows.NOT_INSTALLED and "tutel" in result["missing"].detail
+    assert no_speed(result["broken"]) and no_speed(result["missing"])
+
+
+def test_group_matrix_by_hand():
+    # 2 x 2 map, h = 2, one group: A[e] = g[u] g[v], g = (e^-0.5, 1) / (1 + e^-0.5) for h = 2.
+    g = torch.tensor([torch.exp(torch.tensor(-0.5)), 1.0])
+    g = g / g.sum()
+    matrix = candidates.group_matrix(Topography(2, 2, 2))
+    assert torch.allclose(matrix[:, 0], torch.outer(g, g).flatten())
+
+
+def test_traffic_model_by_hand():
+    # T=64, N=16, k=2, float32: 3*64*16*4 = 12288, and 128 choices * (2*12 + 4) = 3584.
+    assert candidates.traffic_bytes("moge", CASE) == 12288 + 3584
+    assert candidates.traffic_bytes("softmax", CASE) == 5 * 64 * 16 * 4
+    assert candidates.traffic_bytes("copy", CASE) == 2 * 64 * 16 * 4
+
+
+def test_layers_pass_their_gate():
+    case = Case("moe_layer", 48, 8, 2, 2, threads=1, hidden_size=16, ffn_size=24)
+    result = bench.run_case(case, replace(REFERENCE, peers=True))
+    assert [row.candidate for row in result] == [c.name for c in layers.LAYERS]
+    assert all(row.status == rows.OK for row in result), [row.detail for row in result]
+    # 3 passes * 2 matrices * 2 operations * 48 tokens * 2 choices * 16 * 24 = 442368.
+    assert layers.useful_flop(case) == 442368
+
+
+def test_report_round_trip(tmp_path):
+    result = list(run(Candidate("bad", "moge", _wrong_loss)).values())
+    paths = report.write(result, {"device": "test"}, tmp_path, "bench_core")
+    data = json.loads(paths[0].read_text())
+    assert [row["candidate"] for row in data["rows"]] == ["ours", "copy", "bad"]
+    text = paths[2].read_text()
+    assert "| bad | wrong |" in text and "loss error" in text
+    assert paths[1].read_text().count("\n") == 1 + len(result)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".csv", ".json", ".md"]

@@ -1,0 +1,95 @@
+import math
+
+import pytest
+import torch
+
+from moge_bench import route
+from moge_bench.routing.balance import BALANCE_LOSSES, squared_cv, switch_loss, vmoe_loss, z_loss
+
+
+def routing_of(rows, top_k=1, **settings):
+    logits = torch.tensor(rows, dtype=torch.float64, requires_grad=True)
+    return route(logits, top_k, group_size=None, backend="reference", **settings)
+
+
+def test_switch_by_hand():
+    # Scores (softmax of logs): [0.5, 0.25, 0.25] and [0.2, 0.2, 0.6].
+    routing = routing_of([[math.log(2), 0, 0], [0, 0, math.log(3)]])
+    # f = [1/2, 0, 1/2]; P = [0.35, 0.225, 0.425]; 3 * (0.175 + 0.2125) = 1.1625.
+    assert float(switch_loss(routing)) == pytest.approx(1.1625, abs=1e-12)
+
+
+def test_switch_is_n_when_collapsed_and_one_when_uniform():
+    collapsed = routing_of([[60.0, 0, 0, 0]] * 5)
+    assert float(switch_loss(collapsed)) == pytest.approx(4.0)
+    uniform = routing_of((10.0 * torch.eye(4)).tolist())
+    assert float(switch_loss(uniform)) == pytest.approx(1.0)
+
+
+def test_squared_cv_uses_the_unbiased_variance():
+    # mean 2, squared deviations 1 + 0 + 1, variance 2 / (3 - 1) = 1, CV^2 = 1 / 4.
+    assert float(squared_cv(torch.tensor([1.0, 2.0, 3.0]))) == 0.25
+    assert float(squared_cv(torch.tensor([7.0]))) == 0.0
+
+
+def test_vmoe_load_by_hand():
+    noise = torch.tensor([[0.1, -0.1]], dtype=torch.float64)
+    routing = routing_of([[0.0, 0.3]], noise=noise)
+    # Noisy logits [0.1, 0.2]: the threshold is 0.2, noise_std 1/2.
+    # load = [Phi((0 - 0.2) / 0.5), Phi((0.3 - 0.2) / 0.5)] = [Phi(-0.4), Phi(0.2)].
+    load = torch.tensor([0.344578258, 0.579259709], dtype=torch.float64)
+    score = 1 / (1 + math.exp(0.3))
+    importance = torch.tensor([score, 1 - score], dtype=torch.float64)
+    expected = (squared_cv(importance) + squared_cv(load)) / 2
+    assert float(vmoe_loss(routing)) == pytest.approx(float(expected), abs=1e-8)
+
+
+def test_vmoe_load_is_the_probability_to_stay_in_the_top_k():
+    torch.manual_seed(0)
+    num_experts, top_k, draws = 4, 2, 200_000
+    logits = torch.randn(1, num_experts, dtype=torch.float64) * 0.3
+    noise = torch.randn(1, num_experts, dtype=torch.float64) / num_experts
+    routing = route(logits, top_k, group_size=None, noise=noise, backend="reference")
+    threshold = (logits + noise).sort(descending=True).values[0, top_k - 1]
+    fresh = torch.randn(draws, num_experts, dtype=torch.float64) / num_experts
+    simulated = (logits + fresh >= threshold).double().mean(dim=0)
+    margin = (logits - threshold) * num_experts
+    analytic = torch.special.ndtr(margin)[0]
+    # Standard error of a share of 200,000 draws is at most 0.5 / sqrt(200000) = 0.0011.
+    assert torch.allclose(simulated, analytic, atol=0.005)
+    expected = (squared_cv(routing.importance) + squared_cv(analytic)) / 2
+    assert float(vmoe_loss(routing)) == pytest.approx(float(expected), abs=1e-12)
+
+
+def test_z_loss_by_hand():
+    # logsumexp = log(1 + 3) and log(2 + 2): mean of two equal squares, (log 4)^2 = 1.9218.
+    routing = routing_of([[0.0, math.log(3)], [math.log(2), math.log(2)]])
+    assert float(z_loss(routing)) == pytest.approx(math.log(4) ** 2)
+
+
+@pytest.mark.parametrize("name", ["switch", "vmoe"])
+def test_gradient_is_that_of_one_softmax(name):
+    """A published failure: an auxiliary loss that applies softmax to the scores again."""
+    torch.manual_seed(0)
+    logits = torch.randn(32, 8, dtype=torch.float64, requires_grad=True)
+    routing = route(logits, 2, group_size=None, backend="reference")
+    (got,) = torch.autograd.grad(BALANCE_LOSSES[name](routing), logits)
+    scores = torch.softmax(logits, dim=-1)
+    if name == "switch":
+        share = torch.bincount(logits.argmax(1), minlength=8) / 32
+        explicit = 8 * (share * scores.mean(0)).sum()
+    else:
+        importance = scores.sum(0)
+        cv = importance.var(unbiased=True) / importance.mean() ** 2
+        explicit = (cv + squared_cv(routing.load.double())) / 2
+    (expected,) = torch.autograd.grad(explicit, logits)
+    torch.testing.assert_close(got, expected)
+    assert got.abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("name", sorted(BALANCE_LOSSES))
+@pytest.mark.parametrize("shape", [(0, 4), (3, 1)])
+def test_empty_batch_and_single_expert_are_finite(name, shape):
+    logits = torch.zeros(shape, requires_grad=True)
+    routing = route(logits, 1, group_size=None, backend="reference")
+    assert torch.isfinite(BALANCE_LOSSES[name](routing))

@@ -1,0 +1,96 @@
+import math
+
+import pytest
+import torch
+
+from moge_bench.models.build import build_model
+from moge_bench.models.presets import resolve
+from moge_bench.moe.insert import collect_aux
+from moge_bench.training.loop import train
+from moge_bench.training.tasks import make_task
+
+SENTENCE = "the quick brown fox jumps over the lazy dog and runs away . "
+SHORT = {
+    "training.steps": 4, "training.batch_size": 4, "training.warmup_steps": 1,
+    "model.context": 16, "data.tokenizer": "bytes",
+}  # fmt: skip
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    for name, repeats in (("train", 40), ("valid", 4), ("test", 4)):
+        (tmp_path / f"{name}.txt").write_text(SENTENCE * repeats)
+    return str(tmp_path)
+
+
+def config(corpus, method="moge", **overrides):
+    return resolve("tiny-lm", method, {**SHORT, "data.name": corpus, **overrides})
+
+
+def test_run_reports_perplexity_and_bits_per_byte_clean_and_attacked(corpus):
+    result = train(config(corpus))
+    names = {(metric.name, metric.split) for metric in result.metrics}
+    splits = ("validation", "validation_attacked", "test", "test_attacked")
+    assert names == {
+        (name, split)
+        for name in ("perplexity", "bits_per_byte", "cross_entropy")
+        for split in splits
+    }
+    values = {(m.name, m.split): m.value for m in result.metrics}
+    for split in splits:
+        nats = values["cross_entropy", split]
+        assert values["perplexity", split] == pytest.approx(math.exp(nats))
+    assert len(result.checks["group_gradient_norms"]) == 3
+
+
+def test_bits_per_byte_counts_the_bytes_of_the_text(corpus):
+    metrics = {(m.name, m.split): m.value for m in train(config(corpus, "dense")).metrics}
+    # Bytes tokenizer: n bytes and one separator at the end are predicted.
+    num_bytes = len(SENTENCE) * 4
+    nats = metrics["cross_entropy", "test"] * (num_bytes + 1)
+    assert metrics["bits_per_byte", "test"] == pytest.approx(nats / math.log(2) / num_bytes)
+
+
+def test_no_attack_no_attacked_metrics(corpus):
+    result = train(config(corpus, "dense", **{"data.attacked_share": 0.0}))
+    assert {metric.split for metric in result.metrics} == {"validation", "test"}
+
+
+@pytest.mark.parametrize("kind", ["momentum", "adam"])
+def test_residual_rules_train_and_differ_from_plain(corpus, kind):
+    plain = train(config(corpus, "moe"))
+    other = train(config(corpus, "moe", **{"moe.residual.kind": kind}))
+    assert other.metrics != plain.metrics
+    assert all(math.isfinite(metric.value) for metric in other.metrics)
+
+
+def test_targets_are_the_next_tokens(corpus):
+    inputs, targets = make_task(config(corpus)).fixed_batch(3)
+    assert inputs.shape == targets.shape == (3, 16)
+    assert torch.equal(inputs.flatten()[1:], targets.flatten()[:-1])
+
+
+def test_every_ffn_of_the_model_is_an_moe_layer_with_relu_experts(corpus):
+    settings = config(corpus)
+    model = build_model(settings, make_task(settings).vocabulary_size)
+    with collect_aux(model) as auxes:
+        model(torch.zeros(2, 16, dtype=torch.int64))
+    assert len(auxes) == settings.model.depth
+    assert model.transformer.h[0].mlp.layer.experts.activation == "relu"
+
+
+def test_context_longer_than_the_corpus(corpus):
+    with pytest.raises(ValueError, match=r"model\.context=9999 needs 10000 training tokens"):
+        make_task(config(corpus, **{"model.context": 9999}))
+
+
+def test_document_shorter_than_the_window_is_scored_whole(tmp_path):
+    for name, text in (("train", SENTENCE * 40), ("valid", "short"), ("test", "x")):
+        (tmp_path / f"{name}.txt").write_text(text)
+    result = train(config(str(tmp_path), "dense", **{"data.attacked_share": 0.0}))
+    assert all(math.isfinite(metric.value) for metric in result.metrics)
+
+
+def test_stride_longer_than_the_context_is_refused():
+    with pytest.raises(ValueError, match=r"data\.stride=17 skips tokens"):
+        resolve("tiny-lm", None, {"model.context": 16, "data.stride": 17})
