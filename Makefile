@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 CSRC   := $(shell find csrc -name '*.cpp' -o -name '*.h')
 INPUTS := setup.py pyproject.toml constraints.txt scripts/setup_env.sh $(CSRC)
 
-.PHONY: help build ablation test lint check tables clean
+.PHONY: help build ablation test lint check bench tables clean
 .DELETE_ON_ERROR:
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make test       build, lint, run all tests"
 	@echo "make lint       formatters, linters and the type checker only"
 	@echo "make check      the fast half of the tests"
+	@echo "make bench      time the core cases of router and layer with pytest-benchmark"
 	@echo "make tables     rebuild the committed tables from the committed records"
 	@echo "make build      set up $(VENV) and compile the extension"
 	@echo "make clean      remove the build and $(VENV)"
@@ -43,6 +44,9 @@ test: lint
 
 check: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not slow"
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/perf/test_core_benchmarks.py --benchmark-enable
 
 clean:
 	rm -rf build $(VENV) moge_bench/*.so *.egg-info

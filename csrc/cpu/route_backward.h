@@ -66,7 +66,8 @@ struct BackwardTile {
 template <class V>
 static __attribute__((noinline)) void recompute_scores(typename V::Scalar* tile, int num_experts,
                                                        const typename V::Scalar* row_stats,
-                                                       int64_t num_rows, Stencil<V>* stencil) {
+                                                       int64_t num_rows, Stencil<V>* stencil,
+                                                       Ahead<V, 1> result) {
   constexpr int W = V::kWidth;
   typename V::Scalar stats[2][W] __attribute__((aligned(64)));
   for (int lane = 0; lane < W; ++lane) {
@@ -80,6 +81,7 @@ static __attribute__((noinline)) void recompute_scores(typename V::Scalar* tile,
   for (int r = 0; r < rows; ++r) {
     typename V::Scalar* squares = stencil ? stencil->squares + r * stencil->pitch * W : nullptr;
     for (int c = 0; c < cols; ++c, tile += W) {
+      result.ask(r * cols + c);
       const auto e = exp_nonpositive<V>(V::sub(V::load(tile), maximum));
       const auto z = V::mul(e, inverse_sum);
       V::store(tile, z);
@@ -98,10 +100,12 @@ MOGE_INLINE bool route_backward_tile(BackwardTile<V>& tile, int64_t token, int64
   const int n = a.num_experts;
   const bool raw_weights = a.grad_weights && !a.renormalize;
   const bool through_scores = a.groups || a.grad_importance || raw_weights;
+  In* grad_rows = static_cast<In*>(a.grad_logits) + token * n;
   if (through_scores) {
-    load_tile<V>(static_cast<const In*>(a.logits) + token * n, num_rows, n, tile.scores);
+    const In* rows = static_cast<const In*>(a.logits) + token * n;
+    load_tile<V>(rows, num_rows, n, tile.scores);
     recompute_scores<V>(tile.scores, n, static_cast<const Scalar*>(a.row_stats) + 2 * token,
-                        num_rows, tile.stencil);
+                        num_rows, tile.stencil, Ahead<V, 1>::of(grad_rows));
     Reg dot = raw_weights ? weight_dot<V>(a, token, num_rows) : V::set(0);
     if (a.groups) {
       dot =
@@ -116,7 +120,9 @@ MOGE_INLINE bool route_backward_tile(BackwardTile<V>& tile, int64_t token, int64
       }
     }
     const bool has_grad = a.groups || a.grad_importance;
+    const auto next = Ahead<V, 0>::of(num_rows > W ? rows + W * n : rows);
     for (int j = 0; j < n; ++j) {  // softmax backward: z (dL/dz - sum dL/dz z)
+      next.ask(j);
       const Reg upstream = has_grad ? V::load(tile.grad + j * W) : V::set(0);
       V::store(tile.grad + j * W, V::mul(V::load(tile.scores + j * W), V::sub(upstream, dot)));
     }
@@ -124,7 +130,7 @@ MOGE_INLINE bool route_backward_tile(BackwardTile<V>& tile, int64_t token, int64
     for (int i = 0; i < n * W; ++i) tile.grad[i] = 0;
   }
   const bool valid = !a.grad_weights || add_weight_gradients<V>(a, token, num_rows, tile.grad);
-  store_tile<V>(tile.grad, num_rows, n, static_cast<In*>(a.grad_logits) + token * n);
+  store_tile<V>(tile.grad, num_rows, n, grad_rows);
   return valid;
 }
 

@@ -108,11 +108,13 @@ MOGE_INLINE void write_choices(ForwardTile<V>& tile, typename V::Reg maximum,
 template <class V>
 static __attribute__((noinline)) typename V::Reg exponentials(typename V::Scalar* tile,
                                                               int num_experts,
-                                                              typename V::Reg maximum) {
+                                                              typename V::Reg maximum,
+                                                              Ahead<V, 0> next) {
   constexpr int W = V::kWidth;
   typename V::Reg sums[4];  // four short chains round less than one long one
   for (auto& sum : sums) sum = V::set(0);
   for (int j = 0; j < num_experts; ++j) {
+    next.ask(j);
     const auto e = exp_nonpositive<V>(V::sub(V::load(tile + j * W), maximum));
     V::store(tile + j * W, e);
     sums[j & 3] = V::add(sums[j & 3], e);
@@ -165,7 +167,8 @@ MOGE_INLINE void route_tile(ForwardTile<V>& tile, int64_t token, int64_t num_row
   constexpr int W = V::kWidth;
   const RouteForward& a = tile.args;
   const int n = a.num_experts;
-  load_tile<V>(static_cast<const In*>(a.logits) + token * n, num_rows, n, tile.logits);
+  const In* rows = static_cast<const In*>(a.logits) + token * n;
+  load_tile<V>(rows, num_rows, n, tile.logits);
   if (a.noise) {
     load_tile<V>(static_cast<const Scalar*>(a.noise) + token * n, num_rows, n, tile.selection);
   }
@@ -187,7 +190,8 @@ MOGE_INLINE void route_tile(ForwardTile<V>& tile, int64_t token, int64_t num_row
   for (int i = 0; a.noise && i < a.top_k * W; ++i) {  // weights are of the logits alone
     tile.values[i] = tile.logits[int(tile.indices[i]) * W + i % W];
   }
-  const Reg sum = exponentials<V>(tile.logits, n, maximum);
+  const Reg sum =
+      exponentials<V>(tile.logits, n, maximum, Ahead<V, 0>::of(num_rows > W ? rows + W * n : rows));
   Scalar stats[2][W] __attribute__((aligned(64)));
   V::store(stats[0], maximum);
   V::store(stats[1], V::div(V::set(1), sum));

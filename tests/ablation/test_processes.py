@@ -1,5 +1,6 @@
 """What happens to the cells in flight when the command that runs them is killed."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -17,9 +18,17 @@ LONG = {"training.steps": 200_000, "training.batch_size": 8, "training.warmup_st
 
 
 def cells_of(pid):
-    """Return the running cells of a command: the children of its fork server."""
-    servers = psutil.Process(pid).children()
-    return [cell for server in servers for cell in server.children()]
+    """Return the running cells of a command: the children of its fork server.
+
+    The command has short-lived children too (git, asked for the commit), which may be gone by the
+    time they are looked at.
+    """
+    cells = []
+    for child in psutil.Process(pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if any("multiprocessing.forkserver" in part for part in child.cmdline()):
+                cells += child.children()
+    return cells
 
 
 def wait_until(condition, seconds=90):
