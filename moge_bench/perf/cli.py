@@ -37,6 +37,7 @@ def run(
     peers: Annotated[bool, typer.Option(help="Time other libraries.")] = True,
     instructions: Annotated[bool, typer.Option(help="Count instructions too.")] = False,
     output: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("results/perf"),
+    resume: Annotated[bool, typer.Option(help="Keep the cases an equal run has measured.")] = False,
     dry_run: Annotated[bool, typer.Option(help="List the cases and stop.")] = False,
 ) -> None:
     """Verify and time every candidate on the declared cases; write JSON, CSV and Markdown."""
@@ -51,8 +52,11 @@ def run(
     settings = bench.Settings(
         rounds=rounds, compiled=compiled, peers=peers, options=Options(backend, device)
     )
-    result: list[rows.Row] = []
     facts = rows.environment(device) | {"rounds": rounds, "set": set_name, "backend": backend}
+    result = report.resume(output, f"bench_{set_name}", facts) if resume else []
+    measured = {row.case for row in result}
+    cases = [item for item in cases if item.name not in measured]
+    paths = report.write(result, facts, output, f"bench_{set_name}")
     with Progress(console=console) as progress:
         task = progress.add_task("cases", total=len(cases))
         for item in cases:

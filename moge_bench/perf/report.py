@@ -25,6 +25,9 @@ median; `of copy` is that rate over the copy's. Cases whose group does not fit t
 """
 
 
+MOST_TABLES = 30
+
+
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
@@ -46,10 +49,46 @@ def _line(row: Row) -> list[str]:
     ]  # fmt: skip
 
 
+def overview(rows: list[Row]) -> list[str]:
+    """Return one line a router case: the times of others over ours, and their least at the end.
+
+    `authors` is the convolution, `plain` the fastest PyTorch formulation of the whole job, whether
+    compiled or not, `softmax` forward and backward of torch.softmax alone, `copy` a copy of the
+    logits.
+    """
+    others = {
+        "authors": ("authors_conv2d",),
+        "plain": ("authors_conv2d", "matrix_product", "authors_conv2d_compiled",
+                  "matrix_product_compiled"),
+        "softmax": ("torch_softmax",),
+        "copy": ("copy",),
+    }  # fmt: skip
+    lines = [f"| case | ours, ms | {' | '.join(others)} |", "|---" * (2 + len(others)) + "|"]
+    ratios: dict[str, list[float]] = {name: [] for name in others}
+    for case in dict.fromkeys(row.case for row in rows if row.fields.get("op") == "router"):
+        mine = {row.candidate: row for row in rows if row.case == case}
+        cells = []
+        for name, candidates in others.items():
+            found = [mine[c].ratio_to_ours for c in candidates if c in mine]
+            least = min((ratio for ratio in found if ratio is not None), default=None)
+            cells.append(_number(least, 2))
+            ratios[name] += [] if least is None else [least]
+        ours = mine["ours"].median_ms if "ours" in mine else None
+        lines.append(f"| {case} | {_number(ours, 3)} | {' | '.join(cells)} |")
+    least_of_all = [_number(min(values, default=None), 2) for values in ratios.values()]
+    return [*lines, f"| least | - | {' | '.join(least_of_all)} |", ""]
+
+
 def markdown(rows: list[Row], facts: dict[str, Any]) -> str:
-    """Return the report: the facts, one table a case, and every failed or absent row's reason."""
+    """Return the report: the facts, every router case in a line, and one table a case.
+
+    Beyond ``MOST_TABLES`` cases the tables are left to the CSV file, not the failures.
+    """
     title = [f"- {name}: {value}" for name, value in facts.items()]
-    lines = ["# Router and layer benchmark", "", *title, "", LEGEND]
+    lines = ["# Router and layer benchmark", "", *title, "", LEGEND, *overview(rows)]
+    if len({row.case for row in rows}) > MOST_TABLES:
+        failed = [f"- {r.case} `{r.candidate}` {r.status}: {r.detail}" for r in failures(rows)]
+        return "\n".join([*lines, f"{len(failed)} failed rows:", "", *failed, ""])
     for case in dict.fromkeys(row.case for row in rows):
         mine = [row for row in rows if row.case == case]
         unit = "GFLOP/s" if mine[0].gflop_per_s is not None else "GB/s"
@@ -97,6 +136,20 @@ def write(rows: list[Row], facts: dict[str, Any], folder: Path, stem: str) -> li
     write_atomic(paths[1], table.getvalue())
     write_atomic(paths[2], markdown(rows, facts))
     return paths
+
+
+def resume(folder: Path, stem: str, facts: dict[str, Any]) -> list[Row]:
+    """Return the rows of an earlier run of the same code on the same machine, or none.
+
+    A run of the whole grid takes an hour; one that was cut short goes on where it stopped.
+    """
+    path = folder / f"{stem}.json"
+    if not path.exists():
+        return []
+    earlier = json.loads(path.read_text(encoding="utf-8"))
+    if earlier["facts"] != json.loads(json.dumps(facts)):
+        return []
+    return [Row(**row) for row in earlier["rows"]]
 
 
 def failures(rows: list[Row]) -> list[Row]:

@@ -149,3 +149,27 @@ def test_report_round_trip(tmp_path):
     assert "| bad | wrong |" in text and "loss error" in text
     assert paths[1].read_text().count("\n") == 1 + len(result)
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".csv", ".json", ".md"]
+
+
+def test_an_interrupted_run_goes_on_only_with_the_same_code_and_machine(tmp_path):
+    result, facts = bench.run_case(CASE, REFERENCE, [ROUTERS[0], COPY]), {"commit": "a"}
+    report.write(result, facts, tmp_path, "bench")
+    assert report.resume(tmp_path, "bench", facts) == result
+    assert report.resume(tmp_path, "bench", {"commit": "b"}) == []
+    assert report.resume(tmp_path / "none", "bench", facts) == []
+
+
+def test_the_overview_takes_the_fastest_formulation_and_the_least_ratio():
+    def row(case, candidate, ratio):
+        return rows.Row(case, candidate, "moge", rows.OK, "", fields={"op": "router"},
+                        median_ms=2.0, ratio_to_ours=ratio)  # fmt: skip
+
+    lines = report.overview([
+        row("a", "ours", None), row("a", "authors_conv2d", 20.0), row("a", "matrix_product", 7.0),
+        row("a", "torch_softmax", 0.5), row("b", "ours", None), row("b", "authors_conv2d", 12.0),
+        row("b", "matrix_product_compiled", 14.0),
+    ])  # fmt: skip
+    assert lines[2:] == [
+        "| a | 2.000 | 20.00 | 7.00 | 0.50 | - |", "| b | 2.000 | 12.00 | 12.00 | - | - |",
+        "| least | - | 12.00 | 7.00 | 0.50 | - |", "",
+    ]  # fmt: skip
