@@ -93,7 +93,9 @@ def ablate(
     ] = None,
     executor: Annotated[str, typer.Option(help="local, or ray for many machines.")] = "local",
     results: ResultsDir = Path("results/local"),
-    limit: Annotated[int | None, typer.Option(min=1, help="Train at most this many cells.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Train at most this many cells; time after the last.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the cells, train none.")] = False,
 ) -> None:
     """Run the cells of a grid that have no record, time them, print the table."""
@@ -116,7 +118,8 @@ def ablate(
             return
         grid.save(results)
         failed = _run_cells(todo[:limit], store, jobs=jobs, executor=executor)
-        timed = _measure(grid, store)
+        # Cells are timed against each other, so those still to come would make it stale.
+        timed = (limit is not None and limit < len(todo)) or _measure(grid, store)
         _print_table(grid, store)
     if failed:
         err.print(

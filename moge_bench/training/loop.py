@@ -152,6 +152,8 @@ def train(config: RunConfig, on_step: Callable[[int, int], None] | None = None) 
     split is read once, at the end, and only where ``data.evaluate_test`` says so.
     """
     torch.use_deterministic_algorithms(True)
+    # Else determinism writes NaN into every empty tensor first: 7 % of a step of tiny-lm.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     settings = config.training
     trainer = Trainer(config, make_task(config))
     loader = trainer.accelerator.prepare(
