@@ -153,7 +153,7 @@ def train(config: RunConfig, on_step: Callable[[int, int], None] | None = None) 
     """
     torch.use_deterministic_algorithms(True)
     # Else determinism writes NaN into every empty tensor first: 7 % of a step of tiny-lm.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     settings = config.training
     trainer = Trainer(config, make_task(config))
     loader = trainer.accelerator.prepare(
