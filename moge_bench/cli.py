@@ -137,11 +137,28 @@ def tables(results: ResultsDir = Path("results")) -> None:
         from moge_bench.ablation.grid import load_grid
         from moge_bench.ablation.records import RecordStore
 
-        files = sorted((results / "grids").glob("*.yaml"))
-        if not files:
-            raise ValueError(f"no grid was run in {results}; `moge-bench ablate` runs one")
-        for file in files:
+        for file in _run_grids(results):
             _print_table(load_grid(file), RecordStore(results))
+
+
+@app.command()
+def figures(results: ResultsDir = Path("results")) -> None:
+    """Redraw the figures of every grid that was run in the results folder."""
+    with _user_errors():
+        from moge_bench.ablation.figures import write_figures
+        from moge_bench.ablation.grid import load_grid
+        from moge_bench.ablation.records import RecordStore
+
+        for file in _run_grids(results):
+            for path in write_figures(load_grid(file), RecordStore(results), results / "figures"):
+                out.print(f"written: {path}")
+
+
+def _run_grids(results: Path) -> list[Path]:
+    files = sorted((results / "grids").glob("*.yaml"))
+    if not files:
+        raise ValueError(f"no grid was run in {results}; `moge-bench ablate` runs one")
+    return files
 
 
 def _assignment(text: str) -> tuple[str, Any]:

@@ -52,6 +52,7 @@ def test_train_saves_a_record_and_says_where(tmp_path):
         (["ablate", "none.yaml"], "grid file none.yaml cannot be read"),
         (["ablate", "--executor", "slurm"], "--executor must be 'local' or 'ray', got 'slurm'"),
         (["tables", "--results", "nowhere"], "no grid was run in nowhere"),
+        (["figures", "--results", "nowhere"], "no grid was run in nowhere"),
     ],
 )
 def test_mistakes_are_one_sentence_and_exit_code_2(arguments, message):

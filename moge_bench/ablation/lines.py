@@ -88,6 +88,16 @@ def values_by_seed(line: Line, metric: str, split: str, grid: str) -> dict[int, 
     return {seed: value for seed, value in found.items() if value is not None}
 
 
+def quartiles(line: Line, metric: str, grid: str) -> dict[str, float | None]:
+    """Return the quartiles and the number of timed steps; nothing for an exact figure."""
+    if metric == "peak_memory_mib":
+        return {}
+    speeds = [record.speed[grid] for record in line.records.values() if grid in record.speed]
+    if not speeds:
+        return dict.fromkeys(("lower", "upper", "n"))
+    return getattr(speeds[0], metric).model_dump(include={"lower", "upper", "n"})
+
+
 def axes_that_matter(point: Point, grid: Grid) -> dict[str, Any]:
     """Return the coordinates, with `-` where another value of the axis would be the same run.
 

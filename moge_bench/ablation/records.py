@@ -220,8 +220,8 @@ def read_record(path: Path) -> Record:
     return record
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` to a temporary file beside ``path``, sync it, and rename it into place.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write ``content`` to a temporary file beside ``path``, sync it, and rename it into place.
 
     An OSError (a full disk, say) leaves what was at ``path`` intact, and no temporary file.
     """
@@ -229,8 +229,8 @@ def write_atomically(path: Path, text: str) -> None:
     # Not tempfile's: its files are readable by their owner alone, and results are to be shared.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -21,6 +21,7 @@ from moge_bench.ablation.lines import (
     baseline_of,
     collect_lines,
     line_label,
+    quartiles,
     values_by_seed,
 )
 from moge_bench.ablation.published import find_published
@@ -47,7 +48,7 @@ def _row(line: Line, baseline: Line | None, grid: Grid) -> dict[str, Any]:
         other = values_by_seed(baseline, metric, split, grid.file.name) if baseline else {}
         if metric in SPEED_METRICS:
             row[name] = next(iter(values.values()), None)
-            for field, value in _quartiles(line, metric, grid.file.name).items():
+            for field, value in quartiles(line, metric, grid.file.name).items():
                 row[f"{name}.{field}"] = value
             row[f"{name}.ratio"] = _ratio(values, other)
         else:
@@ -66,16 +67,6 @@ def _figures(grid: Grid) -> list[tuple[str, str, str]]:
         for metric in table.metrics
         for split in (table.splits if metric in SPLIT_METRICS else ("",))
     ]
-
-
-def _quartiles(line: Line, metric: str, grid: str) -> dict[str, float | None]:
-    """Return the quartiles and the number of timed steps; nothing for an exact figure."""
-    if metric == "peak_memory_mib":
-        return {}
-    speeds = [record.speed[grid] for record in line.records.values() if grid in record.speed]
-    if not speeds:
-        return dict.fromkeys(("lower", "upper", "n"))
-    return getattr(speeds[0], metric).model_dump(include={"lower", "upper", "n"})
 
 
 def _published(line: Line, grid: Grid) -> str:
