@@ -130,10 +130,12 @@ class Record(Frozen):
 
 
 def label(config: RunConfig) -> str:
-    """Return a short human name of a config: preset, method, experts, k, h, seed."""
+    """Return a short human name of a config: preset, method, experts, k, residual, h, seed."""
     parts = [config.preset, config.method]
     if config.moe is not None:
         parts += [f"N={config.moe.num_experts}", f"k={config.moe.top_k}"]
+        if config.moe.residual.kind != "plain":
+            parts.append(config.moe.residual.kind)
         if config.moe.group is not None:
             parts += [f"h={config.moe.group.size}", f"lambda={config.moe.group.weight:g}"]
     return " ".join([*parts, f"seed={config.seed}"])
