@@ -132,7 +132,8 @@ SYSTEMS: dict[str, RunConfig] = {
         moe=MoEConfig(group=GroupConfig(weight=4.0)),
         training=TrainingConfig(steps=300, batch_size=64, learning_rate=2e-3),
     ),
-    # Small enough to learn some English in minutes on two cores; every FFN is MoE.
+    # Small enough to learn some English in minutes on two cores; every FFN is MoE. The learning
+    # rate is that of ablations/learning_rate_lm.yaml, lambda of group_weight_lm.yaml.
     "tiny-lm": RunConfig(
         preset="tiny-lm",
         method="moge",
