@@ -9,7 +9,7 @@ INPUTS := setup.py pyproject.toml constraints.txt scripts/setup_env.sh $(CSRC)
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make ablation   build, train the quick grid in results/local, print its table"
+	@echo "make ablation   build, train both quick grids in results/local, print their tables"
 	@echo "make test       build, lint, run all tests"
 	@echo "make lint       formatters, linters and the type checker only"
 	@echo "make check      the fast half of the tests"
@@ -28,6 +28,7 @@ build: $(VENV)/.suite
 
 ablation: $(VENV)/.suite
 	$(BIN)/moge-bench ablate ablations/quick.yaml --results results/local
+	$(BIN)/moge-bench ablate ablations/quick_lm.yaml --results results/local
 
 tables: $(VENV)/.suite
 	$(BIN)/moge-bench tables --results results

@@ -93,7 +93,9 @@ def ablate(
     ] = None,
     executor: Annotated[str, typer.Option(help="local, or ray for many machines.")] = "local",
     results: ResultsDir = Path("results/local"),
-    limit: Annotated[int | None, typer.Option(min=1, help="Train at most this many cells.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Train at most this many cells; time after the last.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the cells, train none.")] = False,
 ) -> None:
     """Run the cells of a grid that have no record, time them, print the table."""
@@ -116,7 +118,8 @@ def ablate(
             return
         grid.save(results)
         failed = _run_cells(todo[:limit], store, jobs=jobs, executor=executor)
-        timed = _measure(grid, store)
+        # Cells are timed against each other, so those still to come would make it stale.
+        timed = (limit is not None and limit < len(todo)) or _measure(grid, store)
         _print_table(grid, store)
     if failed:
         err.print(
@@ -134,11 +137,28 @@ def tables(results: ResultsDir = Path("results")) -> None:
         from moge_bench.ablation.grid import load_grid
         from moge_bench.ablation.records import RecordStore
 
-        files = sorted((results / "grids").glob("*.yaml"))
-        if not files:
-            raise ValueError(f"no grid was run in {results}; `moge-bench ablate` runs one")
-        for file in files:
+        for file in _run_grids(results):
             _print_table(load_grid(file), RecordStore(results))
+
+
+@app.command()
+def figures(results: ResultsDir = Path("results")) -> None:
+    """Redraw the figures of every grid that was run in the results folder."""
+    with _user_errors():
+        from moge_bench.ablation.figures import write_figures
+        from moge_bench.ablation.grid import load_grid
+        from moge_bench.ablation.records import RecordStore
+
+        for file in _run_grids(results):
+            for path in write_figures(load_grid(file), RecordStore(results), results / "figures"):
+                out.print(f"written: {path}")
+
+
+def _run_grids(results: Path) -> list[Path]:
+    files = sorted((results / "grids").glob("*.yaml"))
+    if not files:
+        raise ValueError(f"no grid was run in {results}; `moge-bench ablate` runs one")
+    return files
 
 
 def _assignment(text: str) -> tuple[str, Any]:

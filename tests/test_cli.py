@@ -4,6 +4,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from moge_bench.ablation import speed
 from moge_bench.ablation.records import RecordStore
 from moge_bench.cli import app
 from moge_bench.ops import extension
@@ -51,6 +52,7 @@ def test_train_saves_a_record_and_says_where(tmp_path):
         (["ablate", "none.yaml"], "grid file none.yaml cannot be read"),
         (["ablate", "--executor", "slurm"], "--executor must be 'local' or 'ray', got 'slurm'"),
         (["tables", "--results", "nowhere"], "no grid was run in nowhere"),
+        (["figures", "--results", "nowhere"], "no grid was run in nowhere"),
     ],
 )
 def test_mistakes_are_one_sentence_and_exit_code_2(arguments, message):
@@ -84,3 +86,25 @@ def test_limit_and_failure_set_the_exit_code(tmp_path):
     assert "batch_size must be at most 9000 examples" in result.output
     assert len(list((tmp_path / "results/runs").glob("*.json"))) == 1
     assert "Incomplete" in result.output
+
+
+def test_timing_waits_for_the_cells_that_a_limit_leaves(tmp_path, monkeypatch):
+    grid = {
+        "name": "two", "question": "When are they timed?",
+        "base": {"preset": "tiny-vit", "seeds": [0],
+                 "set": {"training.steps": 2, "training.batch_size": 8}},
+        "axes": {"method": ["dense", "moe"]},
+        "table": {"rows": "method", "metrics": "tokens_per_second"},
+    }  # fmt: skip
+    path = tmp_path / "two.yaml"
+    path.write_text(yaml.safe_dump(grid))
+    finished_when_timed = []
+
+    def measure(_grid, store, _announce):
+        finished_when_timed.append(len(list(store.runs.glob("*.json"))))
+
+    monkeypatch.setattr(speed, "measure_grid", measure)
+    for _ in range(2):
+        result = run("ablate", path, "--results", tmp_path / "results", "--limit", 1)
+        assert result.exit_code == 0, result.output
+    assert finished_when_timed == [2]

@@ -130,10 +130,12 @@ class Record(Frozen):
 
 
 def label(config: RunConfig) -> str:
-    """Return a short human name of a config: preset, method, experts, k, h, seed."""
+    """Return a short human name of a config: preset, method, experts, k, residual, h, seed."""
     parts = [config.preset, config.method]
     if config.moe is not None:
         parts += [f"N={config.moe.num_experts}", f"k={config.moe.top_k}"]
+        if config.moe.residual.kind != "plain":
+            parts.append(config.moe.residual.kind)
         if config.moe.group is not None:
             parts += [f"h={config.moe.group.size}", f"lambda={config.moe.group.weight:g}"]
     return " ".join([*parts, f"seed={config.seed}"])
@@ -220,8 +222,8 @@ def read_record(path: Path) -> Record:
     return record
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` to a temporary file beside ``path``, sync it, and rename it into place.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write ``content`` to a temporary file beside ``path``, sync it, and rename it into place.
 
     An OSError (a full disk, say) leaves what was at ``path`` intact, and no temporary file.
     """
@@ -229,8 +231,8 @@ def write_atomically(path: Path, text: str) -> None:
     # Not tempfile's: its files are readable by their owner alone, and results are to be shared.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

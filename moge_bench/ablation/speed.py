@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from moge_bench.ablation import environment
-from moge_bench.ablation.grid import Grid
+from moge_bench.ablation.grid import SPEED_METRICS, Grid
 from moge_bench.ablation.kernel_check import check_kernels
 from moge_bench.ablation.processes import tie_to_parent
 from moge_bench.ablation.records import RecordStore, Speed
@@ -68,7 +68,10 @@ def measure_grid(
     """Time the grid's finished configs where their figures are missing or stale.
 
     Returns how many configs were timed: all or none, since they are compared with each other.
+    None are for a grid whose table shows no speed.
     """
+    if not set(grid.file.table.metrics) & set(SPEED_METRICS):
+        return 0
     configs = compared_configs(grid, store)
     key = speed_key(configs)
     if not configs or all(_is_current(c, grid, store, key) for c in grid.configs):

@@ -7,92 +7,26 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from moge_bench.ablation.grid import SPEED_METRICS, SPLIT_METRICS, Grid, Point
+from moge_bench.ablation.grid import SPEED_METRICS, SPLIT_METRICS, Grid
+from moge_bench.ablation.lines import (
+    SHOWN,
+    UNKNOWN,
+    Line,
+    axes_that_matter,
+    baseline_of,
+    collect_lines,
+    line_label,
+    quartiles,
+    values_by_seed,
+)
 from moge_bench.ablation.published import find_published
-from moge_bench.ablation.records import Quartiles, Record, RecordStore, label, write_atomically
+from moge_bench.ablation.records import Record, RecordStore, label, write_atomically
 from moge_bench.ablation.statistics import Sample, describe, half_width_95, paired_difference
-
-UNKNOWN = "-"
-# Name, unit and decimals of every metric in a table.
-_SHOWN = {
-    "top1_accuracy": ("top-1", "%", 2), "top5_accuracy": ("top-5", "%", 2),
-    "cross_entropy": ("cross-entropy", "nats", 4), "perplexity": ("perplexity", "", 2),
-    "bits_per_byte": ("bits per byte", "bits", 4), "peak_memory_mib": ("peak memory", "MiB", 2),
-    "tokens_per_second": ("throughput", "tokens/s", 0), "step_ms": ("step", "ms", 2),
-    "scoring_tokens_per_second": ("scoring throughput", "tokens/s", 0),
-    "peak_rss_mib": ("peak RSS", "MiB", 0), "parameters": ("parameters", "", 0),
-    "active_parameters": ("active parameters", "", 0),
-}  # fmt: skip
-_WEAKER = {"moge": ("moe", "dense"), "moe": ("dense",), "dense": ()}
-
-
-@dataclass(frozen=True)
-class Line:
-    """One distinct run: the first point of the grid that has it, and its records by seed."""
-
-    point: Point
-    records: dict[int, Record]
-    failed: dict[int, Record]
-    missing: int
-
-
-def collect_lines(grid: Grid, store: RecordStore) -> list[Line]:
-    """Return the grid's distinct runs with whatever records there are, rows first in order."""
-    shown = (*grid.file.table.rows, *grid.file.table.columns)
-    axes = grid.file.axes
-    lines: dict[tuple[str, ...], Line] = {}
-    for point in sorted(
-        grid.points, key=lambda p: [axes[axis].index(p.coordinates[axis]) for axis in shown]
-    ):
-        if point.hashes in lines:
-            continue
-        found = {config.seed: store.read(config.hash()) for config in point.configs}
-        finished = {s: r for s, r in found.items() if r is not None and r.status == "finished"}
-        failed = {s: r for s, r in found.items() if r is not None and r.status == "failed"}
-        missing = len(found) - len(finished) - len(failed)
-        lines[point.hashes] = Line(point, finished, failed, missing)
-    return list(lines.values())
-
-
-def baseline_of(line: Line, lines: list[Line], grid: Grid) -> Line | None:
-    """Return what ``line`` is compared with: the same coordinates under the next weaker method.
-
-    MoGE is compared with MoE (or dense, where the grid has no MoE), MoE with dense. Without a
-    ``method`` axis every line is compared with the first one.
-    """
-    if "method" not in grid.file.axes:
-        return None if line is lines[0] else lines[0]
-    by_hashes = {other.point.hashes: other for other in lines}
-    for method in _WEAKER[line.point.configs[0].method]:
-        wanted = {**line.point.coordinates, "method": method}
-        for point in grid.points:
-            if point.coordinates == wanted:
-                return by_hashes[point.hashes]
-    return None
-
-
-def values_by_seed(line: Line, metric: str, split: str, grid: str) -> dict[int, float]:
-    """Return metric values by seed; the speed pass gives one figure per config, of any seed."""
-    found: dict[int, float | None] = {}
-    for seed, record in line.records.items():
-        if metric in SPLIT_METRICS:
-            found[seed] = record.value(metric, split)
-        elif metric in SPEED_METRICS:
-            speed = record.speed.get(grid)
-            value: Any = getattr(speed, metric) if speed is not None else None
-            found[seed] = value.median if isinstance(value, Quartiles) else value
-        elif metric == "peak_rss_mib":
-            found[seed] = record.peak_rss_mib
-        else:
-            name = {"parameters": "total", "active_parameters": "active"}[metric]
-            found[seed] = record.parameters.get(name)
-    return {seed: value for seed, value in found.items() if value is not None}
 
 
 def table_rows(grid: Grid, store: RecordStore) -> list[dict[str, Any]]:
@@ -105,16 +39,16 @@ def _rows(grid: Grid, lines: list[Line]) -> list[dict[str, Any]]:
 
 
 def _row(line: Line, baseline: Line | None, grid: Grid) -> dict[str, Any]:
-    row: dict[str, Any] = _axes_that_matter(line.point, grid)
+    row: dict[str, Any] = axes_that_matter(line.point, grid)
     row["n"] = len(line.records)
     row["failed"], row["missing"] = len(line.failed), line.missing
-    row["baseline"] = _label(baseline, grid) if baseline else UNKNOWN
+    row["baseline"] = line_label(baseline, grid) if baseline else UNKNOWN
     for metric, split, name in _figures(grid):
         values = values_by_seed(line, metric, split, grid.file.name)
         other = values_by_seed(baseline, metric, split, grid.file.name) if baseline else {}
         if metric in SPEED_METRICS:
             row[name] = next(iter(values.values()), None)
-            for field, value in _quartiles(line, metric, grid.file.name).items():
+            for field, value in quartiles(line, metric, grid.file.name).items():
                 row[f"{name}.{field}"] = value
             row[f"{name}.ratio"] = _ratio(values, other)
         else:
@@ -133,16 +67,6 @@ def _figures(grid: Grid) -> list[tuple[str, str, str]]:
         for metric in table.metrics
         for split in (table.splits if metric in SPLIT_METRICS else ("",))
     ]
-
-
-def _quartiles(line: Line, metric: str, grid: str) -> dict[str, float | None]:
-    """Return the quartiles and the number of timed steps; nothing for an exact figure."""
-    if metric == "peak_memory_mib":
-        return {}
-    speeds = [record.speed[grid] for record in line.records.values() if grid in record.speed]
-    if not speeds:
-        return dict.fromkeys(("lower", "upper", "n"))
-    return getattr(speeds[0], metric).model_dump(include={"lower", "upper", "n"})
 
 
 def _published(line: Line, grid: Grid) -> str:
@@ -164,30 +88,6 @@ def _ratio(values: dict[int, float], baseline: dict[int, float]) -> float | None
     if not values or not baseline:
         return None
     return next(iter(values.values())) / next(iter(baseline.values()))
-
-
-def _axes_that_matter(point: Point, grid: Grid) -> dict[str, Any]:
-    """Return the coordinates, with `-` where another value of the axis would be the same run.
-
-    In the order of the table's rows, then its columns.
-    """
-    shown: dict[str, Any] = {}
-    for axis in (*grid.file.table.rows, *grid.file.table.columns):
-        value = point.coordinates[axis]
-        others = [
-            other
-            for other in grid.points
-            if other.coordinates[axis] != value
-            and all(other.coordinates[a] == v for a, v in point.coordinates.items() if a != axis)
-        ]
-        irrelevant = others and all(other.hashes == point.hashes for other in others)
-        shown[axis] = UNKNOWN if irrelevant else value
-    return shown
-
-
-def _label(line: Line, grid: Grid) -> str:
-    shown = _axes_that_matter(line.point, grid)
-    return " ".join(str(value) for value in shown.values() if value != UNKNOWN)
 
 
 def write_tables(grid: Grid, store: RecordStore, folder: Path) -> str:
@@ -229,7 +129,7 @@ def _display(row: dict[str, Any], grid: Grid) -> dict[str, str]:
     absent = [f"{row[state]} {state}" for state in ("failed", "missing") if row[state]]
     shown["n"] = str(row["n"]) + (f" ({', '.join(absent)})" if absent else "")
     for metric, split, name in _figures(grid):
-        title, unit, digits = _SHOWN[metric]
+        title, unit, digits = SHOWN[metric]
         title = f"{split.replace('_', ' ')} {title}".strip()
         heading = f"{title} ({unit})" if unit else title
         if metric in SPEED_METRICS:

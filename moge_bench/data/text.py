@@ -1,11 +1,12 @@
 """Text corpora as documents, split into training, validation and test.
 
 Shipped: the State of the Union addresses. Others come through ``datasets``, from the hub or from
-a local copy: WikiText-2/103, enwik8, text8, or any folder or file of text, JSON lines or parquet.
+a local copy: WikiText-2/103, enwik8, text8. Any folder or file of text, JSON lines or parquet.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import lzma
 import random
@@ -35,18 +36,22 @@ _LOCAL_NAMES = {
 def load_corpus(name: str) -> Corpus:
     """Return {"training", "validation", "test"}: lists of documents of the corpus ``name``.
 
-    ``name`` is "state-of-the-union", one of the hub's corpora above, or the path of a folder with
-    a file per split (``wiki.train.tokens``, ``train.txt``, ``train.jsonl`` or ``train.parquet``,
-    and ``valid``, ``test`` alike). Raises ValueError for an unknown name, a file that is missing,
-    is not UTF-8 or has no text, and says where to put what is absent.
+    ``name`` is "state-of-the-union", one of the hub's corpora above, the path of a folder with a
+    file per split (``wiki.train.tokens``, ``train.txt``, ``train.jsonl`` or ``train.parquet``, and
+    ``valid``, ``test`` alike), or the path of one file, of which the first 90 % of the bytes are
+    the training split, the next 5 % validation, the rest test (as is usual for enwik8, text8).
+    Raises ValueError for an unknown name, a file that is missing, is not UTF-8, cannot be read as
+    what its suffix says, or has no text, and says where to put what is absent.
     """
     check_name(name)
     if name == "state-of-the-union":
         corpus = _load_addresses()
     elif name in _HUB:
         corpus = _load_hub(name)
+    elif Path(name).is_file():
+        corpus = _split_90_5_5("\n".join(_read_documents(Path(name))))
     else:
-        corpus = {split: _load_local(Path(name), split) for split in SPLITS}
+        corpus = {split: _read_documents(_find_split(Path(name), split)) for split in SPLITS}
     for split, documents in corpus.items():
         if not any(document.strip() for document in documents):
             raise ValueError(f"corpus {name!r} has no text in its {split} split")
@@ -54,10 +59,10 @@ def load_corpus(name: str) -> Corpus:
 
 
 def check_name(name: str) -> None:
-    """Raise ValueError unless ``name`` is a known corpus or an existing folder."""
+    """Raise ValueError unless ``name`` is a known corpus or an existing file or folder."""
     known = ["state-of-the-union", *_HUB]
-    if name not in known and not Path(name).is_dir():
-        raise ValueError(f"no corpus and no folder is called {name!r}{nearest(name, known)}")
+    if name not in known and not Path(name).exists():
+        raise ValueError(f"no corpus, file or folder is called {name!r}{nearest(name, known)}")
 
 
 def _load_addresses() -> Corpus:
@@ -71,29 +76,55 @@ def _load_addresses() -> Corpus:
     return corpus
 
 
-def _load_local(folder: Path, split: str) -> list[str]:
+def _find_split(folder: Path, split: str) -> Path:
     candidates = [folder / name for name in _LOCAL_NAMES[split]]
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
         names = ", ".join(candidate.name for candidate in candidates)
         raise ValueError(f"folder {folder} has no {split} split; it needs one of: {names}")
-    if path.suffix == ".parquet":
-        import pandas as pd
+    return path
 
-        frame = pd.read_parquet(path)
-        if "text" not in frame:
-            raise ValueError(f"{path} needs a column 'text', got {list(frame.columns)}")
-        return [str(text) for text in frame["text"]]
+
+def _read_documents(path: Path) -> list[str]:
+    """Return the documents of a .parquet or .jsonl file (its "text"), or a file as one document."""
+    if path.suffix == ".parquet":
+        return _read_parquet(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8: byte {error.object[error.start]:#04x} at {error.start}; "
             "convert it, e.g. with iconv -t UTF-8"
         ) from None
     if path.suffix == ".jsonl":
-        return [json.loads(line)["text"] for line in text.splitlines() if line.strip()]
+        lines = enumerate(text.split("\n"), start=1)
+        return [_document(line, f"{path}, line {n}") for n, line in lines if line.strip()]
     return [text]
+
+
+def _read_parquet(path: Path) -> list[str]:
+    import pandas as pd
+
+    try:
+        frame = pd.read_parquet(path)
+    except ImportError:
+        raise ValueError(f"{path} needs the package pyarrow: pip install pyarrow") from None
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as parquet: {error}") from None
+    if "text" not in frame:
+        raise ValueError(f"{path} needs a column 'text', got {list(frame.columns)}")
+    return [str(text) for text in frame["text"]]
+
+
+def _document(line: str, where: str) -> str:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where} is not JSON: {error}") from None
+    text = value.get("text") if isinstance(value, dict) else None
+    if not isinstance(text, str):
+        raise ValueError(f"{where} must be an object whose 'text' is a string, got {line[:60]}")
+    return text
 
 
 def _load_hub(name: str) -> Corpus:
@@ -111,8 +142,8 @@ def _load_hub(name: str) -> Corpus:
         raise ValueError(
             f"corpus {name!r} could not be loaded from the hub ({type(error).__name__}: {error}); "
             f"offline, put {', '.join(names[0] for names in _LOCAL_NAMES.values())} (or .txt, "
-            ".jsonl, .parquet files named train, valid, test) into a folder and give its path as "
-            "data.name"
+            ".jsonl, .parquet files named train, valid, test) into a folder and give its path, or "
+            "that of the unpacked enwik8 or text8 file, as data.name"
         ) from None
     corpus = {split: ["".join(loaded[hub]["text"])] for split, hub in _hub_splits(loaded).items()}
     return corpus if len(corpus) == len(SPLITS) else _split_90_5_5(corpus["training"][0])
@@ -124,9 +155,18 @@ def _hub_splits(loaded: object) -> dict[str, str]:
 
 
 def _split_90_5_5(text: str) -> Corpus:
-    """Split enwik8 and text8, which come whole, as is usual: 90 / 5 / 5 percent in order."""
-    first, second = int(len(text) * 0.90), int(len(text) * 0.95)
-    return {"training": [text[:first]], "validation": [text[first:second]], "test": [text[second:]]}
+    """Split a corpus that comes whole: 90 / 5 / 5 percent of its bytes, in order."""
+    data = text.encode("utf-8")
+
+    def cut(percent: int) -> int:
+        position = len(data) * percent // 100
+        while position < len(data) and data[position] & 0xC0 == 0x80:  # within a character
+            position += 1
+        return position
+
+    edges = [0, cut(90), cut(95), len(data)]
+    parts = [data[a:b].decode("utf-8") for a, b in itertools.pairwise(edges)]
+    return {split: [part] for split, part in zip(SPLITS, parts, strict=True)}
 
 
 def swap_words(text: str, share: float, seed: int, token: str = "AAA") -> str:

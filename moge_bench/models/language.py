@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -9,8 +10,11 @@ from moge_bench.config import LanguageModelConfig
 
 
 def build_gpt2(config: LanguageModelConfig, vocabulary_size: int) -> nn.Module:
-    """Return a GPT-2 with tied embeddings; ``model(tokens).logits`` is (B, L, vocabulary_size)."""
-    return GPT2LMHeadModel(
+    """Return a GPT-2 with tied embeddings; ``model(tokens).logits`` is (B, L, vocabulary_size).
+
+    A window of more than ``config.context`` tokens has no positions: ValueError when it is read.
+    """
+    model = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=vocabulary_size,
             n_positions=config.context,
@@ -27,3 +31,11 @@ def build_gpt2(config: LanguageModelConfig, vocabulary_size: int) -> nn.Module:
             eos_token_id=None,
         )
     )
+    model.transformer.wpe.register_forward_pre_hook(_check_window)
+    return model
+
+
+def _check_window(positions: nn.Embedding, inputs: tuple[torch.Tensor]) -> None:
+    length, context = inputs[0].shape[-1], positions.num_embeddings
+    if length > context:
+        raise ValueError(f"tokens must be at most model.context={context} a window, got {length}")

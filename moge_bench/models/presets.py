@@ -56,8 +56,9 @@ def _smoe(
     Where this differs from the authors' model: the backbone is GPT-2, so positions are absolute
     and learned, norms come before the sublayers (theirs after), the attention of a window does
     not reach into a cache of earlier ones (theirs spans 256 tokens in S, 1024 in M), and the
-    dropout inside an expert is absent; Adam is AdamW without decay. The group loss is the
-    released one on the token mean, so its strength does not depend on the batch or the devices.
+    dropout inside an expert is absent; Adam is AdamW without decay, gradients are clipped to norm
+    1. The group loss is the released one on the token mean, so that its strength does not depend
+    on the batch or the devices.
     """
     return RunConfig(
         preset=name,
@@ -79,6 +80,26 @@ def _smoe(
     )  # fmt: skip
 
 
+def _at_official_scale(system: RunConfig, scale: str) -> RunConfig:
+    """Return ``system`` with a set of official settings at the authors' scale: a sum over tokens.
+
+    A step is cut into micro-batches of ``OFFICIAL_LANGUAGE_TOKENS``, one for each device of
+    theirs, so that one device computes the objective that they trained. With as many devices as
+    theirs set ``training.gradient_accumulation`` to 1.
+    """
+    assert system.moe is not None
+    training, tokens = system.training, system.training.batch_size * system.model.tokens_per_example
+    return system.model_copy(
+        update={
+            "preset": f"{system.preset.replace('smoe', 'smoge')}-{scale}",
+            "moe": system.moe.model_copy(update={"group": OFFICIAL_LANGUAGE[scale]}),
+            "training": training.model_copy(
+                update={"gradient_accumulation": tokens // OFFICIAL_LANGUAGE_TOKENS}
+            ),
+        }
+    )
+
+
 _PLAIN = ResidualConfig()
 _MOMENTUM_S = ResidualConfig(kind="momentum", mu=0.7, gamma1=0.8, gamma2=1.0)
 _MOMENTUM_M = ResidualConfig(kind="momentum", mu=0.7, gamma1=1.0, gamma2=1.0)
@@ -92,6 +113,15 @@ _M: dict[str, Any] = {
     "steps": 80_000, "batch_size": 48, "warmup_steps": 4000,
 }  # fmt: skip
 
+_SMOE = {
+    "smoe-s": _smoe("smoe-s", _PLAIN, **_S),
+    "smoe-m": _smoe("smoe-m", _PLAIN, **_M),
+    "momentum-smoe-s": _smoe("momentum-smoe-s", _MOMENTUM_S, **_S),
+    "momentum-smoe-m": _smoe("momentum-smoe-m", _MOMENTUM_M, **_M),
+    "adam-smoe-m": _smoe("adam-smoe-m", _ADAM_M, **_M),
+}
+_OFFICIAL = [_at_official_scale(s, scale) for s in _SMOE.values() for scale in OFFICIAL_LANGUAGE]
+
 # A system's config is its MoGE run with everything set; other methods drop what they do not have.
 SYSTEMS: dict[str, RunConfig] = {
     # Small enough to learn Fashion-MNIST in seconds on one core; the last two of four FFNs are MoE.
@@ -102,7 +132,8 @@ SYSTEMS: dict[str, RunConfig] = {
         moe=MoEConfig(group=GroupConfig(weight=4.0)),
         training=TrainingConfig(steps=300, batch_size=64, learning_rate=2e-3),
     ),
-    # Small enough to learn some English in minutes on two cores; every FFN is MoE.
+    # Small enough to learn some English in minutes on two cores; every FFN is MoE. The learning
+    # rate is that of ablations/learning_rate_lm.yaml, lambda of group_weight_lm.yaml.
     "tiny-lm": RunConfig(
         preset="tiny-lm",
         method="moge",
@@ -114,19 +145,17 @@ SYSTEMS: dict[str, RunConfig] = {
         data=TextDataConfig(),
         training=TrainingConfig(steps=600, batch_size=16, learning_rate=2e-3, weight_decay=0.01),
     ),
-    "smoe-s": _smoe("smoe-s", _PLAIN, **_S),
-    "smoe-m": _smoe("smoe-m", _PLAIN, **_M),
-    "momentum-smoe-s": _smoe("momentum-smoe-s", _MOMENTUM_S, **_S),
-    "momentum-smoe-m": _smoe("momentum-smoe-m", _MOMENTUM_M, **_M),
-    "adam-smoe-m": _smoe("adam-smoe-m", _ADAM_M, **_M),
+    **_SMOE,
+    **{system.preset: system for system in _OFFICIAL},
 }  # fmt: skip
 
 # Every name that can be run: its system, and the method it means when none is given.
 PRESETS: dict[str, tuple[str, str]] = {
     "tiny-vit": ("tiny-vit", "moge"),
     "tiny-lm": ("tiny-lm", "moge"),
-    **{name: (name, "moe") for name in SYSTEMS if "smoe" in name},
-    **{name.replace("smoe", "smoge"): (name, "moge") for name in SYSTEMS if "smoe" in name},
+    **{name: (name, "moe") for name in _SMOE},
+    **{name.replace("smoe", "smoge"): (name, "moge") for name in _SMOE},
+    **{system.preset: (system.preset, "moge") for system in _OFFICIAL},
     "dense-s": ("smoe-s", "dense"),
     "dense-m": ("smoe-m", "dense"),
 }

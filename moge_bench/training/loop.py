@@ -17,6 +17,7 @@ from moge_bench.models.build import build_model, count_parameters
 from moge_bench.moe.insert import collect_aux
 from moge_bench.moe.layer import MoEAux
 from moge_bench.routing.schedule import SigmaSchedule
+from moge_bench.training.allocator import keep_freed_memory
 from moge_bench.training.evaluate import Metric, evaluating
 from moge_bench.training.liveness import check_liveness
 from moge_bench.training.task import Batch, Task
@@ -74,6 +75,7 @@ class Trainer:
 
     def __init__(self, config: RunConfig, task: Task) -> None:
         torch.set_num_threads(config.training.threads)
+        keep_freed_memory()
         self.config, self.task = config, task
         self.accelerator = Accelerator(
             mixed_precision=config.training.precision,
@@ -152,6 +154,8 @@ def train(config: RunConfig, on_step: Callable[[int, int], None] | None = None) 
     split is read once, at the end, and only where ``data.evaluate_test`` says so.
     """
     torch.use_deterministic_algorithms(True)
+    # Else determinism writes NaN into every empty tensor first: 7 % of a step of tiny-lm.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     settings = config.training
     trainer = Trainer(config, make_task(config))
     loader = trainer.accelerator.prepare(

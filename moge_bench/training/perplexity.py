@@ -63,7 +63,7 @@ def score_stream(
     *,
     length: int,
     stride: int,
-    batch_size: int = 32,
+    batch_size: int = 16,
 ) -> Score:
     """Score tokens[1:], each once, given what comes before it in its window.
 
@@ -72,6 +72,8 @@ def score_stream(
         tokens: (n,) int64; the first is not predicted.
         length: tokens in a window, the last of which is predicted and not read.
         stride: distance between windows; a small one gives every token much context.
+        batch_size: windows at a time; on a CPU 16 took a fifth less time than 32 (tiny-lm: the
+            logits of 32 are 33 MB).
 
     Raises ValueError for fewer than two tokens or an impossible window. Sums are float64.
     """

@@ -8,7 +8,7 @@ import pytest
 from record_samples import make_record
 
 from moge_bench.ablation import records
-from moge_bench.ablation.records import RecordStore, read_record, stable_part
+from moge_bench.ablation.records import RecordStore, label, read_record, stable_part
 from moge_bench.models.presets import resolve
 
 CONFIG = resolve("tiny-vit", "moge", seed=3)
@@ -29,6 +29,12 @@ def test_opens_with_a_sentence_that_says_what_how_well_and_on_what(tmp_path):
     summary = json.loads(path.read_text())["summary"]
     for part in ("tiny-vit moge N=16 k=1 h=3", "seed=3", "81.5 %", "Test CPU"):
         assert part in summary
+
+
+def test_label_names_the_residual_where_it_is_not_plain():
+    assert label(CONFIG) == "tiny-vit moge N=16 k=1 h=3 lambda=4 seed=3"
+    adam = resolve("tiny-lm", "moe", {"moe.residual.kind": "adam"})
+    assert label(adam) == "tiny-lm moe N=16 k=2 adam seed=0"
 
 
 def test_a_reader_never_sees_half_a_record(tmp_path, monkeypatch):

@@ -52,6 +52,14 @@ class TestWhenItMeasures:
             assert figure.tokens_per_second.median == 1000.0
             assert len(figure.compared_with) == 7
 
+    def test_nothing_for_a_table_without_speeds(self, tiny_text, store, measured):
+        metrics = "metrics: [top1_accuracy, peak_memory_mib, tokens_per_second]"
+        grid = parse_grid(tiny_text.replace(metrics, "metrics: top1_accuracy"), "g")
+        for config in grid.configs:
+            store.write(make_record(config))
+        assert speed.measure_grid(grid, store) == 0
+        assert measured == []
+
     def test_nothing_the_second_time(self, tiny_grid, store, measured):
         for config in tiny_grid.configs:
             store.write(make_record(config))

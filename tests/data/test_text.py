@@ -1,4 +1,6 @@
 import json
+import sys
+import types
 
 import pytest
 
@@ -36,15 +38,61 @@ def test_local_wikitext_release(tmp_path):
     assert load_corpus(str(tmp_path))["test"] == [" = Title = \n a <unk> b \n"]
 
 
-def test_local_json_lines_and_parquet(tmp_path):
+def test_local_json_lines(tmp_path):
+    lines = [json.dumps({"text": text}, ensure_ascii=False) for text in ("a\u2028b", "c")]
+    write_splits(tmp_path, "jsonl", train="\n\n".join(lines), valid=lines[1], test=lines[1])
+    assert load_corpus(str(tmp_path))["training"] == ["a\u2028b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": ', r"test\.jsonl, line 2 is not JSON: Expecting value"),
+        ('{"words": "a"}', r"line 2 must be an object whose 'text' is a string, got \{\"words\""),
+        ('["a"]', r"line 2 must be an object whose 'text' is a string"),
+    ],
+)
+def test_bad_json_lines_name_the_line(tmp_path, line, message):
+    write_splits(tmp_path, "jsonl", **dict.fromkeys(("train", "valid", "test"), '{"text": "a"}'))
+    with (tmp_path / "test.jsonl").open("a") as file:
+        file.write("\n" + line)
+    with pytest.raises(ValueError, match=message):
+        load_corpus(str(tmp_path))
+
+
+def test_local_parquet(tmp_path):
     pd = pytest.importorskip("pandas")
-    pytest.importorskip("pyarrow", reason="parquet needs pyarrow")
-    write_splits(tmp_path, "jsonl", train=json.dumps({"text": "a"}) + "\n\n" + '{"text": "b"}',
-                 valid='{"text": "c"}', test='{"text": "d"}')  # fmt: skip
-    assert load_corpus(str(tmp_path))["training"] == ["a", "b"]
-    (tmp_path / "train.jsonl").unlink()
-    pd.DataFrame({"text": ["x", "y"]}).to_parquet(tmp_path / "train.parquet")
+    pytest.importorskip("pyarrow", reason="the extra `hub` is not installed")
+    write_splits(tmp_path)
+    path = tmp_path / "train.parquet"
+    (tmp_path / "train.txt").unlink()
+    pd.DataFrame({"text": ["x", "y"]}).to_parquet(path)
     assert load_corpus(str(tmp_path))["training"] == ["x", "y"]
+    pd.DataFrame({"texts": ["x", "y"]}).to_parquet(path)
+    with pytest.raises(ValueError, match=r"needs a column 'text', got \['texts'\]"):
+        load_corpus(str(tmp_path))
+    path.write_text("not parquet")
+    with pytest.raises(ValueError, match=r"train\.parquet cannot be read as parquet"):
+        load_corpus(str(tmp_path))
+
+
+def test_one_file_is_cut_by_bytes_between_characters(tmp_path):
+    path = tmp_path / "enwik8"
+    path.write_bytes(b"a" * 89 + "é".encode() + b"b" * 9)
+    # 100 bytes: 90 is within é (89 and 90), so the cut moves to 91; the next is at 95.
+    assert load_corpus(str(path)) == {
+        "training": ["a" * 89 + "é"], "validation": ["b" * 4], "test": ["b" * 5],
+    }  # fmt: skip
+
+
+def test_one_file_of_json_lines(tmp_path):
+    path = tmp_path / "all.jsonl"
+    path.write_text("".join(json.dumps({"text": "x" * 9}) + "\n" for _ in range(10)))
+    # Ten texts of 9 and nine line breaks are 99 bytes: 89, 94 - 89 and 99 - 94.
+    corpus = load_corpus(str(path))
+    assert {split: len(text) for split, (text,) in corpus.items()} == {
+        "training": 89, "validation": 5, "test": 5,
+    }  # fmt: skip
 
 
 def test_missing_split_names_what_would_do(tmp_path):
@@ -72,14 +120,50 @@ def test_unknown_name():
         load_corpus("wikitext-104")
 
 
-def test_hub_corpus_offline_says_where_to_put_the_files(monkeypatch):
-    datasets = pytest.importorskip("datasets", reason="the extra `hub` is not installed")
+@pytest.fixture
+def hub(monkeypatch):
+    """Stand in for the package `datasets`: what ``load_dataset`` is asked for, and its answer."""
+    package = types.ModuleType("datasets")
+    package.asked, package.answer = [], {}
 
-    def unreachable(*_args, **_kwargs):
-        raise ConnectionError("offline")
+    def load_dataset(*names):
+        package.asked.append(names)
+        if isinstance(package.answer, Exception):
+            raise package.answer
+        return package.answer
 
-    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    package.load_dataset = load_dataset
+    monkeypatch.setitem(sys.modules, "datasets", package)
+    return package
+
+
+def test_hub_corpus_with_its_splits(hub):
+    hub.answer = {
+        "train": {"text": ["a\n", "b\n"]},
+        "validation": {"text": ["c\n"]},
+        "test": {"text": ["d\n"]},
+    }  # fmt: skip
+    assert load_corpus("wikitext-2") == {
+        "training": ["a\nb\n"], "validation": ["c\n"], "test": ["d\n"],
+    }  # fmt: skip
+    assert hub.asked == [("Salesforce/wikitext", "wikitext-2-v1")]
+
+
+def test_hub_corpus_that_comes_whole_is_split(hub):
+    hub.answer = {"train": {"text": ["x" * 100]}}
+    corpus = load_corpus("text8")
+    assert [len(corpus[split][0]) for split in ("training", "validation", "test")] == [90, 5, 5]
+
+
+def test_hub_corpus_offline_says_where_to_put_the_files(hub):
+    hub.answer = ConnectionError("offline")
     with pytest.raises(ValueError, match=r"offline, put wiki\.train\.tokens.*into a folder"):
+        load_corpus("wikitext-103")
+
+
+def test_hub_corpus_without_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)  # an import of it raises
+    with pytest.raises(ValueError, match=r"pip install datasets, or give the folder"):
         load_corpus("wikitext-103")
 
 

@@ -1,11 +1,15 @@
+import re
+
 import pytest
 import torch
 
 from moge_bench import group_norm
 from moge_bench.config import GroupConfig
+from moge_bench.models.build import build_moe_layer
 from moge_bench.models.presets import (
     OFFICIAL_LANGUAGE,
     OFFICIAL_LANGUAGE_TOKENS,
+    PRESETS,
     on_token_mean,
     resolve,
 )
@@ -49,11 +53,72 @@ def test_names_of_one_system_resolve_to_the_same_run():
     assert resolve("dense-s") == resolve("smoe-s", "dense")
 
 
-def test_published_sizes():
-    small, medium = resolve("momentum-smoge-s"), resolve("adam-smoge-m")
-    assert (small.model.depth, small.model.hidden_size, small.model.context) == (3, 128, 256)
-    assert (medium.model.depth, medium.model.hidden_size, medium.model.context) == (6, 352, 512)
-    assert small.moe.residual.gamma1 == 0.8
-    assert medium.moe.residual.kind == "adam"
-    assert (small.moe.num_experts, small.moe.top_k, small.moe.blocks) == (16, 2, (0, 1, 2))
-    assert (small.training.steps, medium.training.steps) == (60_000, 80_000)
+@pytest.mark.parametrize("size", ["s", "m"])
+@pytest.mark.parametrize("scale", list(OFFICIAL_LANGUAGE))
+def test_official_presets_train_the_objective_of_their_token_mean_twins(size, scale):
+    alone = {"moe.balance": "none"}  # so that what is compared is lambda * L_group and no more
+    official = resolve(f"smoge-{size}-{scale}", None, alone)
+    group = on_token_mean(OFFICIAL_LANGUAGE[scale], OFFICIAL_LANGUAGE_TOKENS)
+    settings = {f"moe.group.{name}": value for name, value in group.model_dump().items()}
+    settings["moe.group.sigma"] = group.sigma.model_dump()
+    twin = resolve(f"smoge-{size}", None, {**alone, **settings})
+    per_step = official.training.batch_size * official.model.context
+    # 96 windows of 256 and 48 of 512: 24,576 tokens a step, on 8 devices of 3072.
+    assert per_step // official.training.gradient_accumulation == OFFICIAL_LANGUAGE_TOKENS
+    x = torch.randn(OFFICIAL_LANGUAGE_TOKENS, official.model.hidden_size)
+    losses, gradients = [], []
+    for config in (official, twin):
+        torch.manual_seed(0)
+        layer = build_moe_layer(config.model, config.moe)
+        loss = layer(x)[1].loss
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append(layer.router.gate.weight.grad)
+    assert losses[0] > 0
+    assert gradients[0].abs().max() > 0
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=float(gradients[0].abs().max()) * 1e-5)
+
+
+def test_every_language_system_of_the_method_is_there():
+    wanted = {"dense-s", "dense-m", "adam-smoe-m", "adam-smoge-m"}
+    for method in ("smoe", "smoge"):
+        wanted |= {f"{prefix}{method}-{size}" for prefix in ("", "momentum-") for size in "sm"}
+    assert wanted <= PRESETS.keys()
+    for name in wanted:
+        assert resolve(name).method == PRESETS[name][1]
+
+
+_S = {"depth": 3, "hidden_size": 128, "ffn_size": 128, "context": 256, "dropout": 0.7}
+_M = {"depth": 6, "hidden_size": 352, "ffn_size": 352, "context": 512, "dropout": 0.1}
+_S_RUN = {"steps": 60_000, "batch_size": 96, "warmup_steps": 3000}
+_M_RUN = {"steps": 80_000, "batch_size": 48, "warmup_steps": 4000}
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if not name.startswith("tiny")])
+def test_language_systems_have_the_settings_of_the_method(name):
+    config = resolve(name)
+    small = re.search("-s(-|$)", name) is not None
+    assert (_S if small else _M).items() <= config.model.model_dump().items()
+    assert (_S_RUN if small else _M_RUN).items() <= config.training.model_dump().items()
+    assert (config.model.num_heads, config.model.activation) == (8, "relu")
+    training = config.training
+    assert (training.learning_rate, training.schedule) == (1e-3, "constant")
+    assert training.weight_decay == 0.0
+    assert (config.data.name, config.data.tokenizer) == ("wikitext-103", "words")
+    if config.moe is None:
+        return
+    moe, residual = config.moe, config.moe.residual
+    assert (moe.num_experts, moe.top_k, moe.renormalize, moe.noise) == (16, 2, True, False)
+    assert moe.blocks == tuple(range(config.model.depth))
+    assert moe.aux_weight == 0.01
+    kind = "momentum" if "momentum" in name else "adam" if "adam" in name else "plain"
+    assert residual.kind == kind
+    if kind != "plain":
+        assert (residual.mu, residual.gamma2) == (0.7, 1.0)
+        assert residual.gamma1 == (0.8 if small else 1.0)
+        assert (residual.beta1, residual.beta2) == (0.9, 0.999)
+    if moe.group is not None:
+        sigma = (10, 1.5, 0.3) if "submitted" in name else (10, 1, 0.2)
+        assert (moe.group.sigma.start, moe.group.sigma.end, moe.group.sigma.gamma) == sigma
+        assert (moe.group.size, moe.group.stride, moe.group.border) == (3, 1, "valid")

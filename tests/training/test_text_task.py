@@ -51,6 +51,52 @@ def test_bits_per_byte_counts_the_bytes_of_the_text(corpus):
     assert metrics["bits_per_byte", "test"] == pytest.approx(nats / math.log(2) / num_bytes)
 
 
+def test_twenty_tokens_of_a_real_model_by_hand(tmp_path):
+    """Separator, 18 bytes, separator: 20 tokens, 19 of them predicted, in windows of 8."""
+    for name in ("train", "valid", "test"):
+        (tmp_path / f"{name}.txt").write_text(SENTENCE[:18] if name == "test" else SENTENCE)
+    settings = config(str(tmp_path), "moge", **{"model.context": 8, "data.attacked_share": 0.0})
+    task = make_task(settings)
+    model = build_model(settings, task.vocabulary_size).eval()
+    tokens = [256, *SENTENCE[:18].encode(), 256]
+    total = 0.0
+    for begin in (0, 8, 16):  # the window reads 8 tokens and predicts the one after each
+        read, following = tokens[begin : begin + 8], tokens[begin + 1 : begin + 9]
+        with torch.no_grad():
+            rows = model(torch.tensor([read])).logits[0].tolist()
+        for row, token in zip(rows, following, strict=False):  # nothing follows the last one
+            total -= row[token] - math.log(sum(map(math.exp, row)))
+    values = {m.name: m.value for m in task.evaluate(model, "test", 0).metrics}
+    assert values["perplexity"] == pytest.approx(math.exp(total / 19), rel=1e-6)
+    assert values["bits_per_byte"] == pytest.approx(total / math.log(2) / 18, rel=1e-6)
+
+
+@pytest.mark.parametrize("stride", [None, 3])
+def test_uniform_model_scores_the_vocabulary_size(corpus, stride):
+    settings = config(corpus, "dense", **{"data.stride": stride})
+    task = make_task(settings)
+    model = build_model(settings, task.vocabulary_size)
+    model.transformer.wte.weight.data.zero_()  # tied: every logit is 0
+    for metric in task.evaluate(model, "test", 0).metrics:
+        if metric.name == "perplexity":
+            assert metric.value == pytest.approx(257, rel=1e-6)
+
+
+def test_any_stride_predicts_the_same_tokens(corpus):
+    """A model that sees one token alone scores the same, whatever context it is offered."""
+    values = []
+    for stride in (None, 1, 5):
+        settings = config(corpus, "dense", **{"data.stride": stride})
+        task = make_task(settings)
+        model = build_model(settings, task.vocabulary_size)
+        for block in model.transformer.h:  # nothing of the past reaches the stream
+            block.attn.c_proj.weight.data.zero_()
+        model.transformer.wpe.weight.data.zero_()
+        values.append([m.value for m in task.evaluate(model, "test", 0).metrics])
+    assert values[1] == pytest.approx(values[0], rel=1e-6)
+    assert values[2] == pytest.approx(values[0], rel=1e-6)
+
+
 def test_no_attack_no_attacked_metrics(corpus):
     result = train(config(corpus, "dense", **{"data.attacked_share": 0.0}))
     assert {metric.split for metric in result.metrics} == {"validation", "test"}
@@ -82,6 +128,20 @@ def test_every_ffn_of_the_model_is_an_moe_layer_with_relu_experts(corpus):
 def test_context_longer_than_the_corpus(corpus):
     with pytest.raises(ValueError, match=r"model\.context=9999 needs 10000 training tokens"):
         make_task(config(corpus, **{"model.context": 9999}))
+
+
+def test_window_longer_than_the_model(corpus):
+    settings = config(corpus)
+    model = build_model(settings, 257)
+    with pytest.raises(ValueError, match=r"at most model\.context=16 a window, got 17"):
+        model(torch.zeros(1, 17, dtype=torch.int64))
+
+
+def test_training_text_of_one_token(tmp_path):
+    for name in ("train", "valid", "test"):
+        (tmp_path / f"{name}.txt").write_text("x")
+    with pytest.raises(ValueError, match=r"needs 17 training tokens; the corpus has 3"):
+        make_task(config(str(tmp_path)))
 
 
 def test_document_shorter_than_the_window_is_scored_whole(tmp_path):
