@@ -14,7 +14,7 @@ import torch
 from moge_bench.ops import extension, reference_experts
 from moge_bench.ops.reference import accumulation_dtype
 from moge_bench.ops.reference_experts import ACTIVATIONS
-from moge_bench.ops.validation import FLOAT_DTYPES
+from moge_bench.ops.validation import check_float
 
 
 def expert_ffn(
@@ -114,8 +114,7 @@ def _check_tensors(
             raise ValueError(f"{name} must be on the device of x, {x.device}, got {tensor.device}")
     if experts.dtype != torch.int64:
         raise TypeError(f"experts must be int64, got {experts.dtype}; call experts.long() first")
-    if weights.dtype not in FLOAT_DTYPES:
-        raise TypeError(f"weights must be float32, float64 or bfloat16, got {weights.dtype}")
+    check_float("weights", weights)
 
 
 def _check_shapes(
@@ -154,8 +153,7 @@ def _check_shapes(
 
 def _check_dtypes(x: torch.Tensor, *parameters: torch.Tensor | None) -> None:
     """Check that x has a supported dtype and the parameters the same."""
-    if x.dtype not in FLOAT_DTYPES:
-        raise TypeError(f"x must be float32, float64 or bfloat16, got {x.dtype}")
+    check_float("x", x)
     names = ("w_in", "b_in", "w_out", "b_out")
     for name, tensor in zip(names, parameters, strict=True):
         if tensor is not None and tensor.dtype != x.dtype:

@@ -42,6 +42,8 @@ def run(
     """Verify and time every candidate on the declared cases; write JSON, CSV and Markdown."""
     try:
         cases = registry.select(set_name, case, limit, threads)
+        if not dry_run:
+            rows.check_device(device)
     except ValueError as error:
         raise _fail(str(error)) from None
     if dry_run:
