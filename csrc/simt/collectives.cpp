@@ -113,8 +113,7 @@ void open_barrier() {
     if (thread.state == State::kExited) continue;
     if (!first) first = &thread;
     if (thread.state != State::kAtBarrier || !same(thread.site, first->site)) {
-      set_error(std::string(block->launch->kernel) + ", " + describe(thread) +
-                ": divergence, nobody can go on:" + where_everybody_waits());
+      set_error(thread, "divergence, nobody can go on:" + where_everybody_waits());
       return;
     }
     sum += thread.predicate;
@@ -132,8 +131,7 @@ void lane_exited(const Thread& thread) {
   for_lanes(block->waiting[thread.warp], [&](unsigned lane) {
     const Thread& other = lane_of(thread.warp, lane);
     if (other.mask >> thread.lane & 1) {
-      set_error(std::string(block->launch->kernel) + ", " + describe(other) + ": " +
-                absent_lanes(other));
+      set_error(other, absent_lanes(other));
     }
   });
 }

@@ -15,18 +15,24 @@
 #define SIMT_SHARED_DYN(T, name) T* name = static_cast<T*>(simt::dynamic_shared_array(#name))
 
 // Never throws: a check that fails is the last error, as on the device.
-#define SIMT_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
-  ((void)(stream), simt::launch(#kernel, kernel, (grid), (block), (shared_bytes), ##__VA_ARGS__))
+#define SIMT_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                       \
+  ((void)(stream), simt::launch({#kernel, {__FILE__, __LINE__}}, kernel, (grid), (block), \
+                                (shared_bytes), ##__VA_ARGS__))
 
 namespace simt {
 
 template <class T>
 using Identity = T;
 
+struct Named {
+  const char* kernel;
+  Site site;
+};
+
 // The arguments are evaluated once, here, and copied to every thread, as a launch does.
 template <class... Parameters, class... Arguments>
-void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
-            size_t shared_bytes, Arguments... arguments) {
+void launch(Named name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+            Arguments... arguments) {
   struct Closure {
     void (*kernel)(Parameters...);
     std::tuple<Parameters...> parameters;
@@ -35,7 +41,8 @@ void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 blo
     const Closure& closure = *static_cast<Closure*>(data);
     std::apply(closure.kernel, closure.parameters);
   };
-  run({name, reinterpret_cast<const void*>(kernel), grid, block, shared_bytes, body, &closure});
+  run({name.kernel, name.site, reinterpret_cast<const void*>(kernel), grid, block, shared_bytes,
+       body, &closure});
 }
 
 }  // namespace simt

@@ -45,6 +45,7 @@ void* dynamic_shared_array(const char* name);
 
 struct Launch {
   const char* kernel;
+  Site site;
   const void* function;
   dim3 grid, block;
   size_t shared_bytes;

@@ -180,9 +180,15 @@ void set_error(const std::string& message) {
   if (launch_error.empty()) launch_error = message;
 }
 
+void set_error(const Thread& thread, const std::string& what) {
+  const Launch& launch = *block->launch;
+  set_error(std::string(launch.kernel) + " launched at " + describe(launch.site) + ", " +
+            describe(thread) + ": " + what);
+}
+
 void fail(const std::string& what) {
   in_kernel = false;
-  set_error(std::string(block->launch->kernel) + ", " + describe(*self) + ": " + what);
+  set_error(*self, what);
   fiber_of(*self).leave();
   __builtin_unreachable();
 }
@@ -205,7 +211,7 @@ void run(const Launch& launch) {
   launch_error.clear();
   if (const char* limit = limit_broken(launch)) {
     code = cudaErrorInvalidConfiguration;
-    set_error(std::string(launch.kernel) + ": " + limit);
+    set_error(std::string(launch.kernel) + " launched at " + describe(launch.site) + ": " + limit);
   } else {
     run_blocks(launch);
   }

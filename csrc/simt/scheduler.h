@@ -60,8 +60,9 @@ struct InRuntime {
 void suspend();
 void make_ready(Thread& thread);
 
-// Records the first failure of the launch, whose message begins with the kernel's name.
+// Records the first failure of the launch; that of a thread begins with the kernel and the thread.
 void set_error(const std::string& message);
+void set_error(const Thread& thread, const std::string& what);
 bool failed();
 [[noreturn]] void fail(const std::string& what);  // of the running thread
 

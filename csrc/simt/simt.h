@@ -28,7 +28,8 @@
 //                                 atomically. Decided by order, not by chance: any schedule shows
 //                                 it.
 //   in the AddressSanitizer + UndefinedBehaviorSanitizer build
-//     out of bounds of arrays on the stack or the heap, undefined arithmetic, alignment
+//     out of bounds of shared arrays and of arrays on the stack, undefined arithmetic, misaligned
+//     vector accesses
 //   in the ThreadSanitizer build
 //     races, as in the traced build but by another implementation; blocks i and i+1 and i and i+2
 //     are told apart
