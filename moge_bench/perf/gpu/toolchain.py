@@ -19,16 +19,15 @@ FLAGS = ("-std=c++17", "-O3")
 
 def find_nvcc() -> str | None:
     """Return nvcc's path: in $CUDA_HOME, on the path, or in /usr/local/cuda; None without it."""
-    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    places = [Path(home) / "bin"] if home else []
-    return _find("nvcc", [*places, Path("/usr/local/cuda/bin")])
+    homes = [os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")]
+    return _find("nvcc", [Path(home) / "bin" for home in [*homes, "/usr/local/cuda"] if home])
 
 
 def find_nvdisasm(nvcc: str | None = None) -> str | None:
     """Return nvdisasm's path: beside nvcc, on the path, or PyPI's; None without it."""
     installed = Path(sysconfig.get_paths()["purelib"]) / "nvidia"
-    places = sorted(installed.glob("*/bin"), reverse=True)
-    return _find("nvdisasm", [Path(nvcc).parent] * (nvcc is not None) + places)
+    beside = [Path(nvcc).parent] if nvcc else []
+    return _find("nvdisasm", [*beside, *sorted(installed.glob("*/bin"), reverse=True)])
 
 
 def _find(tool: str, folders: Sequence[Path]) -> str | None:
