@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import simt_build
 import simt_bugs
+import simt_build
 import simt_launch
 
 SOURCES = (simt_bugs.FOLDER / "all.cu",)
