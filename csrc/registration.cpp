@@ -38,7 +38,6 @@ pybind11::dict build_info() {
   info["source_hash"] = MOGE_SOURCE_HASH;
   info["compiler"] = __VERSION__;
   info["torch"] = TORCH_VERSION;
-  info["cuda"] = "none";
   info["instruction_sets"] = moge::compiled_instruction_sets();
   return info;
 }

@@ -1,0 +1,128 @@
+"""Memory of the simulated device: every access is checked for bounds, alignment and initialisation.
+
+A Region is a run of bytes with two shadow bytes each: may this byte be touched, was it written.
+State spaces are windows of one 64-bit address range, so that generic addresses tell their space.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from moge_bench.perf.ptx.findings import MISALIGNED, OUT_OF_BOUNDS, PtxError
+from moge_bench.perf.ptx.scalars import Array
+
+SHARED_BASE = 1 << 40
+LOCAL_BASE = 1 << 41
+PARAM_BASE = 1 << 42
+GLOBAL_BASE = 1 << 43
+WINDOWS = {
+    "shared": SHARED_BASE, "local": LOCAL_BASE, "param": PARAM_BASE, "global": GLOBAL_BASE,
+    "const": GLOBAL_BASE,
+}  # fmt: skip
+
+_RED_ZONE = 256  # bytes between buffers that belong to nobody
+_POISON = 0xFF  # what unwritten memory holds: NaN in every float type
+
+
+class Region:
+    """Bytes with their shadows; offsets are absolute in the region."""
+
+    def __init__(self, size: int) -> None:
+        size = -(-size // 32) * 32
+        self.size = size
+        self.data = np.full(size, _POISON, np.uint8)
+        self.valid = np.zeros(size, np.uint8)
+        self.written = np.zeros(size, np.uint8)
+
+    def problem(self, offsets: Array, width: int, align: int) -> tuple[str, int] | None:
+        """Return (kind, lane position) of the first bad access of ``width`` bytes, or None."""
+        if (offsets & (align - 1)).any():
+            return MISALIGNED, int(np.argmax(offsets & (align - 1) != 0))
+        outside = (offsets < 0) | (offsets > self.size - width)
+        if not outside.any():
+            outside = ~self._all_set(self.valid, offsets, width)
+        if outside.any():
+            return OUT_OF_BOUNDS, int(np.argmax(outside))
+        return None
+
+    def initialised(self, offsets: Array, width: int) -> Array:
+        """Return for each access whether all of its bytes were written."""
+        return self._all_set(self.written, offsets, width)
+
+    def load(self, offsets: Array, dtype: np.dtype[Any]) -> Array:
+        """Return one value a lane; offsets are aligned."""
+        values: Array = self.data.view(dtype)[offsets // dtype.itemsize]
+        return values
+
+    def store(self, offsets: Array, values: Array) -> None:
+        """Write one value a lane; of lanes that share an address the last one wins."""
+        width = values.dtype.itemsize
+        self.data.view(values.dtype)[offsets // width] = values
+        self.written.view(f"u{width}")[offsets // width] = _ones(width)
+
+    def _all_set(self, shadow: Array, offsets: Array, width: int) -> Array:
+        unit = min(width, 8)
+        words = shadow.view(f"u{unit}")
+        whole = words[offsets // unit] == _ones(unit)
+        for part in range(1, width // unit):
+            whole &= words[offsets // unit + part] == _ones(unit)
+        return whole
+
+
+def _ones(width: int) -> int:
+    """A shadow word of ``width`` bytes, each of them 1."""
+    return int.from_bytes(b"\1" * width, "little")
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Memory that the host allocated; pass it, or an address into it, as a kernel argument."""
+
+    name: str
+    address: int
+    nbytes: int
+
+
+class Device:
+    """Global memory: buffers with red zones between them, in an arena of ``arena_bytes``."""
+
+    def __init__(self, arena_bytes: int = 1 << 22) -> None:
+        self.region = Region(arena_bytes)
+        self.buffers: list[Buffer] = []
+        self.owner = np.zeros(self.region.size // 32, np.int32)  # buffer of each 32-byte sector
+        self._top = _RED_ZONE
+
+    def empty(self, nbytes: int, name: str) -> Buffer:
+        """Allocate ``nbytes`` bytes that nobody has written; reading them is a finding."""
+        start = self._top
+        self._top = (start + nbytes + _RED_ZONE + 255) // 256 * 256
+        if self._top > self.region.size:
+            raise PtxError(f"no room for {name} ({nbytes} bytes): enlarge arena_bytes")
+        self.region.valid[start : start + nbytes] = 1
+        self.owner[start // 32 : self._top // 32] = len(self.buffers)
+        self.buffers.append(Buffer(name, GLOBAL_BASE + start, nbytes))
+        return self.buffers[-1]
+
+    def put(self, values: Array, name: str) -> Buffer:
+        """Allocate a copy of ``values`` (C order)."""
+        raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+        buffer = self.empty(raw.size, name)
+        start = buffer.address - GLOBAL_BASE
+        self.region.data[start : start + raw.size] = raw
+        self.region.written[start : start + raw.size] = 1
+        return buffer
+
+    def get(self, buffer: Buffer, dtype: Any) -> Array:
+        """Return what ``buffer`` holds, (elements,).
+
+        Raises:
+            PtxError: if a byte of it was never written.
+        """
+        start = buffer.address - GLOBAL_BASE
+        missing = buffer.nbytes - int(self.region.written[start : start + buffer.nbytes].sum())
+        if missing:
+            raise PtxError(f"{missing} of {buffer.nbytes} bytes of {buffer.name} never written")
+        return self.region.data[start : start + buffer.nbytes].copy().view(dtype)
