@@ -141,10 +141,8 @@ def _extreme(form: Form) -> Execute:
         form.count(3)
         return pure(form, np.maximum if greater else np.minimum, form.readers(1, kind), kind)
     # Of a NaN and a number the number wins, unless .NaN asks for the NaN.
-    if form.flag("NaN"):
-        ufunc = np.maximum if greater else np.minimum
-    else:
-        ufunc = np.fmax if greater else np.fmin
+    names = ("minimum", "maximum") if form.flag("NaN") else ("fmin", "fmax")
+    ufunc = getattr(np, names[greater])
     return _floating(form, lambda *values: reduce(ufunc, values), form.count(3, 4) - 1)
 
 

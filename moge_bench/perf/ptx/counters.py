@@ -1,4 +1,4 @@
-"""What a launch cost: instructions by opcode and class, global sectors, shared memory wavefronts."""
+"""What a launch cost: instructions by opcode and class, global sectors, shared wavefronts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moge_bench.perf.ptx.memory import Buffer
-from moge_bench.perf.ptx.parser import Instruction, Kernel
+from moge_bench.perf.ptx.parser import Kernel
 from moge_bench.perf.ptx.scalars import Array
 
 SECTOR = 32  # bytes: the unit in which L2 and DRAM move global memory

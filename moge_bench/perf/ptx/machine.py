@@ -226,10 +226,8 @@ class Machine:
 
     def _open_barriers(self) -> None:
         """Nobody can run: open the barriers that all threads of a block have reached."""
-        state, opened = self.state, False
-        for block in range(state.lanes // state.layout.threads):
-            first = block * state.layout.threads
-            lanes = state.everyone[first : first + state.layout.threads]
+        state, opened = self.state, []
+        for lanes in state.everyone.reshape(-1, state.layout.threads):
             waiting = lanes[state.waiting[lanes]]
             at = np.unique(state.pc[waiting])
             if not len(at) or any(self.steps[pc].kind != BARRIER for pc in at):
@@ -237,23 +235,21 @@ class Machine:
             if len(at) > 1 or len(waiting) < len(lanes):
                 raise KernelFault(BARRIER_DIVERGENCE, self._standing(lanes))
             self.steps[at[0]].run(state, lanes)
-            state.pc[lanes] += 1
-            state.waiting[lanes] = False
-            state.pass_block_barrier(lanes)
-            opened = True
+            opened.append(lanes)
         if not opened:
-            stuck = np.flatnonzero(state.waiting)[0]
-            block = state.block_in_chunk[stuck]
-            raise KernelFault(
-                DEADLOCK, self._standing(state.everyone[state.block_in_chunk == block])
-            )
+            block = state.block_in_chunk[np.argmax(state.waiting)]
+            lanes = state.everyone[state.block_in_chunk == block]
+            raise KernelFault(DEADLOCK, self._standing(lanes))
+        freed = np.concatenate(opened)
+        state.pc[freed] += 1
+        state.waiting[freed] = False
+        state.pass_block_barrier(freed)
 
     def _standing(self, lanes: Array) -> str:
         """Where the threads of a block are."""
-        pcs, counts = np.unique(self.state.pc[lanes], return_counts=True)
-        parts = [
-            f"{count} threads {'have exited' if pc == self.end else self.steps[pc].instruction.where}"
-            for pc, count in zip(pcs, counts, strict=True)
-        ]
+        parts = []
+        for pc, count in zip(*np.unique(self.state.pc[lanes], return_counts=True), strict=True):
+            place = "have exited" if pc == self.end else f"at {self.steps[pc].instruction.where}"
+            parts.append(f"{count} threads {place}")
         block = self.state.describe(lanes[0]).split(" thread")[0]
         return f"{block}: " + ", ".join(parts)

@@ -1,4 +1,4 @@
-"""PTX text to a Module of kernels whose operands are resolved: registers to slots, scopes flattened.
+"""PTX text to a Module of kernels, operands resolved: registers to slots, scopes flattened.
 
 The grammar is what nvcc emits: entry functions, module variables, inline assembly in braces,
 .loc line information. Bodies of device functions are skipped, since calls are not supported.

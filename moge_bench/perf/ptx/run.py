@@ -45,6 +45,7 @@ def run_kernel(
     device: Device,
     shared_bytes: int = 0,
     races: bool = True,
+    blocks: range | None = None,
     step_limit: int = 10_000_000,
 ) -> Result:
     """Run kernel ``name`` of ``module`` on ``device`` and say what it cost and did wrong.
@@ -57,6 +58,8 @@ def run_kernel(
         device: holds the global memory; results are read from it with ``device.get``.
         shared_bytes: size of the dynamic shared memory.
         races: whether to look for data races (costs about as much time again).
+        blocks: the blocks to run, consecutive ones, of the grid; None runs all. Counters then hold
+            these blocks only.
         step_limit: instructions, counted once for all lanes that run together, before giving up.
 
     Returns:
@@ -74,15 +77,18 @@ def run_kernel(
     layout = Layout(
         module, kernel, _three(grid), _three(block), list(arguments), shared_bytes, device
     )
+    chosen = range(layout.blocks) if blocks is None else blocks
+    if chosen.step != 1 or not 0 <= chosen.start <= chosen.stop <= layout.blocks:
+        raise PtxError(f"blocks {chosen} of a grid of {layout.blocks}")
     counters = Counters(kernel, device.buffers, device.region.size // 32)
     findings: list[Finding] = []
     log = RaceLog("global", layout.threads) if races else None
     lane_bytes = sum(DTYPES[kind].itemsize for kind in kernel.register_types) + layout.local_stride
     chunk = max(1, min(_CHUNK_LANES, _CHUNK_BYTES // max(1, lane_bytes)) // layout.threads)
     try:
-        for first in range(0, layout.blocks, chunk):
-            blocks = min(chunk, layout.blocks - first)
-            state = ChunkState(layout, first, blocks, device, counters, findings, log)
+        for first in range(chosen.start, chosen.stop, chunk):
+            count = min(chunk, chosen.stop - first)
+            state = ChunkState(layout, first, count, device, counters, findings, log)
             try:
                 Machine(steps, state, step_limit).run()
             finally:

@@ -5,7 +5,6 @@ A register is an array with one element a CUDA thread, here called a lane of the
 
 from __future__ import annotations
 
-
 import numpy as np
 
 from moge_bench.perf.ptx.counters import WRITE, Counters
@@ -158,7 +157,7 @@ class ChunkState:
     # Who is where.
 
     def mask_of(self, lanes: Lanes) -> Array:
-        """Return for every warp of the chunk the mask of those of its lanes that are in ``lanes``."""
+        """Return for every warp of the chunk the mask of its lanes that are in ``lanes``."""
         masks = np.zeros(self.warps, np.uint32)
         bits = np.uint32(1) << self.lane_in_warp[lanes].astype(np.uint32)
         np.bitwise_or.at(masks, self.warp_in_chunk[lanes], bits)
