@@ -28,6 +28,17 @@ TORCH_LIBRARY(moge, library) {
       "group_norm_backward(Tensor grad_loss, Tensor scores, Tensor taps, int rows, int cols, "
       "int stride, bool torus, str reduction) -> Tensor",
       tags);
+  // The experts of a GPU, around torch's matrix products (moge_bench/ops/grouped_ffn.py).
+  library.def(
+      "dispatch(Tensor x, Tensor experts, int num_experts) -> "
+      "(Tensor rows, Tensor offsets, Tensor slots, Tensor positions)",
+      tags);
+  library.def("combine(Tensor rows, Tensor? weights, Tensor slots, Tensor positions) -> Tensor",
+              tags);
+  library.def(
+      "combine_backward(Tensor grad_y, Tensor rows, Tensor weights, Tensor slots, "
+      "Tensor positions) -> (Tensor grad_rows, Tensor grad_weights)",
+      tags);
 }
 
 namespace {
