@@ -36,8 +36,7 @@ c10::TypedOperatorHandle<Signature> find_op(const char* name) {
 }
 
 // Calls an op's kernel beneath autograd. The CUDA kernels are bound through the stable ABI, which
-// has standard exceptions only, and torch makes RuntimeError of those: here they become what the
-// CPU's checks raise.
+// has standard exceptions only: here they become the types that the CPU's checks raise.
 template <class Signature, class... Args>
 auto call_below(const c10::TypedOperatorHandle<Signature>& op, Args&&... args) {
   at::AutoDispatchBelowADInplaceOrView guard;

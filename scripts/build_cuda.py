@@ -30,6 +30,7 @@ HOST_FLAGS = ["-fvisibility=hidden", "-Wall"]
 DEFINES = ["-DTORCH_TARGET_VERSION=0x020d000000000000", "-DPy_LIMITED_API=0x030a0000"]
 
 RULES = """\
+builddir = {builddir}
 rule compile
   command = {nvcc} $flags -MD -MF $out.d -c $in -o $out
   depfile = $out.d
@@ -157,10 +158,12 @@ def build_without_cuda_torch(library: Extension) -> Path:
         ".cu": ["-std=c++17", *common, *gencode(architectures())],
     }
     libraries = [*(f"-L{shlex.quote(folder)}" for folder in library_paths()), "-ltorch_cpu"]
-    first = numbers(architectures())[0]
-    lines = [RULES.format(nvcc=shlex.quote(nvcc), libraries=" ".join(libraries), first=first)]
     folder = BUILD.relative_to(ROOT)
-    objects = []
+    rules = RULES.format(
+        builddir=folder, nvcc=shlex.quote(nvcc), libraries=" ".join(libraries),
+        first=numbers(architectures())[0],
+    )  # fmt: skip
+    lines, objects = [rules], []
     for source in library.sources:
         objects.append(f"{folder}/{Path(source).stem}.o")
         lines.append(f"build {objects[-1]}: compile {source}")

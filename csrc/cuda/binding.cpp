@@ -3,10 +3,11 @@
 
 #ifndef MOGE_EMULATED
 #include <Python.h>
+
+#include "moge_cuda_facts.h"  // written by setup.py
 #endif
 
 #include "binding.h"
-#include "moge_cuda_facts.h"  // written by setup.py
 #include "plan.h"
 
 namespace moge::cuda {

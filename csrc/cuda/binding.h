@@ -1,9 +1,8 @@
 // What the binding files share: checks, allocation, the stream. Only they know torch, and they know
 // it by its stable ABI (torch/csrc/stable), so that one binary serves every torch from 2.13 on.
 //
-// The stable ABI has standard exceptions only. csrc/autograd.cpp, through which every call that is
-// not in inference mode comes, makes ValueError of std::invalid_argument and TypeError of
-// std::domain_error, as the CPU's checks raise them.
+// The stable ABI has standard exceptions only. std::invalid_argument reaches Python as ValueError;
+// csrc/autograd.cpp makes TypeError of std::domain_error (ValueError in inference mode).
 //
 // MOGE_EMULATED binds the same launchers, compiled against csrc/simt, to CPU tensors: for tests.
 #pragma once
