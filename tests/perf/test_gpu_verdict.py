@@ -6,10 +6,10 @@ import pytest
 
 from moge_bench.perf.gpu import cost as table
 from moge_bench.perf.gpu.cost import Cost
-from moge_bench.perf.gpu.verdict import GUARDED, broken_bounds, regressions
+from moge_bench.perf.gpu.verdict import GUARDED, broken_bounds, not_launched, regressions
 
 GOOD = Cost(
-    kernel="route_forward<2, float>", architecture="sm_90", launch="T=8192 N=64 k=2",
+    kernel="route_forward<2, float>", architecture="sm_90", launch="T=8192 N=64 k=2", nvcc="13.0",
     threads=256, registers=40, spill_bytes=0, stack_bytes=16, static_shared_bytes=64,
     dynamic_shared_bytes=4096, occupancy=0.75, limited_by="registers", sass_instructions=812,
     ptx_instructions_per_token=301.25, sectors_per_token=9.5, bytes_per_token=304.0,
@@ -67,6 +67,19 @@ def test_rows_that_vanish_or_appear_are_told():
         "must be there: the committed table has it"
     ]
     assert [v.value for v in regressions([GOOD, other], [GOOD])] == ["added"]
+
+
+def test_rows_of_another_compiler_are_not_compared():
+    worse = replace(GOOD, registers=48)
+    assert regressions([worse], [GOOD])
+    assert regressions([replace(worse, nvcc="13.1")], [GOOD]) == []
+
+
+def test_a_kernel_that_no_case_launches_is_told():
+    found = not_launched(["route_forward<2, float>", "route_forward<4, float>"], [GOOD])
+    assert [str(v) for v in found] == [
+        "route_forward<4, float>: row is absent, must be there: no case launches this kernel"
+    ]
 
 
 def test_csv_round_trip_keeps_the_verdicts(tmp_path):

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 
 from moge_bench.perf.gpu.interface import ELEMENTS
 
-NUM_TOKENS = 8192
+NUM_TOKENS = 65536  # enough that the partial sums of blocks, whose number is bounded, are few
 TOP_K = 2
 HIDDEN_SIZE = 256
-NUM_EXPERTS = (32, 64, 128, 256, 512, 1024)
+# Experts a lane 1, 2, 4, ... 32; rows that 16-byte accesses divide, and rows that they do not.
+NUM_EXPERTS = (32, 64, 128, 256, 512, 1024, 63, 126, 255, 510, 1023)
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 ROUTE_OPS = ("route_forward", "route_backward", "group_norm_forward", "group_norm_backward")
 ROW_OPS = ("gather_rows", "combine_rows", "combine_weight_grad")
@@ -50,6 +51,11 @@ class Case:
             return f"T={self.num_tokens} d={self.hidden_size} k={self.top_k}"
         choices = f" k={self.top_k}" if "norm" not in self.op else ""
         return f"T={self.num_tokens} N={self.num_experts}{choices}"
+
+    @property
+    def name(self) -> str:
+        """What a case is chosen by."""
+        return f"{self.op} {self.element} {self}"
 
     @property
     def min_bytes_per_token(self) -> float | None:

@@ -15,17 +15,18 @@ DIGITS = 4  # of every measured fraction, in the table and in comparisons
 class Cost:
     """What one kernel costs in one launch.
 
-    Static facts are those of the cubin. Counts per token are of executed PTX (the interpreter's),
-    over the blocks that were run. ``min_bytes_per_token`` is None for a kernel that only sums up
-    what another one left; it has no minimum of its own. ``floor_ns_per_token`` is the least bytes
-    over the GPU's peak bandwidth: no run is faster, none need be as fast. ``issue_ns_per_token``
-    is executed PTX warp instructions over what all schedulers can issue: an estimate, since ptxas
-    makes more or fewer machine instructions of them.
+    Static facts are those of the cubin that ``nvcc`` (its release) made. Counts per token are of
+    executed PTX (the interpreter's), over the blocks that were run. ``min_bytes_per_token`` is
+    None for a kernel that only sums up what another one left; it has no minimum of its own.
+    ``floor_ns_per_token`` is the least bytes over the GPU's peak bandwidth: no run is faster, none
+    need be as fast. ``issue_ns_per_token`` is executed PTX warp instructions over what all
+    schedulers can issue: an estimate, since ptxas makes more or fewer machine instructions.
     """
 
     kernel: str
     architecture: str
     launch: str
+    nvcc: str
     threads: int
     registers: int
     spill_bytes: int

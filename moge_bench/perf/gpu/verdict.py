@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from moge_bench.perf.gpu.cost import DIGITS, Cost
@@ -66,7 +66,8 @@ def broken_bounds(costs: Sequence[Cost]) -> list[Violation]:
 def regressions(costs: Sequence[Cost], committed: Sequence[Cost]) -> list[Violation]:
     """Return a violation per column that is worse than the committed row's, and per missing row.
 
-    The counts are exact, so any change for the worse is one; ``--update`` accepts it.
+    The counts are exact, so any change for the worse is one; ``--update`` accepts it. A row of
+    another nvcc release says nothing of the source, so only its being there is asked for.
     """
     before = {cost.key: cost for cost in committed}
     after = {cost.key: cost for cost in costs}
@@ -79,6 +80,8 @@ def regressions(costs: Sequence[Cost], committed: Sequence[Cost]) -> list[Violat
         if key not in before:
             found.append(Violation(_name(cost), "row", "added", "in the committed table"))
             continue
+        if cost.nvcc != before[key].nvcc:
+            continue
         for column, larger_is_worse in GUARDED.items():
             value = round(getattr(cost, column), DIGITS)
             bound = round(getattr(before[key], column), DIGITS)
@@ -86,3 +89,12 @@ def regressions(costs: Sequence[Cost], committed: Sequence[Cost]) -> list[Violat
                 word = "at most" if larger_is_worse else "at least"
                 found.append(Violation(_name(cost), column, value, f"{word} {bound} (committed)"))
     return found
+
+
+def not_launched(kernels: Collection[str], costs: Sequence[Cost]) -> list[Violation]:
+    """Return a violation per compiled kernel that no case launches: its cost would be unknown."""
+    seen = {cost.kernel for cost in costs}
+    return [
+        Violation(kernel, "row", "absent", "there: no case launches this kernel")
+        for kernel in sorted(set(kernels) - seen)
+    ]
