@@ -14,7 +14,16 @@ import numpy as np
 
 from moge_bench.perf.ptx.decode import Execute, Form, Lanes, Read, opcode
 from moge_bench.perf.ptx.findings import DIVISION_BY_ZERO, KernelFault
-from moge_bench.perf.ptx.scalars import DTYPES, WIDER, Array, flush, fma32, fma64, unsigned
+from moge_bench.perf.ptx.scalars import (
+    DTYPES,
+    WIDER,
+    Array,
+    flush,
+    fma32,
+    fma64,
+    saturate,
+    unsigned,
+)
 
 _INTEGERS = ("u16", "s16", "u32", "s32", "u64", "s64")
 _FLOATS = ("f32", "f64")
@@ -34,14 +43,14 @@ def _floating(form: Form, function: Callable[..., Array], count: int) -> Execute
     """An instruction on floats: ``count`` inputs, .ftz on inputs and result, .sat on the result."""
     kind = form.type(*_FLOATS)
     form.count(count + 1)
-    ftz, saturate = form.flag("ftz"), form.flag("sat")
-    if (ftz or saturate) and kind != "f32":
+    ftz, saturated = form.flag("ftz"), form.flag("sat")
+    if (ftz or saturated) and kind != "f32":
         raise form.unsupported(f".ftz or .sat on {kind}")
 
     def rounded(*values: Array) -> Array:
         result = function(*(map(flush, values) if ftz else values))
-        if saturate:
-            result = np.fmax(np.fmin(result, np.float32(1)), np.float32(0))
+        if saturated:
+            result = saturate(result)
         return flush(result) if ftz else result
 
     return pure(form, rounded, form.readers(1, kind), kind)

@@ -9,7 +9,7 @@ import numpy as np
 
 from moge_bench.perf.ptx.arithmetic import pure
 from moge_bench.perf.ptx.decode import Execute, Form, opcode
-from moge_bench.perf.ptx.scalars import DTYPES, Array, flush, from_bfloat16, to_bfloat16
+from moge_bench.perf.ptx.scalars import DTYPES, Array, flush, from_bfloat16, saturate, to_bfloat16
 
 _TO_INTEGRAL: dict[str, Callable[[Array], Array]] = {
     "rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil,
@@ -51,14 +51,14 @@ def _convert_pair(form: Form, target: str) -> Execute:
 
 
 def _conversion(form: Form, target: str, source: str) -> Callable[[Array], Array]:
-    saturate, ftz = form.flag("sat"), form.flag("ftz")
+    saturated, ftz = form.flag("sat"), form.flag("ftz")
     if ftz and "f32" not in (target, source):
         raise form.unsupported(".ftz without f32")
     if target in _FLOATS and source in _FLOATS:
-        return _float_to_float(form, target, source, saturate, ftz)
+        return _float_to_float(form, target, source, saturated, ftz)
     if target in _FLOATS:
         form.one_of("rn")  # the only rounding that numpy has for this
-        if saturate or target == "bf16":
+        if saturated or target == "bf16":
             raise form.unsupported("this conversion of an integer")
         return lambda a: a.astype(DTYPES[target])
     if source in _FLOATS:
@@ -66,18 +66,18 @@ def _conversion(form: Form, target: str, source: str) -> Callable[[Array], Array
             raise form.unsupported("bf16 to an integer")
         to_integral = _TO_INTEGRAL[form.one_of(*_TO_INTEGRAL)]
         return lambda a: _float_to_integer(to_integral(flush(a) if ftz else a), target)
-    if saturate:
+    if saturated:
         limits = np.iinfo(DTYPES[target])
         return lambda a: _clamp(a, limits.min, limits.max).astype(DTYPES[target])
     return lambda a: a.astype(DTYPES[target])
 
 
 def _float_to_float(
-    form: Form, target: str, source: str, saturate: bool, ftz: bool
+    form: Form, target: str, source: str, saturated: bool, ftz: bool
 ) -> Callable[[Array], Array]:
     integral = [form.flag(name) for name in _TO_INTEGRAL]
     form.flag("rn")
-    if saturate and target != "f32":
+    if saturated and target != "f32":
         raise form.unsupported(f".sat to {target}")
     steps: list[Callable[[Array], Array]] = []
     if source == "bf16":
@@ -91,8 +91,8 @@ def _float_to_float(
         steps += [lambda a: a.astype(np.float32), to_bfloat16]
     else:
         steps.append(lambda a: a.astype(DTYPES[target]))
-    if saturate:  # a NaN becomes 0
-        steps.append(lambda a: np.fmax(np.fmin(a, np.float32(1)), np.float32(0)))
+    if saturated:
+        steps.append(saturate)
     if ftz and target == "f32":
         steps.append(flush)
 

@@ -75,7 +75,8 @@ class SharedTraffic:
 class Counters:
     """Counts of one launch, added up over its blocks.
 
-    ``warps[i]`` and ``threads[i]`` say how many warps and threads executed instruction i;
+    ``warps[i]`` says how often a warp issued instruction i, ``threads[i]`` how many threads its
+    guard let execute it;
     ``traffic[buffer name, kind]`` and ``shared[kind]`` with kind "read", "write" or "atomic".
     """
 

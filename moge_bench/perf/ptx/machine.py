@@ -155,21 +155,21 @@ class Machine:
                 lanes = self._with_parked(lanes, pc)
             active = step.active(state, lanes)
             if not isinstance(active, slice) and not len(active):
+                self._count(pc, lanes, active)
                 pc += 1
-                continue
-            if step.kind == PLAIN:
+            elif step.kind == PLAIN:
                 step.run(state, active)
-                self._count(pc, active)
+                self._count(pc, lanes, active)
                 pc += 1
             elif step.kind == COLLECTIVE:
                 done = step.run(state, active)
-                self._count(pc, done)
+                self._count(pc, done, done)
                 pc += 1
                 if len(state.numbers(done)) < len(state.numbers(active)):
                     self._park(lanes, active, done, pc)
                     return
             elif step.kind == BRANCH:
-                self._count(pc, active)
+                self._count(pc, lanes, active)
                 if len(state.numbers(active)) < len(state.numbers(lanes)):
                     state.pc[lanes] = pc + 1
                     state.pc[active] = step.targets[0]
@@ -183,7 +183,7 @@ class Machine:
     def _leave(self, step: Step, lanes: Lanes, active: Lanes, pc: int) -> None:
         """A step after which the lanes stop running together."""
         state = self.state
-        self._count(pc, active)
+        self._count(pc, lanes, active)
         state.pc[lanes] = pc + 1
         if step.kind == EXIT:
             state.pc[active] = self.end
@@ -196,14 +196,13 @@ class Machine:
             state.pc[active] = pc
             state.waiting[active] = True
 
-    def _count(self, pc: int, lanes: Lanes) -> None:
+    def _count(self, pc: int, issued: Lanes, active: Lanes) -> None:
         counters, state = self.state.counters, self.state
-        if isinstance(lanes, slice):
-            counters.threads[pc] += state.lanes
+        counters.threads[pc] += len(state.numbers(active))
+        if isinstance(issued, slice):
             counters.warps[pc] += state.warps
         else:
-            counters.threads[pc] += len(lanes)
-            counters.warps[pc] += warps_in(state.warp_in_chunk[lanes])
+            counters.warps[pc] += warps_in(state.warp_in_chunk[issued])
 
     # Lanes that wait at a collective for others of their mask.
 

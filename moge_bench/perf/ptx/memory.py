@@ -98,9 +98,10 @@ class Device:
     def empty(self, nbytes: int, name: str) -> Buffer:
         """Allocate ``nbytes`` bytes that nobody has written; reading them is a finding."""
         start = self._top
-        self._top = (start + nbytes + _RED_ZONE + 255) // 256 * 256
-        if self._top > self.region.size:
+        end = (start + nbytes + _RED_ZONE + 255) // 256 * 256
+        if end > self.region.size:
             raise PtxError(f"no room for {name} ({nbytes} bytes): enlarge arena_bytes")
+        self._top = end
         self.region.valid[start : start + nbytes] = 1
         self.owner[start // 32 : self._top // 32] = len(self.buffers)
         self.buffers.append(Buffer(name, GLOBAL_BASE + start, nbytes))

@@ -36,6 +36,11 @@ def flush(values: Array) -> Array:
     return np.where(tiny, np.copysign(np.float32(0), values), values)
 
 
+def saturate(values: Array) -> Array:
+    """Return float32 ``values`` limited to [0, 1], with 0 for NaN (.sat)."""
+    return np.fmin(np.fmax(values, np.float32(0)), np.float32(1))
+
+
 def fma32(a: Array, b: Array, c: Array) -> Array:
     """Return a * b + c of float32 arrays, rounded once.
 
@@ -62,9 +67,10 @@ def fma64(a: Array, b: Array, c: Array) -> Array:
     """Return a * b + c of float64 arrays, rounded once: exact rationals, a lane at a time."""
     a, b, c = np.broadcast_arrays(a, b, c)
     result = a * b + c
-    for lane in np.flatnonzero(np.isfinite(result) & (result != 0)):
+    for lane in np.flatnonzero(np.isfinite(result)):
         exact = Fraction(float(a[lane])) * Fraction(float(b[lane])) + Fraction(float(c[lane]))
-        result[lane] = float(exact)
+        if exact:  # else it is a zero with the right sign already
+            result[lane] = float(exact)
     return result
 
 
