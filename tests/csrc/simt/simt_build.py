@@ -1,6 +1,6 @@
 """Compiles CUDA sources with g++ against csrc/simt, once per content: see csrc/simt/simt.h.
 
-Objects are named by the hash of what the preprocessor makes of a file and of the flags, so nothing
+Objects are named by the hash of a source, of the headers it includes and of the flags, so nothing
 is compiled twice and nothing stale is loaded; they are written beside their name and renamed, so
 that test processes may build at the same time.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import re
 import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,21 +19,26 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 CACHE = ROOT / "build/simt"
 RUNTIME = sorted((ROOT / "csrc/simt").glob("*.cpp"))
+INCLUDE = re.compile(r'^#include "(.*)"', re.MULTILINE)
+INCLUDE_FOLDERS = (ROOT / "csrc", ROOT / "csrc/cuda")
 
-BASE = ["-std=c++17", "-g", "-fPIC", "-Wall", "-Wextra", "-Wno-unknown-pragmas",
-        "-ffp-contract=off", f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc/cuda'}"]  # fmt: skip
+# -g1 is what the lines of reports need. Instantiations are many: AddressSanitizer's code at -O1
+# takes three times as long to compile, and runs too few cases to earn that back.
+BASE = ["-std=c++17", "-g1", "-fPIC", "-Wall", "-Wextra", "-Wno-unknown-pragmas",
+        "-ffp-contract=off", *(f"-I{folder}" for folder in INCLUDE_FOLDERS)]  # fmt: skip
 # Of the kernels; of kernels and runtime; of the linker. trace has no sanitizer to link against:
 # its runtime defines the functions that the compiler calls.
 MODES = {
-    "plain": ([], [], []),
+    "plain": (["-O1"], [], []),
     "trace": (
-        ["-fsanitize=thread", "--param", "tsan-instrument-func-entry-exit=0"], ["-DSIMT_TRACE"], [],
+        ["-O1", "-fsanitize=thread", "--param", "tsan-instrument-func-entry-exit=0"],
+        ["-DSIMT_TRACE"], [],
     ),
     "asan": (
-        ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+        ["-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
         ["-DSIMT_ASAN"], ["-fsanitize=address,undefined"],
     ),
-    "tsan": (["-fsanitize=thread", "-Wno-tsan"], ["-DSIMT_TSAN"], ["-fsanitize=thread"]),
+    "tsan": (["-O1", "-fsanitize=thread", "-Wno-tsan"], ["-DSIMT_TSAN"], ["-fsanitize=thread"]),
 }  # fmt: skip
 # A Python that loads a sanitized library must have begun with the sanitizer's own.
 PRELOAD = {"asan": ["libasan.so", "libubsan.so"], "tsan": ["libtsan.so"]}
@@ -48,13 +54,19 @@ def compiler() -> str:
 
 
 @functools.cache
+def compiler_version() -> str:
+    done = subprocess.run([compiler(), "--version"], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[0]
+
+
+@functools.cache
 def library(sources: tuple[Path, ...], mode: str) -> Path:
     """Return the shared library of these sources and the emulator, built if it is not there."""
     of_kernels, of_both, of_linker = MODES[mode]
     # The runtime stands first: of inline functions that both define, the linker keeps the first,
     # which is not instrumented.
     jobs = [(source, [*BASE, "-O2", *of_both]) for source in RUNTIME if used(source, mode)]
-    jobs += [(source, [*BASE, "-O1", *of_kernels, *of_both]) for source in sources]
+    jobs += [(source, [*BASE, *of_kernels, *of_both]) for source in sources]
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
         objects = list(pool.map(lambda job: compile_object(*job), jobs))
     digest = hashlib.sha256(" ".join([*map(str, objects), *of_linker]).encode()).hexdigest()
@@ -69,16 +81,28 @@ def used(source: Path, mode: str) -> bool:
 
 
 def compile_object(source: Path, flags: Sequence[str]) -> Path:
-    """Return the object of one source, compiled if its preprocessed text is new."""
-    command = [compiler(), *flags, "-x", "c++", "-E", str(source)]
-    text = subprocess.run(command, capture_output=True, check=False)
-    if text.returncode != 0:
-        raise RuntimeError(text.stderr.decode())
-    digest = hashlib.sha256(" ".join(command).encode() + text.stdout).hexdigest()
-    target = CACHE / f"{source.stem}-{digest[:24]}.o"
+    """Return the object of one source, compiled if it or a header of it has changed."""
+    digest = hashlib.sha256(" ".join([compiler_version(), *flags]).encode())
+    for path in included_files(source):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    target = CACHE / f"{source.stem}-{digest.hexdigest()[:24]}.o"
     if not target.is_file():
         make([*flags, "-x", "c++", "-c", str(source)], target)
     return target
+
+
+def included_files(source: Path) -> list[Path]:
+    """Return the source and every header of this project that it includes, directly or not."""
+    found, pending = [], [source]
+    while pending:
+        path = pending.pop()
+        if path in found:
+            continue
+        found.append(path)
+        for name in INCLUDE.findall(path.read_text()):
+            folders = (path.parent, *INCLUDE_FOLDERS)
+            pending += [folder / name for folder in folders if (folder / name).is_file()][:1]
+    return found
 
 
 def make(arguments: Sequence[str], target: Path) -> None:

@@ -139,6 +139,7 @@ class Kernels:
     """One build of the launchers; see csrc/cuda/launch.h for what each computes."""
 
     def __init__(self, mode: str = "plain") -> None:
+        torch.set_num_threads(1)  # matrices are small: more threads only wait for each other
         self.library = library = simt_launch.load(simt_build.library(SOURCES, mode))
         library.moge_cuda_last_error.restype = ctypes.c_char_p
         library.moge_cuda_route_workspace_bytes.argtypes = [_long, _int]
