@@ -9,7 +9,7 @@ from pathlib import Path
 from moge_bench.perf.gpu.architectures import Architecture
 from moge_bench.perf.gpu.disassembly import Resources, parse_ptxas, parse_sass, short_names
 from moge_bench.perf.gpu.toolchain import Toolchain
-from moge_bench.perf.ptx.parser import Module, parse
+from moge_bench.perf.ptx import Module, parse
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ is an error that names it. Approximate functions are computed exactly rounded.
 from moge_bench.perf.ptx.counters import Counters, SharedTraffic, Traffic, instruction_class
 from moge_bench.perf.ptx.findings import Finding, PtxError
 from moge_bench.perf.ptx.memory import Buffer, Device
-from moge_bench.perf.ptx.parser import Kernel, Module, parse
+from moge_bench.perf.ptx.parser import parse
+from moge_bench.perf.ptx.program import Kernel, Module
 from moge_bench.perf.ptx.run import Result, run_kernel
 
 __all__ = [

@@ -20,6 +20,7 @@ from moge_bench.perf.ptx.scalars import (
     Array,
     flush,
     fma32,
+    fma32_down,
     fma64,
     saturate,
     unsigned,
@@ -74,7 +75,10 @@ def _multiply_add(form: Form) -> Execute:
     kind = form.type(*_INTEGERS, *_FLOATS)
     if kind in _INTEGERS and form.name == "mad":
         return _integer_product(form)
-    form.one_of("rn")
+    if kind == "f32" and form.one_of("rn", "rm") == "rm":
+        return _floating(form, fma32_down, 3)
+    if kind == "f64":
+        form.one_of("rn")
     return _floating(form, fma32 if kind == "f32" else fma64, 3)
 
 

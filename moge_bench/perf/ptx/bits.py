@@ -11,7 +11,7 @@ from moge_bench.perf.ptx.arithmetic import pure
 from moge_bench.perf.ptx.decode import Execute, Form, Lanes, opcode
 from moge_bench.perf.ptx.findings import PtxError
 from moge_bench.perf.ptx.memory import WINDOWS
-from moge_bench.perf.ptx.parser import Literal, Vector
+from moge_bench.perf.ptx.program import Literal, Vector
 from moge_bench.perf.ptx.scalars import DTYPES, Array, unsigned
 
 _BITS = ("b16", "b32", "b64")

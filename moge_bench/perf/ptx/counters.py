@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moge_bench.perf.ptx.memory import Buffer
-from moge_bench.perf.ptx.parser import Kernel
+from moge_bench.perf.ptx.program import Kernel
 from moge_bench.perf.ptx.scalars import Array
 
 SECTOR = 32  # bytes: the unit in which L2 and DRAM move global memory

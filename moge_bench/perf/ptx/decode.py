@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from moge_bench.perf.ptx.findings import PtxError
-from moge_bench.perf.ptx.parser import (
+from moge_bench.perf.ptx.program import (
     Address,
     Instruction,
     Literal,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from moge_bench.perf.ptx import access, arithmetic, bits, collectives, convert
 from moge_bench.perf.ptx.counters import warps_in
 from moge_bench.perf.ptx.decode import Execute, Form, Lanes, build
 from moge_bench.perf.ptx.findings import BARRIER_DIVERGENCE, DEADLOCK, TRAP, KernelFault, PtxError
-from moge_bench.perf.ptx.parser import Instruction, Kernel, Literal, Register, Symbol
+from moge_bench.perf.ptx.program import Instruction, Kernel, Literal, Register, Symbol
 from moge_bench.perf.ptx.scalars import Array
 from moge_bench.perf.ptx.state import ChunkState
 
@@ -45,7 +46,12 @@ class Step:
 
 def decode(kernel: Kernel) -> list[Step]:
     """Return the steps of ``kernel``; PtxError names the first instruction not supported."""
-    return [_decode(kernel, instruction) for instruction in kernel.code]
+    if kernel not in _decoded:
+        _decoded[kernel] = [_decode(kernel, instruction) for instruction in kernel.code]
+    return _decoded[kernel]
+
+
+_decoded: WeakKeyDictionary[Kernel, list[Step]] = WeakKeyDictionary()
 
 
 def _decode(kernel: Kernel, instruction: Instruction) -> Step:

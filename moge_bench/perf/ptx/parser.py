@@ -7,118 +7,31 @@ The grammar is what nvcc emits: entry functions, module variables, inline assemb
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Container
 
 from moge_bench.perf.ptx.findings import PtxError
+from moge_bench.perf.ptx.program import (
+    Address,
+    Instruction,
+    Kernel,
+    Literal,
+    Module,
+    Not,
+    Operand,
+    Register,
+    Special,
+    Symbol,
+    Variable,
+    Vector,
+)
 from moge_bench.perf.ptx.scalars import DTYPES
-
-
-@dataclass(frozen=True)
-class Register:
-    """A virtual register: its place in the register file and its declared type."""
-
-    name: str
-    slot: int
-    type: str
-
-
-@dataclass(frozen=True)
-class Special:
-    """A read-only register such as %tid.x."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Literal:
-    """A number as it stands in the text: decimal, hexadecimal, 0f... or 0d...."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Symbol:
-    """The name of a variable, a parameter or a label."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Address:
-    """[base + offset]."""
-
-    base: Register | Symbol | Literal
-    offset: int
-
-
-@dataclass(frozen=True)
-class Not:
-    """A negated predicate, !%p1."""
-
-    register: Register
-
-
-@dataclass(frozen=True)
-class Vector:
-    """{a, b, ...}, or the pair a|b."""
-
-    items: tuple[Operand, ...]
-
-
-Operand = Register | Special | Literal | Symbol | Address | Not | Vector
-
-
-@dataclass(frozen=True)
-class Instruction:
-    """One instruction; ``index`` is its place in the kernel, ``where`` names it to a reader."""
-
-    opcode: str
-    operands: tuple[Operand, ...]
-    guard: Register | None
-    negated: bool
-    index: int
-    where: str
-
-
-@dataclass(frozen=True)
-class Variable:
-    """A variable of a state space; ``size`` in bytes is 0 for dynamic shared memory."""
-
-    name: str
-    space: str
-    align: int
-    type: str
-    size: int
-    values: tuple[str, ...] = ()
-
-
-@dataclass
-class Kernel:
-    """An entry function."""
-
-    name: str
-    parameters: list[Variable]
-    max_threads: int | None
-    variables: list[Variable] = field(default_factory=list)
-    register_types: list[str] = field(default_factory=list)
-    code: list[Instruction] = field(default_factory=list)
-    labels: dict[str, int] = field(default_factory=dict)
-    branch_tables: dict[str, list[str]] = field(default_factory=dict)
-
-
-@dataclass
-class Module:
-    """The kernels of one PTX file by name, and the variables they share."""
-
-    target: str
-    kernels: dict[str, Kernel]
-    variables: list[Variable]
-
 
 _HEADER = re.compile(
     r"(?:\.(?:visible|weak|extern)\s+)*\.(entry|func)\s+(?:\([^)]*\)\s*)?([\w$]+)\s*"
     r"(?:\(([^)]*)\))?([^{};]*)([{;])"
 )
+_SPACE = re.compile(r"\s*")
+_BRACE = re.compile(r"[{}]")
 _LOC = re.compile(r"\.loc\s+(\d+)\s+(\d+)[^\n]*")
 _LINE_DIRECTIVE = re.compile(r"\.(?:file|version|target|address_size)\b[^\n]*")
 _LABEL = re.compile(r"([\w$]+)\s*:(?!:)")
@@ -137,17 +50,18 @@ _OPERAND = re.compile(r"\{[^}]*\}|\[[^\]]*\]|[^,\s{\[][^,]*")
 _IGNORED = (".pragma",)
 
 
-def parse(text: str) -> Module:
-    """Return the module that ``text`` holds.
+def parse(text: str, only: Container[str] | None = None) -> Module:
+    """Return the module that ``text`` holds; of its kernels those whose name is in ``only``.
 
     Raises:
         PtxError: for text outside the grammar, with its line.
     """
-    return _Parser(text).module
+    return _Parser(text, only).module
 
 
 class _Parser:
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, only: Container[str] | None) -> None:
+        self.only = only
         blank = lambda match: "\n" * match[0].count("\n")  # noqa: E731  (keeps line numbers)
         text = re.sub(r"/\*.*?\*/", blank, text, flags=re.S)
         self.files = dict(re.findall(r'^\s*\.file\s+(\d+)\s+"([^"]*)"', text, flags=re.M))
@@ -160,12 +74,14 @@ class _Parser:
         self.scopes: list[dict[str, Register]] = []
         self.source: tuple[str, str] | None = None
         self.last_label = ""
+        self.known: dict[str, Operand] = {}  # operands by their text, until a scope changes
         while self._skip_space():
             self._next()
 
     def _skip_space(self) -> bool:
-        while self.position < len(self.text) and self.text[self.position].isspace():
-            self.position += 1
+        match = _SPACE.match(self.text, self.position)
+        assert match is not None
+        self.position = match.end()
         return self.position < len(self.text)
 
     def _take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
@@ -176,16 +92,13 @@ class _Parser:
         return match
 
     def _next(self) -> None:
-        if match := self._take(_LOC):
-            self.source = (match[1], match[2])
-        elif self._take(_LINE_DIRECTIVE):
-            pass
-        elif match := self._take(_HEADER):
-            self._header(match)
-        elif self.text[self.position] == "{":
+        first = self.text[self.position]
+        if first == "." and self._directive():
+            return
+        if first == "{":
             self.position += 1
             self.scopes.append({})
-        elif self.text[self.position] == "}":
+        elif first == "}":
             self.position += 1
             self._close_scope()
         elif match := self._take(_LABEL):
@@ -198,9 +111,24 @@ class _Parser:
             rest = self.text[self.position : self.position + 60].split("\n")[0]
             raise PtxError(f"cannot parse {rest!r}")
 
+    def _directive(self) -> bool:
+        """Take a directive that does not end with a semicolon; say whether there was one."""
+        if match := self._take(_LOC):
+            self.source = (match[1], match[2])
+        elif self._take(_LINE_DIRECTIVE):
+            pass
+        elif match := self._take(_HEADER):
+            self._header(match)
+        else:
+            return False
+        return True
+
     def _header(self, match: re.Match[str]) -> None:
         kind, name, parameters, directives, end = match.groups()
         if end == ";":  # a declaration
+            return
+        if kind == "func" or (self.only is not None and name not in self.only):
+            self._skip_body()
             return
         limit = re.search(r"\.maxntid\s+(\d+)(?:\s*,\s*(\d+))?(?:\s*,\s*(\d+))?", directives)
         threads = None
@@ -209,13 +137,23 @@ class _Parser:
         found = [_variable(m, "param") for m in _PARAMETER.finditer(parameters or "")]
         self.kernel = Kernel(name, found, threads)
         self.scopes, self.source = [{}], None
-        if kind == "entry":
-            self.module.kernels[name] = self.kernel
+        self.module.kernels[name] = self.kernel
+
+    def _skip_body(self) -> None:
+        """Go on behind the brace that closes the one just taken."""
+        depth = 1
+        while depth:
+            match = _BRACE.search(self.text, self.position)
+            if match is None:
+                raise PtxError(f"line {self.line}: a '{{' that nothing closes")
+            self.position = match.end()
+            depth += 1 if match[0] == "{" else -1
 
     def _close_scope(self) -> None:
         if not self.scopes:
             raise PtxError(f"line {self.line}: a '}}' that closes nothing")
         self.scopes.pop()
+        self.known.clear()
         if not self.scopes:
             self.kernel = None
 
@@ -244,6 +182,7 @@ class _Parser:
             names = [f"{family[1]}{i}" for i in range(int(family[2]))] if family else [name.strip()]
             for one in names:
                 assert self.kernel is not None
+                self.known.clear()
                 self.scopes[-1][one] = Register(one, len(self.kernel.register_types), match[1])
                 self.kernel.register_types.append(match[1])
 
@@ -264,6 +203,11 @@ class _Parser:
         )
 
     def _operand(self, text: str) -> Operand:
+        if text not in self.known:
+            self.known[text] = self._resolve(text)
+        return self.known[text]
+
+    def _resolve(self, text: str) -> Operand:
         if text[0] == "{":
             items = text[1:-1].split(",")
             return Vector(tuple(self._operand(item.strip()) for item in items))

@@ -10,7 +10,7 @@ from moge_bench.perf.ptx.findings import Finding, KernelFault, PtxError
 from moge_bench.perf.ptx.layout import Argument, Layout
 from moge_bench.perf.ptx.machine import Machine, decode
 from moge_bench.perf.ptx.memory import Device
-from moge_bench.perf.ptx.parser import Module
+from moge_bench.perf.ptx.program import Module
 from moge_bench.perf.ptx.races import RaceLog
 from moge_bench.perf.ptx.scalars import DTYPES
 from moge_bench.perf.ptx.state import ChunkState

@@ -42,25 +42,41 @@ def saturate(values: Array) -> Array:
 
 
 def fma32(a: Array, b: Array, c: Array) -> Array:
-    """Return a * b + c of float32 arrays, rounded once.
+    """Return a * b + c of float32 arrays, rounded once, to nearest.
 
     The product is exact in float64. The sum is not, so rounding it again to float32 errs when it
-    lies on a tie; there, and where the result may be subnormal, it is rounded to odd first
-    (Boldo and Melquiond, 2008).
+    lies on a tie; there, and where the result may be subnormal, it is rounded to odd first.
     """
     product = a.astype(np.float64) * b
     total = product + c
     dropped = total.view(np.int64) & 0x1FFFFFFF  # the bits float32 does not keep
     risky = (dropped == 0x10000000) | (np.abs(total) < 2.0**-125)
     if risky.any():
-        addend = np.broadcast_to(c, total.shape).astype(np.float64)
-        part = total - product
-        error = (product - (total - part)) + (addend - part)
-        even = (total.view(np.int64) & 1) == 0
-        towards = np.where(error > 0, np.inf, -np.inf)
-        odd = np.where(risky & even & (error != 0), np.nextafter(total, towards), total)
-        return odd.astype(np.float32)
+        total = np.where(risky, _to_odd(product, c, total), total)
     return total.astype(np.float32)
+
+
+def fma32_down(a: Array, b: Array, c: Array) -> Array:
+    """Return a * b + c of float32 arrays, rounded once, towards minus infinity."""
+    product = a.astype(np.float64) * b
+    total = _to_odd(product, c, product + c)
+    nearest = total.astype(np.float32)
+    return np.where(nearest > total, np.nextafter(nearest, np.float32(-np.inf)), nearest)
+
+
+def _to_odd(product: Array, c: Array, total: Array) -> Array:
+    """``total``, the rounded sum of ``product`` and ``c``, rounded to odd instead.
+
+    Of the two float64 around an inexact sum that with an odd last bit, from which rounding to
+    float32 gives what rounding the exact sum would (Boldo and Melquiond, 2008).
+    """
+    addend = np.broadcast_to(c, total.shape).astype(np.float64)
+    part = total - product
+    error = (product - (total - part)) + (addend - part)
+    even = (total.view(np.int64) & 1) == 0
+    towards = np.where(error > 0, np.inf, -np.inf)
+    inexact = np.isfinite(error) & (error != 0)
+    return np.where(even & inexact, np.nextafter(total, towards), total)
 
 
 def fma64(a: Array, b: Array, c: Array) -> Array:

@@ -19,7 +19,7 @@ from moge_bench.perf.ptx.memory import (
     Device,
     Region,
 )
-from moge_bench.perf.ptx.parser import Instruction
+from moge_bench.perf.ptx.program import Instruction
 from moge_bench.perf.ptx.races import RaceLog
 from moge_bench.perf.ptx.scalars import DTYPES, Array, unsigned
 

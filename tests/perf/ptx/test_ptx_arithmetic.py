@@ -98,6 +98,10 @@ FLOAT = [
     # 1 + 2^-24 + 2^-60 is just above the tie between 1 and its successor.
     ("fma.rn.f32 %d, %a, %b, %c;", [f32(2.0**-30, -(2.0**-30)), f32(2.0**-30, 2.0**-30),
      f32(1 + 2.0**-23, 1 + 2.0**-23)], [f32(ONE_UP, ONE_UP)]),
+    # Towards minus infinity: 2^-60 above 1 is 1, 2^-60 below 1 is the float before it.
+    ("fma.rm.f32 %d, %a, %b, %c;", [f32(2.0**-30, -(2.0**-30), 3), f32(2.0**-30, 2.0**-30, 2),
+     f32(1, 1, 1)], [f32(1, 1 - 2.0**-24, 7)]),
+    ("fma.rn.sat.f32 %d, %a, %b, %a;", [f32(2, -1), f32(1, 1)], [f32(1, 0)]),
     ("fma.rn.f64 %d, %a, %b, %c;", [f64(1 + 2.0**-52), f64(1 - 2.0**-52), f64(-1)],
      [f64(-(2.0**-104))]),
     ("mad.rn.f32 %d, %a, %b, %c;", [f32(2), f32(3), f32(4)], [f32(10)]),
@@ -272,7 +276,7 @@ def test_instruction(instruction, inputs, outputs):
     ("add.rz.f32 %d, %a, %b;", "modifier .rz"),
     ("add.cc.u32 %d, %a, %b;", "modifier .cc"),
     ("mul.f16 %d, %a, %b;", "type"),
-    ("fma.rm.f32 %d, %a, %b, %a;", "without one of .rn"),
+    ("fma.rz.f32 %d, %a, %b, %a;", "without one of .rn, .rm"),
     ("sad.u32 %d, %a, %b, %a;", "opcode sad"),
     ("wgmma.fence.sync.aligned;", "opcode wgmma"),
     ("add.s64 %d, %a, %b;", "of type b32"),
