@@ -125,7 +125,8 @@ def extension(generated: Path) -> Extension:
     names = [str(path.relative_to(ROOT)) for path in sources()]
     folders = [str(ROOT / "csrc"), str(generated)]
     if not torch_has_cuda():
-        return Extension(NAME, names, include_dirs=folders, py_limited_api=True)
+        # As `depends`: at a .cu among the sources BuildExtension asks the CPU wheel for its CUDA.
+        return Extension(NAME, [], depends=names, include_dirs=folders, py_limited_api=True)
     flags = {
         "cxx": ["-O3", *HOST_FLAGS, *DEFINES],
         "nvcc": ["-O3", "-Xcompiler", "-fvisibility=hidden", *gencode(architectures())],
@@ -164,7 +165,7 @@ def build_without_cuda_torch(library: Extension) -> Path:
         first=numbers(architectures())[0],
     )  # fmt: skip
     lines, objects = [rules], []
-    for source in library.sources:
+    for source in library.depends:
         objects.append(f"{folder}/{Path(source).stem}.o")
         lines.append(f"build {objects[-1]}: compile {source}")
         lines.append(f"  flags = {' '.join(flags[Path(source).suffix])}")
