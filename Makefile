@@ -40,7 +40,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(CSRC)
+	$(BIN)/clang-format --dry-run --Werror $(CSRC) $(wildcard tests/csrc/simt/*.cu tests/csrc/simt/bugs/*)
 
 test: lint
 	$(BIN)/python -m pytest

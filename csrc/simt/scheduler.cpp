@@ -36,6 +36,12 @@ std::vector<Fiber>* fibers = nullptr;
 
 Fiber& fiber_of(const Thread& thread) { return (*fibers)[thread.linear]; }
 
+}  // namespace
+
+void suspend() { fiber_of(*self).leave(); }
+
+namespace {
+
 uint64_t draw(uint64_t below) {
   random_state ^= random_state << 13;
   random_state ^= random_state >> 7;
@@ -45,16 +51,15 @@ uint64_t draw(uint64_t below) {
 
 // A fiber's whole life: one thread of one block after another.
 void thread_main() {
+  fiber_of(*self).landed();
   for (;;) {
-    Fiber& fiber = fiber_of(*self);
-    fiber.landed();
     acquire(&begun_tag);
     in_kernel = true;
     block->launch->body(block->launch->closure);
     in_kernel = false;
     release(&ended_tag);
     self->state = State::kExited;
-    fiber.leave();
+    suspend();
   }
 }
 
@@ -194,8 +199,6 @@ void fail(const std::string& what) {
 }
 
 void fail(const char* what, Site site) { fail(std::string(what) + " at " + describe(site)); }
-
-void suspend() { fiber_of(*self).leave(); }
 
 void make_ready(Thread& thread) {
   thread.state = State::kReady;

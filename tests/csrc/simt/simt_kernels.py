@@ -76,12 +76,16 @@ class Buffers:
     """The memory of one launch: guarded, registered with the emulator, checked afterwards."""
 
     def __init__(self, library: ctypes.CDLL, shift: int = 0) -> None:
-        """``shift``: elements by which every input and output is off its 256-byte alignment."""
+        """``shift``: elements by which inputs and outputs are off their 256-byte alignment.
+
+        Not row_stats, whose pairs are moved at once.
+        """
         self.library, self.shift = library, shift
         self.kept: list[tuple[str, torch.Tensor, int, int]] = []
         library.simt_forget()
 
-    def _place(self, name: str, num_bytes: int, access: int, offset: int) -> torch.Tensor:
+    def _place(self, name: str, num_bytes: int, access: int, shift: int) -> torch.Tensor:
+        offset = 0 if name == "row_stats" else shift
         memory = torch.full((2 * GUARD + 256 + num_bytes + offset,), CANARY, dtype=torch.uint8)
         start = GUARD + -(memory.data_ptr() + GUARD) % 256 + offset
         inside = memory[start : start + num_bytes]
@@ -140,13 +144,21 @@ class Kernels:
 
     def __init__(self, mode: str = "plain") -> None:
         torch.set_num_threads(1)  # matrices are small: more threads only wait for each other
-        self.library = library = simt_launch.load(simt_build.library(SOURCES, mode))
+        self.library = simt_launch.load(simt_build.library(SOURCES, mode))
+        self.declare(self.library)
+
+    def declare(self, library: ctypes.CDLL) -> None:
+        """Give the functions of the library their types."""
         library.moge_cuda_last_error.restype = ctypes.c_char_p
         library.moge_cuda_route_workspace_bytes.argtypes = [_long, _int]
         library.moge_cuda_group_norm_workspace_bytes.argtypes = [_long]
         library.moge_cuda_sort_choices_workspace_bytes.argtypes = [_long, _int]
         for name in ("route", "group_norm", "sort_choices"):
             getattr(library, f"moge_cuda_{name}_workspace_bytes").restype = _long
+
+    def buffers(self, shift: int = 0) -> Buffers:
+        """Return memory for the arguments of one launcher."""
+        return Buffers(self.library, shift)
 
     def schedule(self, number: int) -> None:
         self.library.simt_schedule(number)
@@ -162,7 +174,7 @@ class Kernels:
         shift=0,
     ):  # fmt: skip
         """Return a dict of the six outputs of moge::route and bad_rows (None unless strict)."""
-        (num_tokens, num_experts), b = logits.shape, Buffers(self.library, shift)
+        (num_tokens, num_experts), b = logits.shape, self.buffers(shift)
         groups = None if topo is None else groups_of(topo, taps)
         out = {
             "weights": b.write("weights", (num_tokens, top_k), torch.float32),
@@ -187,7 +199,7 @@ class Kernels:
         self, grads, logits, routed, *, taps=None, topo=None, renormalize=True, shift=0
     ):
         """Return grad_logits; ``grads``: of weights, importance and loss, each a tensor or None."""
-        (num_tokens, num_experts), b = logits.shape, Buffers(self.library, shift)
+        (num_tokens, num_experts), b = logits.shape, self.buffers(shift)
         groups = None if topo is None else groups_of(topo, taps)
         grad_logits = b.write("grad_logits", logits.shape, logits.dtype)
         names = ("grad_weights", "grad_importance", "grad_loss")
@@ -204,7 +216,7 @@ class Kernels:
 
     def group_norm(self, scores, taps, topo, *, strict=False, shift=0):
         """Return (group_loss, bad_rows or None)."""
-        b, groups = Buffers(self.library, shift), groups_of(topo, taps)
+        b, groups = self.buffers(shift), groups_of(topo, taps)
         loss = b.write("group_loss", (), torch.float32)
         bad = b.write("bad_rows", (2,), torch.int64) if strict else None
         size = self.library.moge_cuda_group_norm_workspace_bytes(scores.shape[0])
@@ -217,7 +229,7 @@ class Kernels:
         return loss.clone(), bad
 
     def group_norm_backward(self, grad_loss, scores, taps, topo, *, shift=0):
-        b, groups = Buffers(self.library, shift), groups_of(topo, taps)
+        b, groups = self.buffers(shift), groups_of(topo, taps)
         grad_scores = b.write("grad_scores", scores.shape, scores.dtype)
         args = GroupNormBackward(
             b.read("scores", scores), b.read("grad_loss", grad_loss), ctypes.addressof(groups),
@@ -229,7 +241,7 @@ class Kernels:
 
     def sort_choices(self, experts, num_experts, *, strict=False):
         """Return a dict of offsets, slots, positions, and bad_row (None unless strict)."""
-        (num_tokens, top_k), b = experts.shape, Buffers(self.library)
+        (num_tokens, top_k), b = experts.shape, self.buffers()
         out = {
             "offsets": b.write("offsets", (num_experts + 1,), torch.int64),
             "slots": b.write("slots", (num_tokens * top_k,), torch.int32),
@@ -247,7 +259,7 @@ class Kernels:
 
     def _rows(self, name, structure, inputs, result, shape, dtype, element, top_k, shift):
         """Launch one of the three that move rows: (T, k) or (R,) indices, d elements a row."""
-        b = Buffers(self.library, shift)
+        b = self.buffers(shift)
         out = b.write(result, shape, dtype)
         num_tokens, hidden_size = inputs.pop("sizes")
         addresses = [b.read(key, tensor) for key, tensor in inputs.items()]
