@@ -30,6 +30,8 @@ using Identity = T;
 
 #include <cmath>
 #include <cstring>
+
+#define __grid_constant__
 #endif
 
 namespace moge::cuda {
@@ -77,7 +79,21 @@ __device__ __forceinline__ float approximate_sqrt(float value) {
   return root;
 }
 
+// The value, which the compiler knows nothing of: what follows from it is computed where it is
+// used, not kept in registers from outside the loop.
+__device__ __forceinline__ int opaque(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+__device__ __forceinline__ int64_t opaque(int64_t value) {
+  asm volatile("" : "+l"(value));
+  return value;
+}
+
 #else
+
+inline int opaque(int value) { return value; }
+inline int64_t opaque(int64_t value) { return value; }
 
 // The same rounding as the device's conversions: to nearest, ties to even; NaN stays NaN.
 inline float to_float(Half value) {
@@ -120,8 +136,44 @@ inline float approximate_sqrt(float value) { return std::sqrt(value); }
 
 // W values of T that one load or store moves: 16 bytes at most.
 template <class T, int W>
-struct alignas(sizeof(T) * W) Pack {
+struct Pack {
   T values[W];
 };
+
+template <int Bytes>
+struct Word;
+template <>
+struct Word<2> {
+  using Type = unsigned short;
+};
+template <>
+struct Word<4> {
+  using Type = unsigned;
+};
+template <>
+struct Word<8> {
+  using Type = uint2;
+};
+template <>
+struct Word<16> {
+  using Type = uint4;
+};
+
+template <int W, class T>
+__device__ __forceinline__ Pack<T, W> load_pack(const T* address) {
+  using Bits = typename Word<int(sizeof(T)) * W>::Type;
+  const Bits bits = *reinterpret_cast<const Bits*>(address);
+  Pack<T, W> pack;
+  memcpy(&pack, &bits, sizeof bits);
+  return pack;
+}
+
+template <class T, int W>
+__device__ __forceinline__ void store_pack(T* address, Pack<T, W> pack) {
+  using Bits = typename Word<int(sizeof(T)) * W>::Type;
+  Bits bits;
+  memcpy(&bits, &pack, sizeof bits);
+  *reinterpret_cast<Bits*>(address) = bits;
+}
 
 }  // namespace moge::cuda
