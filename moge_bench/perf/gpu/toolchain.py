@@ -72,7 +72,7 @@ class Toolchain:
 
     def ptx(self, source: Path, include: Path, architecture: Architecture) -> Path:
         """Compile ``source`` to PTX for ``architecture`` and return the file."""
-        flags = [f"-arch=compute_{architecture.number}", "-ptx"]
+        flags = [f"-arch=compute_{architecture.number}", "-ptx", "-lineinfo"]
         return self.compile([source], include, flags, ".ptx")[0]
 
     def launcher_library(self, sources: Sequence[Path], include: Path) -> Path:

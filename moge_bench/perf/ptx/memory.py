@@ -17,7 +17,7 @@ from moge_bench.perf.ptx.scalars import Array
 SHARED_BASE = 1 << 40
 LOCAL_BASE = 1 << 41
 PARAM_BASE = 1 << 42
-GLOBAL_BASE = 1 << 43
+GLOBAL_BASE = 1 << 43  # and beyond: addresses of the host, which are higher on 64-bit systems
 WINDOWS = {
     "shared": SHARED_BASE, "local": LOCAL_BASE, "param": PARAM_BASE, "global": GLOBAL_BASE,
     "const": GLOBAL_BASE,
@@ -33,7 +33,9 @@ class Region:
     def __init__(self, size: int) -> None:
         size = -(-size // 32) * 32
         self.size = size
-        self.data = np.full(size, _POISON, np.uint8)
+        memory = np.full(size + 256, _POISON, np.uint8)
+        start = -memory.ctypes.data % 256  # offsets are as aligned as addresses
+        self.data = memory[start : start + size]
         self.valid = np.zeros(size, np.uint8)
         self.written = np.zeros(size, np.uint8)
 
@@ -87,34 +89,60 @@ class Buffer:
 
 
 class Device:
-    """Global memory: buffers with red zones between them, in an arena of ``arena_bytes``."""
+    """Global memory: buffers with red zones between them, in an arena of ``arena_bytes``.
+
+    Its addresses are those of the arena on the host, so that the address of a numpy or torch view
+    of a buffer can be handed to a launcher as it is.
+    """
 
     def __init__(self, arena_bytes: int = 1 << 22) -> None:
         self.region = Region(arena_bytes)
+        self.base = self.region.data.ctypes.data
+        assert self.base >= GLOBAL_BASE
         self.buffers: list[Buffer] = []
         self.owner = np.zeros(self.region.size // 32, np.int32)  # buffer of each 32-byte sector
         self._top = _RED_ZONE
 
-    def empty(self, nbytes: int, name: str) -> Buffer:
-        """Allocate ``nbytes`` bytes that nobody has written; reading them is a finding."""
-        start = self._top
+    def empty(self, nbytes: int, name: str, offset: int = 0) -> Buffer:
+        """Allocate ``nbytes`` bytes that nobody has written; reading them is a finding.
+
+        The address is ``offset`` above a multiple of 256.
+        """
+        start = self._top + offset
         end = (start + nbytes + _RED_ZONE + 255) // 256 * 256
         if end > self.region.size:
             raise PtxError(f"no room for {name} ({nbytes} bytes): enlarge arena_bytes")
         self._top = end
         self.region.valid[start : start + nbytes] = 1
         self.owner[start // 32 : self._top // 32] = len(self.buffers)
-        self.buffers.append(Buffer(name, GLOBAL_BASE + start, nbytes))
+        self.buffers.append(Buffer(name, self.base + start, nbytes))
         return self.buffers[-1]
 
     def put(self, values: Array, name: str) -> Buffer:
         """Allocate a copy of ``values`` (C order)."""
         raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
         buffer = self.empty(raw.size, name)
-        start = buffer.address - GLOBAL_BASE
-        self.region.data[start : start + raw.size] = raw
-        self.region.written[start : start + raw.size] = 1
+        self.bytes_of(buffer)[:] = raw
+        self.shadow_of(buffer)[:] = 1
         return buffer
+
+    def describe(self, address: int) -> str:
+        """Say where ``address`` is, from the start of the buffer that it is in or near to."""
+        below = [buffer for buffer in self.buffers if buffer.address <= address]
+        if not below or address >= self.base + self.region.size:
+            return f"{address:#x}"
+        buffer = below[-1]
+        return f"{buffer.name} ({buffer.nbytes} bytes) + {address - buffer.address}"
+
+    def bytes_of(self, buffer: Buffer) -> Array:
+        """Return the bytes of ``buffer`` themselves; a write to them does not count as written."""
+        start = buffer.address - self.base
+        return self.region.data[start : start + buffer.nbytes]
+
+    def shadow_of(self, buffer: Buffer) -> Array:
+        """Return for each byte of ``buffer`` whether it was written, 0 or 1, to read and to set."""
+        start = buffer.address - self.base
+        return self.region.written[start : start + buffer.nbytes]
 
     def get(self, buffer: Buffer, dtype: Any) -> Array:
         """Return what ``buffer`` holds, (elements,).
@@ -122,8 +150,7 @@ class Device:
         Raises:
             PtxError: if a byte of it was never written.
         """
-        start = buffer.address - GLOBAL_BASE
-        missing = buffer.nbytes - int(self.region.written[start : start + buffer.nbytes].sum())
+        missing = buffer.nbytes - int(self.shadow_of(buffer).sum())
         if missing:
             raise PtxError(f"{missing} of {buffer.nbytes} bytes of {buffer.name} never written")
-        return self.region.data[start : start + buffer.nbytes].copy().view(dtype)
+        return self.bytes_of(buffer).copy().view(dtype)

@@ -99,8 +99,10 @@ class ChunkState:
         region, offsets = self._place(space, addresses, numbers, width)
         if problem := region.problem(offsets, width, width):
             fault, which = problem
+            address = int(addresses[which])
+            place = self.device.describe(address) if space == "global" else f"{address:#x}"
             message = (
-                f"{kind} of {width} bytes at {space} address {int(addresses[which]):#x} by "
+                f"{kind} of {width} bytes at {space} address {place} by "
                 f"{self.describe(numbers[which])}: {instruction.where}"
             )
             raise KernelFault(fault, message)
@@ -128,7 +130,7 @@ class ChunkState:
     ) -> tuple[Region, Array]:
         """The region of ``space`` and the offsets in it."""
         if space in ("global", "const"):
-            return self.device.region, addresses - GLOBAL_BASE
+            return self.device.region, addresses - self.device.base
         if space == "param":
             return self.layout.parameters, addresses
         if space == "shared":

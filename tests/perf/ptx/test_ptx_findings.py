@@ -99,7 +99,8 @@ def test_blocks_race_whatever_their_barriers():
 
 
 FAULTS = [
-    ("beyond a buffer", "ld.global.u32 %r7, [%rd4+4];", findings.OUT_OF_BOUNDS, "thread 63"),
+    ("beyond a buffer", "ld.global.u32 %r7, [%rd4+4];", findings.OUT_OF_BOUNDS,
+     "buffer (256 bytes) + 256 by block 0 thread 63"),
     ("before a buffer", "ld.global.u32 %r7, [%rd1+-4];", findings.OUT_OF_BOUNDS, "thread 0"),
     ("a null pointer", "mov.u64 %rd5, 0; st.u32 [%rd5], %r1;", findings.OUT_OF_BOUNDS, "0x0"),
     ("half beyond", "ld.global.v2.u32 {%r7, %r8}, [%rd1+256];", findings.OUT_OF_BOUNDS, "8 bytes"),
