@@ -33,7 +33,7 @@ struct RouteForward {
   const Groups* groups;  // null: no group norm, group_loss is 0
   float* weights;        // (T, k)
   int64_t* experts;      // (T, k), in descending order of logits + noise
-  float* row_stats;      // (T, 2): row maximum, 1 / sum of exp(x - maximum)
+  float* row_stats;      // (T, 2), 8-byte aligned: row maximum, 1 / sum of exp(x - maximum)
   float* importance;     // (N)
   int64_t* load;         // (N)
   float* group_loss;     // (): loss_scale times the sum of all group norms
@@ -49,7 +49,7 @@ struct RouteForward {
 // moge::route, backward: writes grad_logits once. An index in `experts` outside 0..N-1 is skipped.
 struct RouteBackward {
   const void* logits;            // (T, N) in `element`
-  const float* row_stats;        // (T, 2)
+  const float* row_stats;        // (T, 2), 8-byte aligned
   const float* weights;          // (T, k)
   const int64_t* experts;        // (T, k)
   const float* grad_weights;     // (T, k), or null

@@ -42,21 +42,21 @@ struct Row {
   using In = Element;
 };
 
-// Runs of 16 bytes where N and the addresses of all rows allow them, else single values.
+// Runs of 16 bytes where the size and the addresses of all rows allow them, else single values.
 template <int V, class In, class Run>
-int with_run(int num_experts, std::initializer_list<const void*> rows, Run run) {
+int with_run(int64_t row_size, std::initializer_list<const void*> rows, Run run) {
   constexpr int W = V < 16 / int(sizeof(In)) ? V : 16 / int(sizeof(In));
-  bool wide = num_experts % W == 0;
+  bool wide = row_size % W == 0;
   for (const void* row : rows) wide &= reinterpret_cast<uintptr_t>(row) % 16 == 0;
   return wide ? run(Row<V, W, In>()) : run(Row<V, 1, In>());
 }
 
 template <int V, class Run>
-int with_element(Element element, int num_experts, std::initializer_list<const void*> rows,
+int with_element(Element element, int64_t row_size, std::initializer_list<const void*> rows,
                  Run run) {
-  if (element == Element::kFloat32) return with_run<V, float>(num_experts, rows, run);
-  if (element == Element::kFloat16) return with_run<V, Half>(num_experts, rows, run);
-  if (element == Element::kBFloat16) return with_run<V, BFloat16>(num_experts, rows, run);
+  if (element == Element::kFloat32) return with_run<V, float>(row_size, rows, run);
+  if (element == Element::kFloat16) return with_run<V, Half>(row_size, rows, run);
+  if (element == Element::kBFloat16) return with_run<V, BFloat16>(row_size, rows, run);
   return fail("element must be kFloat32, kFloat16 or kBFloat16");
 }
 
