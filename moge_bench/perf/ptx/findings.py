@@ -7,6 +7,7 @@ from dataclasses import dataclass
 RACE = "race"
 OUT_OF_BOUNDS = "out-of-bounds"
 MISALIGNED = "misaligned"
+READ_ONLY = "write-to-input"
 UNINITIALISED = "uninitialised-read"
 BARRIER_DIVERGENCE = "barrier-divergence"
 ABSENT_LANE = "absent-lane"  # a warp collective names or reads a lane that does not take part

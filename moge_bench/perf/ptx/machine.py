@@ -242,6 +242,7 @@ class Machine:
             self.steps[at[0]].run(state, lanes)
             opened.append(lanes)
         if not opened:
+            self._name_absent_lanes()
             block = state.block_in_chunk[np.argmax(state.waiting)]
             lanes = state.everyone[state.block_in_chunk == block]
             raise KernelFault(DEADLOCK, self._standing(lanes))
@@ -249,6 +250,13 @@ class Machine:
         state.pc[freed] += 1
         state.waiting[freed] = False
         state.pass_block_barrier(freed)
+
+    def _name_absent_lanes(self) -> None:
+        """KernelFault if lanes wait at a collective for some that have exited by now."""
+        state = self.state
+        for pc in np.unique(state.pc[state.waiting]):
+            if self.steps[pc].kind == COLLECTIVE:
+                self.steps[pc].run(state, np.flatnonzero(state.waiting & (state.pc == pc)))
 
     def _standing(self, lanes: Array) -> str:
         """Where the threads of a block are."""

@@ -1,6 +1,6 @@
-"""Memory of the simulated device: every access is checked for bounds, alignment and initialisation.
+"""Memory of the simulated device, where every access is checked.
 
-A Region is a run of bytes with two shadow bytes each: may this byte be touched, was it written.
+A Region is a run of bytes with shadow bytes: may this byte be touched, written, has it been.
 State spaces are windows of one 64-bit address range, so that generic addresses tell their space.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from moge_bench.perf.ptx.findings import MISALIGNED, OUT_OF_BOUNDS, PtxError
+from moge_bench.perf.ptx.findings import MISALIGNED, OUT_OF_BOUNDS, READ_ONLY, PtxError
 from moge_bench.perf.ptx.scalars import Array
 
 SHARED_BASE = 1 << 40
@@ -38,16 +38,19 @@ class Region:
         self.data = memory[start : start + size]
         self.valid = np.zeros(size, np.uint8)
         self.written = np.zeros(size, np.uint8)
+        self.writable = np.ones(size, np.uint8)
 
-    def problem(self, offsets: Array, width: int, align: int) -> tuple[str, int] | None:
+    def problem(self, offsets: Array, width: int, writes: bool) -> tuple[str, int] | None:
         """Return (kind, lane position) of the first bad access of ``width`` bytes, or None."""
-        if (offsets & (align - 1)).any():
-            return MISALIGNED, int(np.argmax(offsets & (align - 1) != 0))
+        if (offsets & (width - 1)).any():
+            return MISALIGNED, int(np.argmax(offsets & (width - 1) != 0))
         outside = (offsets < 0) | (offsets > self.size - width)
         if not outside.any():
             outside = ~self._all_set(self.valid, offsets, width)
         if outside.any():
             return OUT_OF_BOUNDS, int(np.argmax(outside))
+        if writes and not (allowed := self._all_set(self.writable, offsets, width)).all():
+            return READ_ONLY, int(np.argmin(allowed))
         return None
 
     def initialised(self, offsets: Array, width: int) -> Array:
@@ -118,13 +121,23 @@ class Device:
         self.buffers.append(Buffer(name, self.base + start, nbytes))
         return self.buffers[-1]
 
-    def put(self, values: Array, name: str) -> Buffer:
-        """Allocate a copy of ``values`` (C order)."""
+    def put(self, values: Array, name: str, *, read_only: bool = False) -> Buffer:
+        """Allocate a copy of ``values`` (C order), which the kernel may write unless read_only."""
         raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
         buffer = self.empty(raw.size, name)
         self.bytes_of(buffer)[:] = raw
-        self.shadow_of(buffer)[:] = 1
+        self.fill_in(buffer, read_only=read_only)
         return buffer
+
+    def fill_in(self, buffer: Buffer, *, read_only: bool = False) -> None:
+        """Count all bytes of ``buffer`` as written, by the host."""
+        start = buffer.address - self.base
+        self.region.written[start : start + buffer.nbytes] = 1
+        self.region.writable[start : start + buffer.nbytes] = not read_only
+
+    def is_written(self, buffer: Buffer) -> bool:
+        """Return whether every byte of ``buffer`` was written."""
+        return not self._missing(buffer)
 
     def describe(self, address: int) -> str:
         """Say where ``address`` is, from the start of the buffer that it is in or near to."""
@@ -135,14 +148,13 @@ class Device:
         return f"{buffer.name} ({buffer.nbytes} bytes) + {address - buffer.address}"
 
     def bytes_of(self, buffer: Buffer) -> Array:
-        """Return the bytes of ``buffer`` themselves; a write to them does not count as written."""
+        """Return the bytes of ``buffer`` themselves; call fill_in after writing to them."""
         start = buffer.address - self.base
         return self.region.data[start : start + buffer.nbytes]
 
-    def shadow_of(self, buffer: Buffer) -> Array:
-        """Return for each byte of ``buffer`` whether it was written, 0 or 1, to read and to set."""
+    def _missing(self, buffer: Buffer) -> int:
         start = buffer.address - self.base
-        return self.region.written[start : start + buffer.nbytes]
+        return buffer.nbytes - int(self.region.written[start : start + buffer.nbytes].sum())
 
     def get(self, buffer: Buffer, dtype: Any) -> Array:
         """Return what ``buffer`` holds, (elements,).
@@ -150,7 +162,6 @@ class Device:
         Raises:
             PtxError: if a byte of it was never written.
         """
-        missing = buffer.nbytes - int(self.shadow_of(buffer).sum())
-        if missing:
+        if missing := self._missing(buffer):
             raise PtxError(f"{missing} of {buffer.nbytes} bytes of {buffer.name} never written")
         return self.bytes_of(buffer).copy().view(dtype)

@@ -32,7 +32,7 @@ _HEADER = re.compile(
 )
 _SPACE = re.compile(r"\s*")
 _BRACE = re.compile(r"[{}]")
-_LOC = re.compile(r"\.loc\s+(\d+)\s+(\d+)[^\n]*")
+_LOC = re.compile(r"\.loc\s+(\d+)\s+(\d+)(?:[^\n]*inlined_at\s+(\d+)\s+(\d+))?[^\n]*")
 _LINE_DIRECTIVE = re.compile(r"\.(?:file|version|target|address_size)\b[^\n]*")
 _LABEL = re.compile(r"([\w$]+)\s*:(?!:)")
 _STATEMENT = re.compile(r"((?:[^;{}]|\{[^{}]*\})*);")
@@ -72,7 +72,7 @@ class _Parser:
         self.position, self.line, self.counted = 0, 1, 0
         self.kernel: Kernel | None = None
         self.scopes: list[dict[str, Register]] = []
-        self.source: tuple[str, str] | None = None
+        self.source = ""
         self.last_label = ""
         self.known: dict[str, Operand] = {}  # operands by their text, until a scope changes
         while self._skip_space():
@@ -114,7 +114,9 @@ class _Parser:
     def _directive(self) -> bool:
         """Take a directive that does not end with a semicolon; say whether there was one."""
         if match := self._take(_LOC):
-            self.source = (match[1], match[2])
+            self.source = f"{self._file(match[1])}:{match[2]} "
+            if match[3]:
+                self.source += f"inlined at {self._file(match[3])}:{match[4]} "
         elif self._take(_LINE_DIRECTIVE):
             pass
         elif match := self._take(_HEADER):
@@ -136,7 +138,7 @@ class _Parser:
             threads = int(limit[1]) * int(limit[2] or 1) * int(limit[3] or 1)
         found = [_variable(m, "param") for m in _PARAMETER.finditer(parameters or "")]
         self.kernel = Kernel(name, found, threads)
-        self.scopes, self.source = [{}], None
+        self.scopes, self.source = [{}], ""
         self.module.kernels[name] = self.kernel
 
     def _skip_body(self) -> None:
@@ -194,13 +196,13 @@ class _Parser:
         operands = tuple(self._operand(item.strip()) for item in _OPERAND.findall(rest))
         register = self._operand(guard) if guard else None
         assert register is None or isinstance(register, Register)
-        where = f"`{text}` (PTX line {self.line})"
-        if self.source:
-            name = self.files.get(self.source[0], "?").rsplit("/", 1)[-1]
-            where = f"{name}:{self.source[1]} {where}"
+        where = f"{self.source}`{text}` (PTX line {self.line})"
         kernel.code.append(
             Instruction(opcode, operands, register, bool(negated), len(kernel.code), where)
         )
+
+    def _file(self, number: str) -> str:
+        return self.files.get(number, "?").rsplit("/", 1)[-1]
 
     def _operand(self, text: str) -> Operand:
         if text not in self.known:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moge_bench.perf.ptx.counters import WRITE, Counters
+from moge_bench.perf.ptx.counters import READ, WRITE, Counters
 from moge_bench.perf.ptx.decode import Lanes
 from moge_bench.perf.ptx.findings import ABSENT_LANE, UNINITIALISED, Finding, KernelFault, PtxError
 from moge_bench.perf.ptx.layout import Layout
@@ -97,7 +97,7 @@ class ChunkState:
         if space == "generic":
             space, addresses = self._resolve(instruction, addresses)
         region, offsets = self._place(space, addresses, numbers, width)
-        if problem := region.problem(offsets, width, width):
+        if problem := region.problem(offsets, width, kind != READ):
             fault, which = problem
             address = int(addresses[which])
             place = self.device.describe(address) if space == "global" else f"{address:#x}"

@@ -127,6 +127,8 @@ FAULTS = [
      "reads a lane outside its mask"),
     ("masks that disagree", "mov.u32 %r8, -1; @%p1 mov.u32 %r8, 3;"
      " redux.sync.add.u32 %r7, %r1, %r8;", findings.ABSENT_LANE, "disagrees"),
+    ("shuffle before others exit", "@%p1 bra LATER; shfl.sync.bfly.b32 %r7, %r1, 1, 31, -1; ret;"
+     " LATER: ret;", findings.ABSENT_LANE, "names a lane that has exited"),
     ("lanes that never come", "@%p1 bra OTHER; redux.sync.add.u32 %r7, %r1, -1; ret;"
      " OTHER: bar.sync 0; ret;", findings.DEADLOCK, "redux"),
     ("division by zero", "div.u32 %r7, %r1, %r9;", findings.DIVISION_BY_ZERO, "div.u32"),
@@ -157,10 +159,25 @@ def test_unwritten_global_memory_is_a_finding_and_the_run_goes_on():
         result.check()
 
 
-def test_a_finding_names_the_source_line():
-    text = '.file 1 "csrc/kernel.cuh"\n'
-    code = module(f"{PROLOGUE}\n.loc 1 42 3\nld.global.u32 %r7, [%rd4+4];", PARAMETERS, text)
+@pytest.mark.parametrize("write", ["st.global.u32 [%rd4], %r1;", "red.global.add.u32 [%rd1], 1;"])
+def test_a_write_to_an_input_is_a_finding(write):
+    device = ptx.Device(1 << 16)
+    buffer = device.put(np.zeros(64, np.uint32), "buffer", read_only=True)
+    code = module(f"{PROLOGUE} ld.global.u32 %r7, [%rd4]; {write}", PARAMETERS)
+    (finding,) = ptx.run_kernel(code, "test", 1, 64, [buffer], device=device, races=False).findings
+    assert finding.kind == findings.READ_ONLY and "buffer (256 bytes) + 0" in finding.message
+
+
+@pytest.mark.parametrize(("inlined", "words"), [
+    ("", "kernel.cuh:42 `ld.global"),
+    (", function_name $L__info_string5, inlined_at 2 7 5", "kernel.cuh:42 inlined at a.cu:7 `ld"),
+])  # fmt: skip
+def test_a_finding_names_the_source_line(inlined, words):
+    text = '.file 1 "csrc/kernel.cuh"\n.file 2 "a.cu"\n'
+    code = module(
+        f"{PROLOGUE}\n.loc 1 42 3{inlined}\nld.global.u32 %r7, [%rd4+4];", PARAMETERS, text
+    )
     device = ptx.Device(1 << 16)
     buffer = device.put(np.zeros(4, np.uint32), "buffer")
     (finding,) = ptx.run_kernel(code, "test", 1, 4, [buffer], device=device).findings
-    assert "kernel.cuh:42 `ld.global.u32 %r7, [%rd4+4]`" in finding.message
+    assert words in finding.message

@@ -1,15 +1,10 @@
 """The PTX of csrc/cuda for three architectures, interpreted, against the float64 reference.
 
-Where nvcc is: the cases of the emulator's tests, fewer and smaller. The interpreter's checks (races,
-bounds, unwritten memory, barriers) are on; a finding fails the case.
+Where nvcc is: the cases of the emulator's tests, fewer and smaller. The interpreter's checks
+(races, bounds, unwritten memory, barriers) are on; a finding fails the case.
 """
 
-import dataclasses
-
 import pytest
-import simt_cases
-import torch
-from simt_cases import Case, check_case
 from ptx_kernels import Kernels
 
 from moge_bench.perf.gpu.toolchain import find_nvcc

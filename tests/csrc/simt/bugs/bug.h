@@ -2,7 +2,7 @@
 // same kernel without it (kFixed). Lines that the report must name end in the marker "<- named".
 #pragma once
 
-#include "simt/simt.h"
+#include "cuda/portable.cuh"
 
 // Runs `kernel` with the bug or without on `blocks` of `threads` threads.
 #define BUG(kernel, blocks, threads, shared_bytes)                                 \
