@@ -72,7 +72,8 @@ bool is_host_memory(const void* address);
 void check_access(const void* address, size_t bytes, bool write, bool atomic,
                   const void* instruction);
 
-// In source_line.cpp: "file:line" of the call that returns to `instruction`.
+// In source_line.cpp: "file:line" of the call that returns to `instruction`, then the lines that
+// its function was inlined at.
 std::string source_line(const void* instruction);
 
 }  // namespace simt
