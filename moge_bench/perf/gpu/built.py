@@ -34,12 +34,13 @@ def build(
     """
     found: Built = {}
     for source in sources:
-        cubin, messages = toolchain.cubin(source, csrc, architecture)
+        ptx = toolchain.ptx(source, csrc, architecture)
+        cubin, messages = toolchain.cubin(ptx, csrc, architecture)
         resources = parse_ptxas(messages)
         if not resources:
             continue
         sass = parse_sass(toolchain.disassemble(cubin))
-        module = parse(toolchain.ptx(source, csrc, architecture).read_text())
+        module = parse(ptx.read_text())
         for mangled, name in short_names(resources).items():
             found[mangled] = BuiltKernel(name, resources[mangled], sass[mangled], module)
     return found

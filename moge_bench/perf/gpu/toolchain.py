@@ -65,15 +65,15 @@ class Toolchain:
         text = run([self.nvcc, "--version"])
         return text.partition("release ")[2].partition("\n")[0]
 
-    def cubin(self, source: Path, include: Path, architecture: Architecture) -> tuple[Path, str]:
-        """Compile ``source`` for ``architecture``; return the cubin and what ptxas -v said."""
-        flags = [f"-arch={architecture.name}", "-cubin", "-Xptxas", "-v"]
-        return self.compile([source], include, flags, ".cubin")
-
     def ptx(self, source: Path, include: Path, architecture: Architecture) -> Path:
         """Compile ``source`` to PTX for ``architecture`` and return the file."""
         flags = [f"-arch=compute_{architecture.number}", "-ptx", "-lineinfo"]
         return self.compile([source], include, flags, ".ptx")[0]
+
+    def cubin(self, ptx: Path, include: Path, architecture: Architecture) -> tuple[Path, str]:
+        """Assemble ``ptx``, as nvcc does on the way; return the cubin and what ptxas -v said."""
+        flags = [f"-arch={architecture.name}", "-cubin", "-Xptxas", "-v"]
+        return self.compile([ptx], include, flags, ".cubin")
 
     def launcher_library(self, sources: Sequence[Path], include: Path) -> Path:
         """Link the launchers of ``sources`` with the launch recorder; return the library."""
