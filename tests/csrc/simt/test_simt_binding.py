@@ -32,7 +32,8 @@ def emulated_library():
     target = simt_build.CACHE / f"binding-{hash_of(objects)}.so"
     if not target.is_file():
         libraries = [*(f"-L{folder}" for folder in library_paths()), "-ltorch_cpu"]
-        simt_build.make(["-shared", *map(str, objects), *libraries], target)
+        # Symbolic: a CUDA build of torch brings a cudaGetLastError that must not take over ours.
+        simt_build.make(["-shared", "-Wl,-Bsymbolic", *map(str, objects), *libraries], target)
     return target
 
 
