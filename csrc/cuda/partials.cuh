@@ -42,7 +42,8 @@ inline Partials make_partials(void* workspace, int blocks, int num_experts) {
 
 // What a block keeps of its tokens, besides the importance, in shared memory: registers are scarce.
 struct BlockSums {
-  float loss[kThreads];  // a thread's sum of group norms
+  float maximum[kWarps];  // of the logits of a warp's token
+  float loss[kThreads];   // a thread's sum of group norms
   double warp_loss[kWarps];
   int64_t logits[kWarps], noise[kWarps];  // first bad row of a warp
   unsigned groups[32];                    // group_mask of a lane, the same for all warps
@@ -56,12 +57,11 @@ __device__ __forceinline__ void clear_sums(BlockSums& sums) {
   }
 }
 
-// Notes the first bad row of this warp, in sums.logits or sums.noise. True where any lane is bad.
-__device__ __forceinline__ bool note_row(int64_t* rows, bool bad, int64_t token) {
-  if (!__any_sync(kAllLanes, bad)) return false;
+// Notes the first bad row of this warp, in sums.logits or sums.noise.
+__device__ __forceinline__ void note_row(int64_t* rows, bool bad, int64_t token) {
+  if (!__any_sync(kAllLanes, bad)) return;
   int64_t& first = rows[threadIdx.x / 32];
   if (threadIdx.x % 32 == 0 && first == kNoRow) first = token;
-  return true;
 }
 
 // The threads' sums of norms to the warp's; then, after a barrier of the caller, write_sums.

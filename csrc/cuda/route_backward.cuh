@@ -24,6 +24,7 @@ namespace moge::cuda {
 // s of the narrative.
 __device__ __forceinline__ float weight_dot(const RouteBackward& args, int64_t token, int lane) {
   float dot = 0.0f;
+#pragma unroll 1
   for (int j = lane; j < args.top_k; j += 32) {
     const int64_t at = token * args.top_k + j;
     dot = fmaf(args.weights[at], args.grad_weights[at], dot);
@@ -35,6 +36,7 @@ __device__ __forceinline__ float weight_dot(const RouteBackward& args, int64_t t
 __device__ __forceinline__ void add_weight_gradients(const RouteBackward& args, int64_t token,
                                                      int lane, float* slice) {
   const float mean = args.renormalize ? weight_dot(args, token, lane) : 0.0f;
+#pragma unroll 1
   for (int j = lane; j < args.top_k; j += 32) {
     const int64_t at = token * args.top_k + j;
     const int64_t expert = args.experts[at];

@@ -23,19 +23,24 @@
 
 namespace moge::cuda {
 
-// Copies the logits to the slice; true where the lane has a NaN or an infinity.
+// Copies the logits to the slice; true where the lane has a NaN or an infinity. The maximum goes to
+// shared memory too: the selection needs all registers.
 template <int V, int W, class In>
 __device__ __forceinline__ bool stage_logits(const In* logits, float* slice, int n, int lane,
-                                             float& maximum) {
+                                             float* maximum) {
   float zero = 0.0f;  // NaN from the first NaN or infinity on
   float most = -infinity();
   stage_row<V, W>(logits, slice, n, lane, [&](float value) {
     most = fmaxf(most, value);
     zero = fmaf(value, 0.0f, zero);
   });
-  maximum = warp_max(most);
+  most = warp_max(most);
+  if (lane == 0) *maximum = most;
   return zero != zero;
 }
+
+// NaN ranks as -inf in the selection.
+__device__ __forceinline__ float rank(float value) { return fmaxf(value, -infinity()); }
 
 // What the selection compares: the logits in `slice`, with the noise where there is any, and NaN in
 // the slots beyond n. True where the lane's noise has a NaN or an infinity.
@@ -45,30 +50,21 @@ __device__ __forceinline__ bool load_values(const float* slice, const float* noi
 #pragma unroll
   for (int i = 0; i < V; ++i) values[i] = not_a_number();
   if (noise == nullptr) {
-    read_row<V, W>(slice, n, lane, [&](int i, float value) { values[i] = value; });
+    read_row<V, W>(slice, n, lane, [&](int i, float value) { values[i] = rank(value); });
     return false;
   }
   constexpr int R = kAccess<float, W>;
   float zero = 0.0f;
-  visit_row<V, W>(noise, n, lane, [&](int i, auto address) {
+  visit_row<V, W, 4>(noise, n, lane, [&](int i, auto address) {
     const auto added = load_pack<R>(address);
     const auto logits = load_pack<R>(slice + lane * W + slot_offset<W>(i));
 #pragma unroll
     for (int j = 0; j < R; ++j) {
-      values[i + j] = logits.values[j] + added.values[j];
+      values[i + j] = rank(logits.values[j] + added.values[j]);
       zero = fmaf(added.values[j], 0.0f, zero);
     }
   });
   return zero != zero;
-}
-
-// NaN becomes -inf in the slots of an expert, as the selection ranks it.
-template <int V, int W>
-__device__ __forceinline__ void rank_nan_last(int n, int lane, float (&values)[V]) {
-#pragma unroll
-  for (int i = 0; i < V; ++i) {
-    if (slot_offset<W>(i) + lane * W < n) values[i] = fmaxf(values[i], -infinity());
-  }
 }
 
 // The `count` largest values in descending order, ties to the lower expert; lane j gets expert j.
@@ -101,10 +97,15 @@ __device__ __forceinline__ int select_top(float (&values)[V], int count, int lan
   return choice;
 }
 
+// The token of a warp in one round of the block over its tokens.
+__device__ __forceinline__ int64_t round_token(int round, int warp) {
+  return (int64_t(round) * gridDim.x + blockIdx.x) * kWarps + warp;
+}
+
 // Routing 2 of METHOD.md: the token's experts, 32 at a time, counted in `counts`. Returns the logit
 // of the lane's choice; where k > 32, all of them are left in the weights instead.
 template <int V, int W>
-__device__ __forceinline__ float choose(const RouteForward& args, int64_t token, int lane,
+__device__ __forceinline__ float choose(const RouteForward& args, int round, int lane,
                                         float (&values)[V], const float* logits, unsigned* counts) {
   const int k = args.top_k;
   float logit = 0.0f;
@@ -113,7 +114,8 @@ __device__ __forceinline__ float choose(const RouteForward& args, int64_t token,
     const int count = k - first < 32 ? k - first : 32;
     const int expert = select_top<V, W>(values, count, lane);
     if (lane >= count) continue;
-    const int64_t at = opaque(token) * k + first + lane;
+    const int64_t token = round_token(opaque(round), int(threadIdx.x) / 32);
+    const int64_t at = token * k + first + lane;
     args.experts[at] = expert;
     atomicAdd(&counts[expert], 1u);
     logit = logits[expert];
@@ -129,10 +131,12 @@ __device__ __forceinline__ void write_weights(const RouteForward& args, int64_t 
   float* weights = args.weights + token * k;
   if (args.renormalize) {
     maximum = -infinity();
+#pragma unroll 1
     for (int j = lane; j < k; j += 32) maximum = fmaxf(maximum, k > 32 ? weights[j] : logit);
     maximum = warp_max(maximum);
   }
   float sum = 0.0f, kept = 0.0f;
+#pragma unroll 1
   for (int j = lane; j < k; j += 32) {
     kept = expf((k > 32 ? weights[j] : logit) - maximum);
     sum += kept;
@@ -142,6 +146,7 @@ __device__ __forceinline__ void write_weights(const RouteForward& args, int64_t 
     // inverse_sum - inverse_sum is 0, or NaN for a row that has no softmax
     inverse_sum = 1.0f / warp_sum(sum) + (inverse_sum - inverse_sum);
   }
+#pragma unroll 1
   for (int j = lane; j < k; j += 32) weights[j] = (k > 32 ? weights[j] : kept) * inverse_sum;
 }
 
@@ -192,30 +197,31 @@ __global__ void __launch_bounds__(kThreads, 4)
 
   const bool with_norm = args.groups != nullptr;
   float by_block[Q] = {}, by_lane[kByBlock ? 1 : V] = {};
-  for (int64_t first = int64_t(blockIdx.x) * kWarps; first < args.num_tokens;
-       first += int64_t(gridDim.x) * kWarps) {
-    const int64_t token = first + warp;
+  for (int round = 0; round_token(round, 0) < args.num_tokens; ++round) {
+    const int64_t token = round_token(round, warp);
     const bool active = token < args.num_tokens;
-    float logit = 0.0f, maximum = 0.0f, inverse_sum = 0.0f;
     __syncwarp();  // the slice is no longer read
     if (active) {
       const In* logits = static_cast<const In*>(args.logits) + token * n;
-      bool bad = stage_logits<V, W>(logits, slice, n, lane, maximum);
-      bad = note_row(sums.logits, bad, token);
+      const bool bad = stage_logits<V, W>(logits, slice, n, lane, &sums.maximum[warp]);
+      note_row(sums.logits, bad, token);
+      __syncwarp();
       float values[V];
-      const float* noise = args.noise == nullptr ? nullptr : args.noise + token * n;
-      const bool bad_noise = load_values<V, W>(slice, noise, n, lane, values);
-      bad |= note_row(sums.noise, bad_noise, token);
-      if (bad) rank_nan_last<V, W>(n, lane, values);
+      const int64_t again = round_token(opaque(round), warp);
+      const float* noise = args.noise == nullptr ? nullptr : args.noise + again * n;
+      note_row(sums.noise, load_values<V, W>(slice, noise, n, lane, values), again);
+      const float logit = choose<V, W>(args, round, lane, values, slice, counts);
       __syncwarp();
-      logit = choose<V, W>(args, token, lane, values, slice, counts);
-      __syncwarp();
-      inverse_sum = exponentials<V, W>(slice, n, lane, maximum);
+      const int64_t row = round_token(opaque(round), warp);
+      const float maximum = sums.maximum[warp];
+      const float inverse_sum = exponentials<V, W>(slice, n, lane, maximum);
       update_row<V, W>(slice, n, lane, [&](int i, float e) {
         const float z = e * inverse_sum;
         if (!kByBlock) by_lane[kByBlock ? 0 : i] += z;
         return z;
       });
+      if (lane == 0) store_pack(args.row_stats + 2 * row, Pack<float, 2>{maximum, inverse_sum});
+      write_weights(args, row, lane, logit, maximum, inverse_sum);
     } else if (kByBlock) {
       store_row<V, W>(slice, n, lane, [](int) { return 0.0f; });
     }
@@ -225,8 +231,6 @@ __global__ void __launch_bounds__(kThreads, 4)
       __syncthreads();
     }
     if (!active) continue;
-    if (lane == 0) store_pack(args.row_stats + 2 * token, Pack<float, 2>{maximum, inverse_sum});
-    write_weights(args, token, lane, logit, maximum, inverse_sum);
     __syncwarp();
     if (with_norm)
       sums.loss[threadIdx.x] += sum_norms<V>(filter, sums.groups[lane], slice, margin, lane);

@@ -51,12 +51,14 @@ template <class T, int W>
 constexpr int kAccess = W * int(sizeof(T)) <= 16 ? W : 16 / int(sizeof(T));
 
 // Calls visit(slot, address) for the first of every kAccess slots that lie on a row of n.
-template <int V, int W, class T, class Visit>
+template <int V, int W, int kFlight = 8, class T, class Visit>
 __device__ __forceinline__ void visit_row(T* row, int n, int lane, Visit visit) {
-  T* own = row + lane * W;  // one address, and constant offsets from it
-  const int rest = n - lane * W;
+  T* own = row + lane * W;                // one address, and constant offsets from it
+  const int rest = opaque(n - lane * W);  // else the V comparisons are kept across tokens
 #pragma unroll
   for (int i = 0; i < V; i += kAccess<T, W>) {
+    // With 32 slots, no more than kFlight values on their way: there are no registers for them.
+    if (V > 16 && i > 0 && i % kFlight == 0) __syncwarp();
     if (slot_offset<W>(i) < rest) visit(i, own + slot_offset<W>(i));
   }
 }
