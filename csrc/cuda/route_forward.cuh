@@ -188,14 +188,12 @@ __global__ void __launch_bounds__(kThreads, 4)
   SIMT_SHARED(sums, BlockSums);
   const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32, n = args.num_experts;
   float* slice = slices + warp * pitch;
-  float* margin = slice + margin_offset;
   unsigned* counts = reinterpret_cast<unsigned*>(slices + kWarps * pitch);
   for (int expert = int(threadIdx.x); expert < n; expert += kThreads) counts[expert] = 0;
   clear_sums(sums);
   if (warp == 0 && args.groups != nullptr) sums.groups[lane] = group_mask<V>(filter, lane);
   __syncthreads();
 
-  const bool with_norm = args.groups != nullptr;
   float by_block[Q] = {}, by_lane[kByBlock ? 1 : V] = {};
   for (int round = 0; round_token(round, 0) < args.num_tokens; ++round) {
     const int64_t token = round_token(round, warp);
@@ -232,8 +230,10 @@ __global__ void __launch_bounds__(kThreads, 4)
     }
     if (!active) continue;
     __syncwarp();
-    if (with_norm)
+    if (args.groups != nullptr) {
+      float* margin = slice + opaque(margin_offset);
       sums.loss[threadIdx.x] += sum_norms<V>(filter, sums.groups[lane], slice, margin, lane);
+    }
   }
 
   close_warp(sums);
