@@ -60,6 +60,13 @@ def test_every_guarded_column_regresses_when_worse_and_only_then(column):
     assert regressions([replace(GOOD, **{column: better})], [GOOD]) == []
 
 
+def test_only_kernels_indexed_by_data_may_have_conflicts():
+    conflicts = {"conflict_degree": 1.9, "min_bytes_per_token": None}
+    assert broken_bounds([replace(GOOD, kernel="count_choices_kernel", **conflicts)]) == []
+    spills = replace(GOOD, kernel="count_choices_kernel", spill_bytes=8, **conflicts)
+    assert [v.column for v in broken_bounds([spills])] == ["spill_bytes"]
+
+
 def test_rows_that_vanish_or_appear_are_told():
     other = replace(GOOD, architecture="sm_100")
     assert [str(v) for v in regressions([GOOD], [GOOD, other])] == [

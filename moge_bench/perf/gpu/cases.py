@@ -9,7 +9,7 @@ token are what the operation must move if every tensor that it is given or gives
     group norm           N e, backward 2 N e
     gather               k (2 d e + 4)            a row read and one written per choice; slots
     combine              k (d e + 4 + 4) + d e    rows, positions and weights; output
-    combine, weights     k (d e + 4 + 4) + d e    rows, positions, gradient; gradient of the output
+    combine, weights     k (2 d e + 4 + 4)        two rows multiplied per choice; positions, result
     sort of the choices  no least: a counting sort has several passes by its nature
 """
 
@@ -69,7 +69,7 @@ class Case:
             "group_norm_backward": 2 * logits,
             "gather_rows": k * (2 * row + 4),
             "combine_rows": k * (row + 8) + row,
-            "combine_weight_grad": k * (row + 8) + row,
+            "combine_weight_grad": k * (2 * row + 8),
         }.get(self.op)
 
 

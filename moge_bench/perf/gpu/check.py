@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,23 +46,41 @@ def cost_rows(
     toolchain: Toolchain, csrc: Path, cases: Sequence[Case],
     architectures: Sequence[Architecture], progress: Progress,
 ) -> tuple[list[Cost], set[str]]:  # fmt: skip
-    """Compile csrc/cuda and measure ``cases``; return the rows and the names of all kernels."""
+    """Compile csrc/cuda and measure ``cases``; return the rows and the names of all kernels.
+
+    The rows of a case are kept in the toolchain's cache until something they depend on changes.
+    """
     sources = sorted((csrc / "cuda").glob("*.cu"))
     built = {}
     for architecture in architectures:
         progress(f"compiling for {architecture.name}")
         built[architecture] = building.build(toolchain, sources, csrc, architecture)
     sizes = building.argument_sizes(built[architectures[0]])
-    library = LauncherLibrary(toolchain.launcher_library(sources, csrc), sizes)
+    library_path = toolchain.launcher_library(sources, csrc)
+    library = LauncherLibrary(library_path, sizes)
     costs: dict[tuple[str, str, str], Cost] = {}
     for case in cases:
         progress(case.name)
-        for cost in measure(case, built, library, csrc, toolchain.version()):
+        kept = toolchain.cache / f"counts-{_key(library_path, case, architectures)}.csv"
+        if not kept.exists():
+            rows = measure(case, built, library, csrc, toolchain.version())
+            write_atomic(kept, table.to_csv(rows))
+        for cost in table.read_csv(kept):
             # The kernel that adds up partial sums is the same for every element type.
             if costs.setdefault(cost.key, cost) != cost:
                 raise RuntimeError(f"{' '.join(cost.key)}: two cases give it different costs")
     kernels = {kernel.name for kernel in built[architectures[0]].values()}
     return list(costs.values()), kernels
+
+
+def _key(library: Path, case: Case, architectures: Sequence[Architecture]) -> str:
+    """Return a hash of all that a case's rows depend on: kernels, case, report, interpreter."""
+    # The library's name holds the hash of every source and header, and of the compiler.
+    digest = hashlib.sha256(f"{library.name} {case!r} {architectures!r}".encode())
+    perf = Path(__file__).resolve().parents[1]
+    for path in sorted([*perf.glob("gpu/*.py"), *perf.glob("ptx/*.py")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def check(

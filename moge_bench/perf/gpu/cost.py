@@ -44,6 +44,12 @@ class Cost:
     floor_ns_per_token: float | None
     issue_ns_per_token: float
 
+    def __post_init__(self) -> None:
+        for name in COLUMNS:
+            value = getattr(self, name)
+            if isinstance(value, float):
+                object.__setattr__(self, name, round(value, DIGITS))
+
     @property
     def key(self) -> tuple[str, str, str]:
         """What two tables match rows by."""

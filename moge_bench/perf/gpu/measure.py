@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from moge_bench.perf import ptx
@@ -35,20 +36,19 @@ class Counts:
     conflict_degree: float
 
 
-def count(
-    kernel: BuiltKernel, launch: Launch, device: ptx.Device, num_tokens: int, blocks: range
-) -> Counts:
-    """Run ``blocks`` of ``launch`` in the interpreter; return counts scaled to the whole grid.
+def count(case: Case, kernel: BuiltKernel, launch: Launch, device: ptx.Device) -> Counts:
+    """Run ``launch``, or a sample of its blocks scaled to the whole grid; return its counts.
 
     Raises PtxError where the kernel does what a device would not allow.
     """
+    blocks = _blocks(case, kernel, launch)
     result = ptx.run_kernel(
         kernel.module, launch.kernel, launch.grid, launch.block, launch.arguments, device=device,
         shared_bytes=launch.shared_bytes, races=False, blocks=blocks,
     )  # fmt: skip
     counters = result.check().counters
     traffic = counters.traffic.values()
-    share = launch.num_blocks / len(blocks) / num_tokens
+    share = launch.num_blocks / len(blocks) / case.num_tokens
     return Counts(
         instructions=int(counters.warps.sum()) * share,
         sectors=sum(row.sectors for row in traffic) * share,
@@ -100,24 +100,35 @@ def measure(
     and only some of its blocks are run where the case allows it. The others run whole.
     """
     functions = library.functions
-    inputs = Inputs(case, csrc, workspace_bytes(case, functions))
     launcher = getattr(functions, f"moge_cuda_{case.op}")
-    launches = library.record(lambda: launcher(ctypes.byref(inputs.struct), None))
     costs = []
-    for launch in launches:
-        known: dict[str, Counts] = {}
-        for architecture, kernels in built.items():
+    known: dict[tuple[str, ...], list[Counts]] = {}
+    inputs: Inputs | None = None
+    for architecture, kernels in built.items():
+        if inputs is None or not case.sampled:  # a pass in place needs what it has not yet changed
+            inputs = Inputs(case, csrc, workspace_bytes(case, functions))
+            launches = library.record(partial(launcher, ctypes.byref(inputs.struct), None))
+        code = tuple(_same_code(kernels[launch.kernel], launch.kernel) for launch in launches)
+        if code not in known:
+            known[code] = [
+                count(case, kernels[launch.kernel], launch, inputs.device) for launch in launches
+            ]
+        for launch, counts in zip(launches, known[code], strict=True):
             kernel = kernels[launch.kernel]
-            main = kernel.name.startswith(case.op)
-            sampled = min(SAMPLE_BLOCKS, launch.num_blocks)
-            blocks = range(sampled if main and case.sampled else launch.num_blocks)
-            code = _same_code(kernel, launch.kernel)
-            if code not in known:
-                known[code] = count(kernel, launch, inputs.device, case.num_tokens, blocks)
+            minimum = case.min_bytes_per_token if _is_main(case, kernel) else None
             costs.append(
                 _cost(
-                    kernel, architecture, launch, known[code], nvcc=nvcc, text=str(case),
-                    min_bytes=case.min_bytes_per_token if main else None,
+                    kernel, architecture, launch, counts,
+                    nvcc=nvcc, text=str(case), min_bytes=minimum,
                 )
             )  # fmt: skip
     return costs
+
+
+def _is_main(case: Case, kernel: BuiltKernel) -> bool:
+    return kernel.name.startswith(case.op)
+
+
+def _blocks(case: Case, kernel: BuiltKernel, launch: Launch) -> range:
+    sampled = case.sampled and _is_main(case, kernel)
+    return range(min(SAMPLE_BLOCKS, launch.num_blocks) if sampled else launch.num_blocks)

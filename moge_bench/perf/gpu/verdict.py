@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from moge_bench.perf.gpu.cost import DIGITS, Cost
+from moge_bench.perf.gpu.cost import Cost
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,9 @@ BOUNDS = (
     ("bytes_ratio", True, 1.1),
     ("conflict_degree", True, 1.1),
 )
+# Their shared memory is indexed by the data (a counter per expert), so equal banks are a matter of
+# chance: at N = 64 and random experts the degree is near 1.9. They move a few bytes a token.
+INDEXED_BY_DATA = ("count_choices_kernel", "place_choices_kernel")
 # Columns in which a row must not be worse than the committed one, and whether larger is worse.
 # Threads, the launch and what follows from other columns are facts, not costs.
 GUARDED = {
@@ -55,7 +58,8 @@ def broken_bounds(costs: Sequence[Cost]) -> list[Violation]:
     for cost in costs:
         for column, larger_is_worse, bound in BOUNDS:
             value = getattr(cost, column)
-            if value is None:
+            exempt = column == "conflict_degree" and cost.kernel in INDEXED_BY_DATA
+            if value is None or exempt:
                 continue
             if (value > bound) if larger_is_worse else (value < bound):
                 word = "at most" if larger_is_worse else "at least"
@@ -83,8 +87,7 @@ def regressions(costs: Sequence[Cost], committed: Sequence[Cost]) -> list[Violat
         if cost.nvcc != before[key].nvcc:
             continue
         for column, larger_is_worse in GUARDED.items():
-            value = round(getattr(cost, column), DIGITS)
-            bound = round(getattr(before[key], column), DIGITS)
+            value, bound = getattr(cost, column), getattr(before[key], column)
             if (value > bound) if larger_is_worse else (value < bound):
                 word = "at most" if larger_is_worse else "at least"
                 found.append(Violation(_name(cost), column, value, f"{word} {bound} (committed)"))

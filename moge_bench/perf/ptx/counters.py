@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from moge_bench.perf.ptx.memory import Buffer
-from moge_bench.perf.ptx.program import Kernel
+from moge_bench.perf.ptx.program import Instruction, Kernel
 from moge_bench.perf.ptx.scalars import Array
 
 SECTOR = 32  # bytes: the unit in which L2 and DRAM move global memory
@@ -49,7 +50,7 @@ class Traffic:
 
     ``requests`` are warp-wide instructions, ``sectors`` the 32-byte sectors they touched (counted
     for every request), ``distinct_sectors`` those touched at least once in the launch, ``bytes``
-    what the lanes asked for.
+    what was asked for, once for all lanes of a request that share an address.
     """
 
     requests: int = 0
@@ -99,8 +100,7 @@ class Counters:
         """Executed warp instructions of each class; see ``instruction_class``."""
         return self._sum(lambda instruction: instruction_class(instruction.opcode))
 
-    def _sum(self, key: object) -> Counter[str]:
-        assert callable(key)
+    def _sum(self, key: Callable[[Instruction], str]) -> Counter[str]:
         total: Counter[str] = Counter()
         for instruction, count in zip(self.kernel.code, self.warps, strict=True):
             if count:
@@ -124,7 +124,8 @@ class Counters:
         distinct = _distinct(warps.astype(np.int64) << 40 | sectors)
         owners = owner[distinct & (1 << 40) - 1]
         requests = _distinct((distinct >> 40) << 20 | owners) & (1 << 20) - 1
-        lanes = owner[sectors]
+        addresses = _distinct(warps.astype(np.int64) << 40 | offsets) & (1 << 40) - 1
+        lanes = owner[addresses // SECTOR]
         for which in set(owners.tolist()):
             row = self.traffic.setdefault((self._buffers[which].name, kind), Traffic())
             row.requests += int((requests == which).sum())
