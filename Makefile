@@ -2,10 +2,10 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-CSRC   := $(shell find csrc -name '*.cpp' -o -name '*.h')
-INPUTS := setup.py pyproject.toml constraints.txt scripts/setup_env.sh $(CSRC)
+CSRC   := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+INPUTS := setup.py pyproject.toml constraints.txt scripts/setup_env.sh scripts/build_cuda.py $(CSRC)
 
-.PHONY: help build ablation test lint check bench tables clean
+.PHONY: help build ablation test lint check bench sanitize gpu-check tables clean
 .DELETE_ON_ERROR:
 
 help:
@@ -14,8 +14,10 @@ help:
 	@echo "make lint       formatters, linters and the type checker only"
 	@echo "make check      the fast half of the tests"
 	@echo "make bench      time the core cases of router and layer with pytest-benchmark"
+	@echo "make sanitize   the CUDA kernels on the CPU under Address-, UndefinedBehavior- and ThreadSanitizer"
+	@echo "make gpu-check  registers, occupancy, traffic of the CUDA kernels against their bounds; needs nvcc, no GPU"
 	@echo "make tables     rebuild the committed tables from the committed records"
-	@echo "make build      set up $(VENV) and compile the extension"
+	@echo "make build      set up $(VENV), compile the extension, and the CUDA library where nvcc is found"
 	@echo "make clean      remove the build and $(VENV)"
 
 # One stamp for those who run, one for those who develop; both are renewed when csrc changes.
@@ -23,6 +25,8 @@ $(VENV)/.suite: $(INPUTS)
 	@PYTHON=$(PYTHON) scripts/setup_env.sh $(VENV) suite
 $(VENV)/.dev: $(INPUTS)
 	@PYTHON=$(PYTHON) scripts/setup_env.sh $(VENV) suite,dev
+$(VENV)/.gpu-check: $(INPUTS)
+	@PYTHON=$(PYTHON) scripts/setup_env.sh $(VENV) suite,gpu-check
 
 build: $(VENV)/.suite
 
@@ -38,7 +42,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(CSRC)
+	$(BIN)/clang-format --dry-run --Werror $(CSRC) $(wildcard tests/csrc/simt/*.cu tests/csrc/simt/bugs/*)
 
 test: lint
 	$(BIN)/python -m pytest
@@ -48,6 +52,12 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/perf/test_core_benchmarks.py --benchmark-enable
+
+sanitize: $(VENV)/.dev
+	$(BIN)/python tests/csrc/simt/simt_sanitize.py
+
+gpu-check: $(VENV)/.gpu-check
+	$(BIN)/moge-bench perf gpu-check
 
 clean:
 	rm -rf build $(VENV) moge_bench/*.so *.egg-info

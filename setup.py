@@ -1,7 +1,8 @@
-"""Builds moge_bench._C, the CPU extension, with torch.utils.cpp_extension.
+"""Builds moge_bench._C, the CPU extension, and moge_bench._cuda where nvcc is found (MOGE_CUDA).
 
 torch must be installed first, and pip called with --no-build-isolation, so that the extension is
-compiled against the torch it will run with.
+compiled against the torch it will run with. MOGE_CUDA=auto (the default) builds the CUDA library
+where nvcc is found, 1 fails without nvcc, 0 never builds it.
 """
 
 import hashlib
@@ -9,9 +10,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 
 ROOT = Path(__file__).resolve().parent
+GENERATED = ROOT / "build/generated"
 
 try:
     from torch.utils.cpp_extension import BuildExtension, CppExtension
@@ -21,29 +23,57 @@ except ModuleNotFoundError:
         "`pip install --no-build-isolation -e .` (or just `make build`)."
     )
 
-
-def files(*suffixes: str) -> list[Path]:
-    """The files of the extension; csrc's other folders are not part of it."""
-    folders = [ROOT / "csrc", ROOT / "csrc/cpu"]
-    return sorted(f for d in folders for f in d.iterdir() if f.suffix in suffixes)
+sys.path.insert(0, str(ROOT / "scripts"))  # pip's build backend does not put this folder there
+import build_cuda  # noqa: E402
 
 
-def write_source_hash() -> Path:
-    """Write the header that names the build in records and caches; return its folder.
+def files(folders: tuple[str, ...], *suffixes: str) -> list[Path]:
+    """The files with these suffixes in these folders, not below them."""
+    return sorted(f for d in folders for f in (ROOT / d).iterdir() if f.suffix in suffixes)
 
-    moge_bench.ops.extension computes the same digest to tell a stale build. Only the file that
-    includes the header is compiled again when another source changes.
+
+def source_hash(paths: list[Path]) -> str:
+    """The digest that names a build in records and caches.
+
+    moge_bench.ops.extension computes the same to tell a stale build.
     """
     digest = hashlib.sha256()
-    for path in files(".cpp", ".h"):
+    for path in sorted(paths):
         name = path.relative_to(ROOT / "csrc").as_posix()
         digest.update(name.encode() + b"\0" + path.read_bytes())
-    header = ROOT / "build/generated/moge_source_hash.h"
-    text = f'#define MOGE_SOURCE_HASH "{digest.hexdigest()[:16]}"\n'
-    if not header.is_file() or header.read_text() != text:
-        header.parent.mkdir(parents=True, exist_ok=True)
-        header.write_text(text)
-    return header.parent
+    return digest.hexdigest()[:16]
+
+
+def write_header(name: str, macros: dict[str, str]) -> None:
+    """Write the macros to a header; only the file that includes it is compiled again."""
+    text = "".join(f'#define {macro} "{value}"\n' for macro, value in macros.items())
+    build_cuda.write_if_changed(GENERATED / name, text)
+
+
+CPU_FOLDERS = ("csrc", "csrc/cpu")
+
+
+def cpu_extension() -> Extension:
+    """moge_bench._C; csrc's other folders are not part of it."""
+    digest = source_hash(files(CPU_FOLDERS, ".cpp", ".h"))
+    write_header("moge_source_hash.h", {"MOGE_SOURCE_HASH": digest})
+    return CppExtension(
+        "moge_bench._C",
+        [str(path.relative_to(ROOT)) for path in files(CPU_FOLDERS, ".cpp")],
+        include_dirs=[str(ROOT / "csrc"), str(GENERATED)],
+        depends=[str(path) for path in files(CPU_FOLDERS, ".h")],
+        define_macros=[("MOGE_VERSION", '"0.1.0"')],
+        # No contraction: a fused multiply-add is written as one, so all instruction sets agree.
+        extra_compile_args=["-O3", "-ffp-contract=off", "-fno-math-errno", "-fopenmp", "-g0"],
+    )
+
+
+def cuda_extension() -> Extension:
+    """moge_bench._cuda, with a digest of its own."""
+    shared = [ROOT / "csrc" / name for name in ("kernels.h", "plan.cpp", "plan.h")]
+    digest = source_hash([*shared, *files(("csrc/cuda",), ".cpp", ".cu", ".cuh", ".h")])
+    write_header("moge_cuda_facts.h", build_cuda.facts(digest))
+    return build_cuda.extension(GENERATED)
 
 
 class Build(BuildExtension):
@@ -61,14 +91,15 @@ class Build(BuildExtension):
             sys.exit(f"moge-bench: building the extension failed ({error}); the compiler's own "
                      "message stands above.")  # fmt: skip
 
+    def build_extension(self, ext: Extension) -> None:
+        if ext.name != build_cuda.NAME or build_cuda.torch_has_cuda():
+            return super().build_extension(ext)
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(build_cuda.build_without_cuda_torch(ext), target)
 
-extension = CppExtension(
-    "moge_bench._C",
-    [str(path.relative_to(ROOT)) for path in files(".cpp")],
-    include_dirs=[str(ROOT / "csrc"), str(write_source_hash())],
-    depends=[str(path) for path in files(".h")],
-    define_macros=[("MOGE_VERSION", '"0.1.0"')],
-    # No contraction: a fused multiply-add is written as one, so every instruction set rounds alike.
-    extra_compile_args=["-O3", "-ffp-contract=off", "-fno-math-errno", "-fopenmp", "-g0"],
-)
-setup(ext_modules=[extension], cmdclass={"build_ext": Build})
+
+extensions = [cpu_extension()]
+if build_cuda.wanted():
+    extensions.append(cuda_extension())
+setup(ext_modules=extensions, cmdclass={"build_ext": Build})

@@ -5,6 +5,7 @@
 #include <torch/library.h>
 
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <tuple>
 
@@ -34,11 +35,18 @@ c10::TypedOperatorHandle<Signature> find_op(const char* name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
 }
 
-// Calls an op's kernel beneath autograd.
+// Calls an op's kernel beneath autograd. The CUDA kernels are bound through the stable ABI, which
+// has standard exceptions only: here they become the types that the CPU's checks raise.
 template <class Signature, class... Args>
 auto call_below(const c10::TypedOperatorHandle<Signature>& op, Args&&... args) {
   at::AutoDispatchBelowADInplaceOrView guard;
-  return op.call(std::forward<Args>(args)...);
+  try {
+    return op.call(std::forward<Args>(args)...);
+  } catch (const std::invalid_argument& error) {
+    C10_THROW_ERROR(ValueError, error.what());
+  } catch (const std::domain_error& error) {
+    C10_THROW_ERROR(TypeError, error.what());
+  }
 }
 
 bool needs_grad(const Tensor& tensor) {

@@ -28,6 +28,17 @@ TORCH_LIBRARY(moge, library) {
       "group_norm_backward(Tensor grad_loss, Tensor scores, Tensor taps, int rows, int cols, "
       "int stride, bool torus, str reduction) -> Tensor",
       tags);
+  // The experts of a GPU, around torch's matrix products (moge_bench/ops/grouped_ffn.py).
+  library.def(
+      "dispatch(Tensor x, Tensor experts, int num_experts) -> "
+      "(Tensor rows, Tensor offsets, Tensor slots, Tensor positions)",
+      tags);
+  library.def("combine(Tensor rows, Tensor? weights, Tensor slots, Tensor positions) -> Tensor",
+              tags);
+  library.def(
+      "combine_backward(Tensor grad_y, Tensor rows, Tensor weights, Tensor slots, "
+      "Tensor positions) -> (Tensor grad_rows, Tensor grad_weights)",
+      tags);
 }
 
 namespace {
@@ -38,7 +49,6 @@ pybind11::dict build_info() {
   info["source_hash"] = MOGE_SOURCE_HASH;
   info["compiler"] = __VERSION__;
   info["torch"] = TORCH_VERSION;
-  info["cuda"] = "none";
   info["instruction_sets"] = moge::compiled_instruction_sets();
   return info;
 }

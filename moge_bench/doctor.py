@@ -26,6 +26,8 @@ _SUITE = (
     "typer",
 )
 _OPTIONAL = {"datasets": "hub", "ray": "ray"}
+# Until someone with a GPU has run `pytest -m gpu` and committed what came out (docs/cuda.md).
+NEVER_RUN = "these kernels have never yet run on a GPU: tested on the CPU only"
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ def run_checks() -> list[Check]:
         _extension(),
         _compare("route", _route_gradients),
         _compare("group_norm", _group_norm_gradients),
-        Check("cuda", None, "no CUDA kernel is built yet; CUDA tensors raise a clear error"),
+        _cuda_library(),
+        *_cuda_devices(),
         *(_asset(name) for name in ASSETS),
         *(_library(name) for name in _SUITE),
         *(_optional(name, extra) for name, extra in _OPTIONAL.items()),
@@ -72,26 +75,61 @@ def _extension() -> Check:
     return Check("extension", stale is None, f"{detail}; {stale}" if stale else detail)
 
 
-def _compare(op: str, gradients: Callable[[str], list[torch.Tensor]]) -> Check:
+def _cuda_library() -> Check:
+    """Say what moge_bench._cuda was built for; it is optional, so its absence is no failure."""
+    module, problem = extension.load_cuda()
+    if module is None:
+        hint = f"not built ({problem}): CUDA tensors raise an error; {extension.CUDA_BUILD_HINT}"
+        return Check("cuda library", None, hint)
+    detail = (
+        f"build {module.source_hash}, nvcc {module.nvcc}, for {module.architectures}, torch "
+        f">= {module.torch_abi}; {NEVER_RUN}"
+    )
+    stale = extension.stale_cuda_build()
+    return Check("cuda library", stale is None, f"{detail}; {stale}" if stale else detail)
+
+
+def _cuda_devices() -> list[Check]:
+    """Run the kernels on every GPU that is here, or say why none can run."""
+    if not torch.cuda.is_available():
+        reason = "this torch is a CPU build" if torch.version.cuda is None else "torch sees no GPU"
+        return [Check("cuda device", None, f"no CUDA kernel can run here: {reason}")]
+    if extension.load_cuda()[0] is None:
+        return [Check("cuda device", None, "a GPU is here, and the CUDA library is not built")]
+    checks = []
+    for index in range(torch.cuda.device_count()):
+        device = f"cuda:{index}"
+        checks.append(Check(device, None, torch.cuda.get_device_name(index)))
+        checks.append(_compare("route", _route_gradients, device))
+        checks.append(_compare("group_norm", _group_norm_gradients, device))
+    return checks
+
+
+def _compare(
+    op: str, gradients: Callable[[str, str], list[torch.Tensor]], device: str = "cpu"
+) -> Check:
     """Run ``op`` forward and backward on both backends and compare."""
+    name = op if device == "cpu" else f"{op} {device}"
     try:
-        got, expected = gradients("extension"), gradients("reference")
+        got, expected = gradients("extension", device), gradients("reference", device)
     except Exception as error:
-        return Check(op, False, f"{type(error).__name__}: {error}")
+        return Check(name, False, f"{type(error).__name__}: {error}")
     worst = max(float((a - b).abs().max()) for a, b in zip(got, expected, strict=True))
-    return Check(op, worst < 1e-5, f"extension against reference, worst difference {worst:.1e}")
+    return Check(name, worst < 1e-5, f"extension against reference, worst difference {worst:.1e}")
 
 
-def _route_gradients(backend: str) -> list[torch.Tensor]:
-    logits = torch.randn(100, 64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+def _route_gradients(backend: str, device: str) -> list[torch.Tensor]:
+    logits = torch.randn(100, 64, generator=torch.Generator().manual_seed(0)).to(device)
+    logits.requires_grad_()
     routing = route(logits, 2, backend=backend)
     (routing.weights[:, 0].sum() + routing.group_loss).backward()
     assert logits.grad is not None
     return [routing.weights.detach(), routing.group_loss.detach(), logits.grad]
 
 
-def _group_norm_gradients(backend: str) -> list[torch.Tensor]:
-    scores = torch.rand(100, 64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+def _group_norm_gradients(backend: str, device: str) -> list[torch.Tensor]:
+    scores = torch.rand(100, 64, generator=torch.Generator().manual_seed(0)).to(device)
+    scores.requires_grad_()
     loss = group_norm(scores, backend=backend)
     loss.backward()
     assert scores.grad is not None

@@ -1,6 +1,8 @@
 import re
+from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
@@ -30,6 +32,21 @@ def test_doctor_fails_without_the_extension(monkeypatch):
     result = run("doctor")
     assert result.exit_code == 1
     assert re.search(r"^BROKEN extension .*make build", result.output, re.MULTILINE)
+
+
+def test_doctor_says_what_cuda_can_do_and_that_it_never_ran(monkeypatch):
+    built = SimpleNamespace(
+        source_hash="abc", architectures="9.0", nvcc="13.0", torch_abi="2.13", __name__="_cuda"
+    )
+    monkeypatch.setattr(extension, "load_cuda", lambda: (built, ""))
+    monkeypatch.setattr(extension, "stale_cuda_build", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    output = " ".join(run("doctor").output.split())
+    assert "cuda library build abc, nvcc 13.0, for 9.0, torch >= 2.13; these kernels have" in output
+    assert "never yet run on a GPU" in output and "no CUDA kernel can run here" in output
+    monkeypatch.setattr(extension, "load_cuda", lambda: (None, "ImportError: none"))
+    result = run("doctor")  # optional: its absence breaks nothing
+    assert result.exit_code == 0 and "MOGE_CUDA=1" in result.output
 
 
 def test_train_saves_a_record_and_says_where(tmp_path):

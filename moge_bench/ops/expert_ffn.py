@@ -1,7 +1,8 @@
 """moge::expert_ffn: dispatch, expert FFNs and combine, once the router has decided.
 
 Public function, fake kernels and autograd of the op. Schema and kernels are in
-csrc/cpu/experts*; the truth it is tested against is ops/reference_experts.py.
+csrc/cpu/experts*; the truth it is tested against is ops/reference_experts.py. CUDA tensors go to
+ops/grouped_ffn.py instead.
 Legend: T tokens, k choices of a token, N experts, d hidden size, f hidden size of an expert.
 """
 
@@ -11,10 +12,10 @@ from typing import Any, NoReturn
 
 import torch
 
-from moge_bench.ops import extension, reference_experts
+from moge_bench.ops import extension, grouped_ffn, reference_experts
 from moge_bench.ops.reference import accumulation_dtype
 from moge_bench.ops.reference_experts import ACTIVATIONS
-from moge_bench.ops.validation import FLOAT_DTYPES
+from moge_bench.ops.validation import check_float
 
 
 def expert_ffn(
@@ -37,9 +38,10 @@ def expert_ffn(
     weight is 0.
 
     Args:
-        x: (T, d), float32, float64 or bfloat16.
-        weights: (T, k), float32, float64 or bfloat16, k >= 1; combined in float32 (float64 for
-            float64 ``x``).
+        x: (T, d), float32, float64 or bfloat16; on CUDA float16 too, and float64 only with
+            backend="reference".
+        weights: (T, k), of any of these dtypes, k >= 1; combined in float32 (float64 for float64
+            ``x``).
         experts: (T, k), int64, each from -1 to N - 1.
         w_in, w_out: (N, f, d) and (N, d, f), in the dtype of ``x``.
         b_in, b_out: (N, f) and (N, d), in the dtype of ``x``; both None for experts without bias.
@@ -68,7 +70,11 @@ def expert_ffn(
         b_out = None if b_out is None else b_out.to(dtype)
     _check_dtypes(x, w_in, b_in, w_out, b_out)
     weights = weights.to(accumulation_dtype(x.dtype))
-    if extension.choose_backend(backend, x, "expert_ffn") == "extension":
+    chosen = extension.choose_backend(backend, x, "expert_ffn")
+    if chosen == "extension" and x.device.type == "cuda":
+        with torch.autocast("cuda", enabled=False):
+            return grouped_ffn.expert_ffn(x, weights, experts, w_in, b_in, w_out, b_out, activation)
+    if chosen == "extension":
         # Without a backward pass to come the op keeps nothing.
         tensors = (x, weights, w_in, b_in, w_out, b_out)
         keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
@@ -114,8 +120,7 @@ def _check_tensors(
             raise ValueError(f"{name} must be on the device of x, {x.device}, got {tensor.device}")
     if experts.dtype != torch.int64:
         raise TypeError(f"experts must be int64, got {experts.dtype}; call experts.long() first")
-    if weights.dtype not in FLOAT_DTYPES:
-        raise TypeError(f"weights must be float32, float64 or bfloat16, got {weights.dtype}")
+    check_float("weights", weights)
 
 
 def _check_shapes(
@@ -154,8 +159,7 @@ def _check_shapes(
 
 def _check_dtypes(x: torch.Tensor, *parameters: torch.Tensor | None) -> None:
     """Check that x has a supported dtype and the parameters the same."""
-    if x.dtype not in FLOAT_DTYPES:
-        raise TypeError(f"x must be float32, float64 or bfloat16, got {x.dtype}")
+    check_float("x", x)
     names = ("w_in", "b_in", "w_out", "b_out")
     for name, tensor in zip(names, parameters, strict=True):
         if tensor is not None and tensor.dtype != x.dtype:

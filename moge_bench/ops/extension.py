@@ -1,4 +1,4 @@
-"""Loads the compiled extension and decides which backend runs; nothing falls back silently."""
+"""Loads the compiled libraries and decides which backend runs; nothing falls back silently."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -13,18 +14,41 @@ import torch
 
 BACKENDS = ("auto", "extension", "reference")
 BUILD_HINT = "build it with `make build`, or `pip install --no-build-isolation -e .`"
+CUDA_BUILD_HINT = "build it where nvcc is, with MOGE_CUDA=1: `MOGE_CUDA=1 make build`"
+
+
+def _try_import(name: str) -> tuple[ModuleType | None, str]:
+    try:
+        return importlib.import_module(name), ""
+    except ImportError as error:
+        return None, f"{type(error).__name__}: {error}"
 
 
 @functools.cache
 def load() -> tuple[ModuleType | None, str]:
     """Return (the pybind11 module moge_bench._C or None, why it could not be loaded)."""
-    try:
-        return importlib.import_module("moge_bench._C"), ""
-    except ImportError as error:
-        return None, f"{type(error).__name__}: {error}"
+    return _try_import("moge_bench._C")
+
+
+@functools.cache
+def load_cuda() -> tuple[ModuleType | None, str]:
+    """Return (the module moge_bench._cuda or None, why it could not be loaded).
+
+    Importing it registers the CUDA kernels of the ops that moge_bench._C defines; it needs no GPU.
+    """
+    module, error = load()
+    return (None, error) if module is None else _try_import("moge_bench._cuda")
+
+
+def cuda_facts() -> dict[str, str]:
+    """Return what moge_bench._cuda reports of its build; empty where it is not loaded."""
+    module, _ = load_cuda()
+    names = ("source_hash", "architectures", "nvcc", "torch_abi")
+    return {} if module is None else {name: getattr(module, name) for name in names}
 
 
 _MODULE, _ERROR = load()
+_CUDA, _CUDA_ERROR = load_cuda()
 
 
 def stale_build() -> str | None:
@@ -35,26 +59,49 @@ def stale_build() -> str | None:
     folder = Path(__file__).resolve().parents[2] / "csrc"
     if _MODULE is None or not folder.is_dir():
         return None
-    built, found = _MODULE.build_info()["source_hash"], source_hash(folder)
+    return _stale("extension", _MODULE.build_info()["source_hash"], source_hash(folder))
+
+
+def stale_cuda_build() -> str | None:
+    """Return a sentence if csrc/cuda has changed since moge_bench._cuda was built, else None."""
+    folder = Path(__file__).resolve().parents[2] / "csrc"
+    if _CUDA is None or not folder.is_dir():
+        return None
+    return _stale("CUDA library", _CUDA.source_hash, cuda_source_hash(folder))
+
+
+def _stale(what: str, built: str, found: str) -> str | None:
     if built == found:
         return None
-    return (
-        f"csrc has changed since the extension was built ({built}, now {found}): run `make build`"
-    )
+    return f"csrc has changed since the {what} was built ({built}, now {found}): run `make build`"
 
 
 def source_hash(folder: Path) -> str:
     """Return the digest of the extension's files below csrc/, as setup.py computes it."""
-    found = [f for d in (folder, folder / "cpu") for f in d.iterdir() if f.suffix in (".cpp", ".h")]
+    return _digest(folder, [*_files(folder, ".cpp", ".h"), *_files(folder / "cpu", ".cpp", ".h")])
+
+
+def cuda_source_hash(folder: Path) -> str:
+    """Return the digest of the CUDA library's files below csrc/, as setup.py computes it."""
+    shared = [folder / name for name in ("kernels.h", "plan.cpp", "plan.h")]
+    return _digest(folder, [*shared, *_files(folder / "cuda", ".cpp", ".cu", ".cuh", ".h")])
+
+
+def _files(folder: Path, *suffixes: str) -> Iterator[Path]:
+    return (path for path in folder.iterdir() if path.suffix in suffixes)
+
+
+def _digest(folder: Path, paths: list[Path]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(found):
+    for path in sorted(paths):
         name = path.relative_to(folder).as_posix()
         digest.update(name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-if (_stale := stale_build()) is not None:
-    warnings.warn(_stale, RuntimeWarning, stacklevel=2)
+for _sentence in (stale_build(), stale_cuda_build()):
+    if _sentence is not None:
+        warnings.warn(_sentence, RuntimeWarning, stacklevel=2)
 
 
 @functools.cache
@@ -65,26 +112,45 @@ def _warn_once(message: str) -> None:
 def choose_backend(backend: str, tensor: torch.Tensor, op: str) -> str:
     """Return "extension" or "reference" for ``backend``, checked against what is built.
 
-    "auto" takes the extension where it is built for the tensor's device and warns once where it
-    is not; "extension" raises ValueError there instead. What ran is part of every result.
+    "auto" takes the extension where it is built for the tensor's device, warns once where no
+    extension is built at all, and raises ValueError where it has no kernel for the tensor's device
+    or dtype: there the slow path is the caller's choice. "extension" raises ValueError in every
+    such case. What ran is part of every result.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {BACKENDS}, got {backend!r}")
     if backend == "reference":
         return backend
-    if _MODULE is None:
-        problem = f"the extension moge_bench._C is not usable ({_ERROR}); {BUILD_HINT}"
-    elif tensor.device.type not in ("cpu", "meta"):
-        problem = (
-            f"moge::{op} is built for CPU tensors only, got a tensor on {tensor.device}; "
-            "move it to the CPU or pass backend='reference'"
-        )
-    else:
+    problem = _missing_kernel(tensor, op)
+    if problem is None:
         return "extension"
-    if backend == "extension":
-        raise ValueError(f"backend='extension': {problem}")
-    if _MODULE is not None:
-        # A device the extension does not know: an explicit choice, never a silent slow path.
-        raise ValueError(f"backend='auto': {problem}")
-    _warn_once(f"backend='auto' runs the slow reference: {problem}")
-    return "reference"
+    if backend == "auto" and _MODULE is None:
+        _warn_once(f"backend='auto' runs the slow reference: {problem}")
+        return "reference"
+    raise ValueError(f"backend={backend!r}: {problem}")
+
+
+def _missing_kernel(tensor: torch.Tensor, op: str) -> str | None:
+    """Return why there is no compiled kernel of ``op`` for ``tensor``, or None if there is."""
+    if _MODULE is None:
+        return f"the extension moge_bench._C is not usable ({_ERROR}); {BUILD_HINT}"
+    device = tensor.device.type
+    if device in ("cpu", "meta"):
+        return None
+    if device != "cuda":
+        return (
+            f"moge::{op} has kernels for CPU and CUDA tensors only, got a tensor on "
+            f"{tensor.device}; move it to the CPU or pass backend='reference'"
+        )
+    if _CUDA is None:
+        return (
+            f"moge::{op} got a tensor on {tensor.device}, and the CUDA library moge_bench._cuda "
+            f"is not usable ({_CUDA_ERROR}); {CUDA_BUILD_HINT}, move the tensor to the CPU or "
+            "pass backend='reference'"
+        )
+    if tensor.dtype == torch.float64:
+        return (
+            f"moge::{op} computes in float32 on CUDA and takes float32, float16 and bfloat16 "
+            "there, got torch.float64; call .float() first or pass backend='reference'"
+        )
+    return None

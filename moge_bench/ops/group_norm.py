@@ -32,7 +32,7 @@ def group_norm(
 
     Args:
         scores: z, (T, N), float32, float64 or bfloat16, 1 <= N <= 1024, any strides and signs;
-            in MoGE the softmax of the router logits over all N experts.
+            in MoGE the softmax of the router logits over all N experts. On CUDA as in ``route``.
         map_shape, group_size, sigma, stride, border, reduction, backend: as in ``route``.
         nonfinite: "error" refuses NaN and infinite scores; "propagate" lets them into the loss.
 

@@ -74,7 +74,8 @@ def route(
     "Group-sparse loss").
 
     Args:
-        logits: x, (T, N), float32, float64 or bfloat16, 1 <= N <= 1024, any strides.
+        logits: x, (T, N), float32, float64 or bfloat16, 1 <= N <= 1024, any strides. On CUDA
+            float16 too, and float64 only with backend="reference".
         top_k: k, 1 <= k <= N.
         map_shape: (rows, cols) with rows * cols = N; None takes the most nearly square map.
         group_size: h, the side of a group; None computes no group norm (plain MoE routing).
@@ -87,7 +88,8 @@ def route(
         nonfinite: "error" refuses NaN and infinite input. "propagate" lets it through: a row with
             NaN or +inf, or with nothing but -inf, gets NaN weights and makes the loss and the
             importance NaN; -inf beside finite logits is a score of exactly 0 (a masked expert).
-            NaN ranks as -inf in the selection. Every row still gets k different experts.
+            NaN ranks as -inf in the selection. Every row still gets k different experts. On CUDA
+            "error" waits for the device and cannot be captured into a graph; "propagate" can.
         backend: "auto", "extension" or "reference".
 
     Returns:

@@ -40,7 +40,7 @@ def gaussian_taps(group_size: int, sigma: float | None) -> torch.Tensor:
     if isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 1:
         raise ValueError(f"group_size must be an int >= 1, got {group_size!r}")
     if sigma is None:
-        return torch.full((group_size,), 1.0 / group_size, dtype=torch.float64)
+        return torch.full((group_size,), 1.0 / group_size, dtype=torch.float64, device="cpu")
     if isinstance(sigma, bool) or not isinstance(sigma, (int, float)):
         raise TypeError(f"sigma must be a positive number or None (box), got {sigma!r}")
     if not 0 < sigma < math.inf:
@@ -49,7 +49,7 @@ def gaussian_taps(group_size: int, sigma: float | None) -> torch.Tensor:
     offsets = [(u - group_size // 2) / sigma for u in range(group_size)]
     taps = [math.exp(-d * d / 2) for d in offsets]
     total = math.fsum(taps)
-    return torch.tensor([tap / total for tap in taps], dtype=torch.float64)
+    return torch.tensor([tap / total for tap in taps], dtype=torch.float64, device="cpu")
 
 
 def group_filter(group_size: int, sigma: float | None) -> torch.Tensor:

@@ -10,8 +10,29 @@ FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 NONFINITE = ("error", "propagate")
 
 
+def float_dtypes(device: torch.device) -> tuple[torch.dtype, ...]:
+    """Return the dtypes that the ops take on ``device``: on CUDA float16 as well.
+
+    float64 is among them on CUDA for backend="reference" alone; ``choose_backend`` says so.
+    """
+    return (*FLOAT_DTYPES, torch.float16) if device.type == "cuda" else FLOAT_DTYPES
+
+
+def name_dtypes(dtypes: tuple[torch.dtype, ...]) -> str:
+    """Return the dtypes as a message lists them: "float32, float64 or bfloat16"."""
+    *first, last = (str(dtype).removeprefix("torch.") for dtype in dtypes)
+    return f"{', '.join(first)} or {last}"
+
+
+def check_float(name: str, tensor: torch.Tensor, hint: str = "") -> None:
+    """Check that ``tensor`` has a dtype that the ops take on its device."""
+    dtypes = float_dtypes(tensor.device)
+    if tensor.dtype not in dtypes:
+        raise TypeError(f"{name} must be {name_dtypes(dtypes)}, got {tensor.dtype}{hint}")
+
+
 def check_matrix(name: str, tensor: torch.Tensor) -> None:
-    """Check that ``tensor`` is (T, N), 1 <= N <= 1024, float32, float64 or bfloat16."""
+    """Check that ``tensor`` is (T, N), 1 <= N <= 1024, of a dtype that its device takes."""
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
     if tensor.dim() != 2:
@@ -19,11 +40,7 @@ def check_matrix(name: str, tensor: torch.Tensor) -> None:
             f"{name} must have shape (num_tokens, num_experts), got {tuple(tensor.shape)}; "
             "flatten batch and sequence first"
         )
-    if tensor.dtype not in FLOAT_DTYPES:
-        raise TypeError(
-            f"{name} must be float32, float64 or bfloat16, got {tensor.dtype}; "
-            f"call {name}.float() first"
-        )
+    check_float(name, tensor, f"; call {name}.float() first")
     if not 1 <= tensor.shape[1] <= MAX_EXPERTS:
         raise ValueError(
             f"{name} must have 1 to {MAX_EXPERTS} experts in its last dimension, "
@@ -45,8 +62,7 @@ def check_noise(noise: torch.Tensor | None, logits: torch.Tensor) -> None:
         return
     if not isinstance(noise, torch.Tensor):
         raise TypeError(f"noise must be a torch.Tensor or None, got {type(noise).__name__}")
-    if noise.dtype not in FLOAT_DTYPES:
-        raise TypeError(f"noise must be float32, float64 or bfloat16, got {noise.dtype}")
+    check_float("noise", noise)
     if noise.shape != logits.shape or noise.device != logits.device:
         raise ValueError(
             f"noise must have the shape and device of logits, {tuple(logits.shape)} on "

@@ -19,7 +19,7 @@ from moge_bench.perf.candidates import ROUTERS, Candidate, Options, Outputs, tra
 from moge_bench.perf.registry import Case, make_logits
 from moge_bench.perf.rows import Row
 from moge_bench.perf.statistics import ratio_interval
-from moge_bench.perf.timing import interleave, summarize
+from moge_bench.perf.timing import clock_of, interleave, summarize
 
 Step = Callable[[], object]
 
@@ -65,22 +65,20 @@ def kernels_seen(step: Step) -> list[str]:
     return sorted(name for name in seen.names if name.startswith("moge::"))
 
 
-def what_ran(candidate: str, compiled: bool, backend: str, step: Step) -> str:
+def what_ran(candidate: str, compiled: bool, options: Options, step: Step) -> str:
     """Return the kernel that one call really used; RuntimeError for a silent fallback."""
     if candidate in peers.PEER_PACKAGES:
         return peers.version(candidate)
     if not candidate.startswith("ours"):
         return "inductor" if compiled else "torch"
     seen = kernels_seen(step)
-    if backend == "reference":
+    if options.backend == "reference":
         return "reference"
     missing = {"moge::route", "moge::route_backward"} - set(seen)
     if missing:
         raise RuntimeError(f"fallback: {sorted(missing)} did not run; only {seen} did")
-    return (
-        f"extension {rows.build_facts().get('instruction_set', 'unknown')}"
-        + f" ({', '.join(seen)})"
-    )
+    code = "instruction_set" if torch.device(options.device).type == "cpu" else "cuda_architectures"
+    return f"extension {rows.build_facts().get(code, 'unknown')} ({', '.join(seen)})"
 
 
 class RouterTask:
@@ -143,7 +141,7 @@ def _attempt(
     row = Row(case.name, candidate.name, candidate.job, rows.OK, "", fields=case.fields())
     try:
         step, verdict = task.prepare(candidate)
-        row.kernel = what_ran(candidate.name, candidate.compiled, settings.options.backend, step)
+        row.kernel = what_ran(candidate.name, candidate.compiled, settings.options, step)
     except ImportError as error:
         row.status, row.detail = rows.NOT_INSTALLED, f"{error}"
         return row, None
@@ -216,7 +214,8 @@ def run_case(
             result.append(row)
             if step is not None:
                 steps[candidate.name] = step
-        samples = interleave(steps, rounds=settings.rounds, warmup=settings.warmup)
+        clock = clock_of(settings.options.device)
+        samples = interleave(steps, rounds=settings.rounds, warmup=settings.warmup, clock=clock)
         work = {} if router else {name: layers.useful_flop(case) for name in steps}
         _publish(result, samples, work)
     return result

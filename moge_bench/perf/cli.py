@@ -13,9 +13,11 @@ from rich.progress import Progress
 
 from moge_bench.perf import bench, callgrind, gate, history, registry, report, revisions, rows
 from moge_bench.perf.candidates import Options
+from moge_bench.perf.gpu.cli import gpu_check
 from moge_bench.perf.statistics import PASS
 
 app = typer.Typer(help="Benchmarks of router and layer, and the gate that guards them.")
+app.command(name="gpu-check")(gpu_check)
 console = Console(stderr=True)
 
 
@@ -43,6 +45,8 @@ def run(
     """Verify and time every candidate on the declared cases; write JSON, CSV and Markdown."""
     try:
         cases = registry.select(set_name, case, limit, threads)
+        if not dry_run:
+            rows.check_device(device)
     except ValueError as error:
         raise _fail(str(error)) from None
     if dry_run:

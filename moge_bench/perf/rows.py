@@ -56,15 +56,14 @@ class Row:
 
 
 def build_facts() -> dict[str, Any]:
-    """Return what the extension reports of itself, or why it is not there."""
+    """Return what the extension and the CUDA library report of themselves, or why they cannot."""
     module, error = extension.load()
     if module is None:
         return {"extension": f"not built ({error})"}
     facts = {name: getattr(module, name) for name in dir(module) if not name.startswith("_")}
     values = {name: value() if callable(value) else value for name, value in facts.items()}
-    return {
-        name: value for name, value in values.items() if isinstance(value, (str, int, dict, list))
-    }
+    simple = {k: v for k, v in values.items() if isinstance(v, (str, int, dict, list))}
+    return simple | {f"cuda_{name}": value for name, value in extension.cuda_facts().items()}
 
 
 def git_commit(root: Path) -> str:
@@ -88,6 +87,21 @@ def cpu_name() -> str:
         if match:
             return match.group(1).strip()
     return platform.processor() or platform.machine()
+
+
+def check_device(device: str) -> None:
+    """Check that ``device`` is one that torch can use here."""
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ValueError(
+            f"device must be cpu or a torch device like cuda:0, got {device!r}"
+        ) from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device={device!r} needs a GPU and a CUDA build of torch; torch {torch.__version__} "
+            "sees no GPU here"
+        )
 
 
 def environment(device: str) -> dict[str, Any]:

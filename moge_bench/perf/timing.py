@@ -7,6 +7,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
+
+Call = Callable[[], object]
+Clock = Callable[[Call], float]  # runs the call and returns its seconds
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -28,8 +33,49 @@ def summarize(samples: list[float]) -> Summary:
     return Summary(median, lower, upper, len(samples))
 
 
+def wall_clock(call: Call) -> float:
+    """Return the seconds that ``call`` took on the host."""
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+class CudaClock:
+    """Times calls on ``device`` by CUDA events, each after its L2 cache was overwritten.
+
+    The device first sleeps about a millisecond, in which the host enqueues the call: what is timed
+    is the device's work, not the host's launches, unless the call itself waits for the device.
+    """
+
+    SLEEP_CYCLES = 2_000_000
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        cache_bytes = torch.cuda.get_device_properties(device).L2_cache_size
+        self.scratch = torch.empty(2 * cache_bytes, dtype=torch.uint8, device=device)
+        self.begin = torch.cuda.Event(enable_timing=True)
+        self.end = torch.cuda.Event(enable_timing=True)
+
+    def __call__(self, call: Call) -> float:
+        """Return the seconds between the events before and after ``call``."""
+        with torch.cuda.device(self.device):
+            self.scratch.zero_()
+            torch.cuda._sleep(self.SLEEP_CYCLES)
+            self.begin.record()
+            call()
+            self.end.record()
+            self.end.synchronize()
+        return self.begin.elapsed_time(self.end) / 1e3
+
+
+def clock_of(device: str) -> Clock:
+    """Return the clock for calls that compute on ``device``."""
+    found = torch.device(device)
+    return CudaClock(found) if found.type == "cuda" else wall_clock
+
+
 def interleave(
-    candidates: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 2
+    candidates: Mapping[str, Call], *, rounds: int, warmup: int = 2, clock: Clock = wall_clock
 ) -> dict[str, list[float]]:
     """Call every candidate once a round, ``rounds`` times, and return seconds per call of each.
 
@@ -40,9 +86,7 @@ def interleave(
     samples: dict[str, list[float]] = {name: [] for name in names}
     for index in range(-warmup, rounds):
         for name in names if index % 2 == 0 else reversed(names):
-            begin = time.perf_counter()
-            candidates[name]()
-            elapsed = time.perf_counter() - begin
+            elapsed = clock(candidates[name])
             if index >= 0:
                 samples[name].append(elapsed)
     return samples

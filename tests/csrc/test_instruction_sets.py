@@ -87,6 +87,6 @@ def test_the_number_of_threads_changes_no_bit(dtype):
 
 def test_build_info():
     info = _C.build_info()
-    assert set(info) == {"version", "source_hash", "compiler", "torch", "cuda", "instruction_sets"}
-    assert torch.__version__.startswith(info["torch"].split("+")[0]) and info["cuda"] == "none"
+    assert set(info) == {"version", "source_hash", "compiler", "torch", "instruction_sets"}
+    assert torch.__version__.startswith(info["torch"].split("+")[0])
     assert _C.instruction_set() in info["instruction_sets"].split(",")

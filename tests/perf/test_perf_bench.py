@@ -1,13 +1,15 @@
 """Rows: a wrong or fallen-back candidate publishes no speed, and the good ones do."""
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from moge_bench.ops.topography import Topography
-from moge_bench.perf import bench, candidates, layers, report, rows
+from moge_bench.perf import bench, candidates, cli, layers, report, rows, timing
 from moge_bench.perf.candidates import ROUTERS, Candidate, Options, softmax_topk
 from moge_bench.perf.registry import Case
 
@@ -173,3 +175,36 @@ def test_the_overview_takes_the_fastest_formulation_and_the_least_ratio():
         "| a | 2.000 | 20.00 | 7.00 | 0.50 | - |", "| b | 2.000 | 12.00 | 12.00 | - | - |",
         "| least | - | 12.00 | 7.00 | 0.50 | - |", "",
     ]  # fmt: skip
+
+
+def test_every_candidate_is_timed_by_the_given_clock():
+    clock = {"a": 3.0, "b": 5.0}
+    samples = timing.interleave(
+        {"a": lambda: "a", "b": lambda: "b"}, rounds=3, warmup=1, clock=lambda call: clock[call()]
+    )
+    assert samples == {"a": [3.0] * 3, "b": [5.0] * 3}
+    assert timing.clock_of("cpu") is timing.wall_clock
+    assert timing.wall_clock(lambda: time.sleep(0.01)) >= 0.01
+
+
+def test_ours_is_timed_without_the_wait_for_a_gpu(monkeypatch):
+    """Only on a GPU: on the CPU the check for NaN costs no wait and stays on."""
+    seen = []
+
+    def noted(*arguments, **keywords):
+        seen.append(keywords["nonfinite"])
+        raise NotImplementedError
+
+    monkeypatch.setattr(candidates, "route", noted)
+    for device in ("cpu", "cuda:0"):
+        with pytest.raises(NotImplementedError):
+            ROUTERS[0].build(CASE, Options(device=device))(torch.zeros(2, 16))
+    assert seen == ["error", "propagate"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_a_device_that_is_not_here_is_refused_before_anything_runs():
+    result = CliRunner().invoke(cli.app, ["run", "--device", "cuda", "--limit", "1"])
+    assert result.exit_code == 2 and "sees no GPU here" in result.output.replace("\n", " ")
+    result = CliRunner().invoke(cli.app, ["run", "--device", "gpu", "--limit", "1"])
+    assert result.exit_code == 2 and "cpu or a torch device like cuda:0, got 'gpu'" in result.output

@@ -1,0 +1,240 @@
+// Joins moge::route and moge::group_norm, forward and backward, to their CUDA launchers; and the
+// module moge_bench._cuda, whose import registers them and which names the build.
+
+#ifndef MOGE_EMULATED
+#include <Python.h>
+
+#include "moge_cuda_facts.h"  // written by setup.py
+#endif
+
+#include "binding.h"
+#include "plan.h"
+
+namespace moge::cuda {
+namespace {
+
+// The plan of the op's group arguments; `taps` float64, contiguous, on the CPU, as for the CPU op.
+GroupPlan make_plan(const Tensor& taps, int64_t num_experts, int64_t rows, int64_t cols,
+                    int64_t stride, bool torus, std::string_view reduction) {
+  check_value(taps.is_cpu(), "taps must be on the CPU, whatever the device of the other tensors");
+  check_value(taps.dim() == 1 && taps.numel() >= 1 && taps.is_contiguous(),
+              "taps must be contiguous, of shape (group_size,), got shape ",
+              shape_text(taps.sizes()));
+  check_type(taps.scalar_type() == ScalarType::Double, "taps must be float64, got ",
+             taps.scalar_type());
+  check_value(rows >= 1 && rows <= num_experts && cols >= 1 && cols <= num_experts &&
+                  rows * cols == num_experts,
+              "rows * cols must equal num_experts=", num_experts, ", got ", rows, " and ", cols);
+  check_value(stride >= 1, "stride must be at least 1, got ", stride);
+  check_value(known_reduction(reduction),
+              "reduction must be token_mean, official_image or official_language, got ", reduction);
+  const int64_t h = taps.numel(), largest = std::min(rows, cols);
+  check_value(torus || h <= largest, "taps of length ", h, " do not fit the ", rows, "x", cols,
+              " map without torus; the largest that fits is ", largest);
+  return GroupPlan(static_cast<const double*>(taps.const_data_ptr()), h, rows, cols, stride, torus);
+}
+
+// Where a strict call learns of NaN and infinities: two words on the device, read back once.
+class StrictCheck {
+ public:
+  StrictCheck(bool strict, const Tensor& like, const Device& device) {
+    if (!strict) return;
+    check_value(!device.capturing(),
+                "nonfinite='error' waits for the GPU, which a stream that is being captured into a "
+                "CUDA graph cannot do; pass nonfinite='propagate'");
+    rows_ = empty(like, {2}, ScalarType::Long);
+  }
+  BadRows* rows() const { return rows_ ? output<BadRows>(*rows_) : nullptr; }
+
+  void finish(const char* first, const char* second) const {
+    if (!rows_) return;
+    const Tensor host =
+        torch::stable::to(*rows_, torch::stable::Device(torch::headeronly::DeviceType::CPU));
+    const auto* rows = static_cast<const int64_t*>(host.const_data_ptr());
+    refuse(rows[0], first);
+    refuse(rows[1], second);
+  }
+
+ private:
+  static void refuse(int64_t row, const char* name) {
+    check_value(row < 0, name, " must be finite, got NaN or inf in row ", row,
+                " (rows counted from 0); pass nonfinite='propagate' to let such rows through as "
+                "documented");
+  }
+  OptionalTensor rows_;
+};
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> route(
+    const Tensor& logits_in, const OptionalTensor& noise_in, const OptionalTensor& taps,
+    int64_t top_k, int64_t rows, int64_t cols, int64_t stride, bool torus,
+    std::string_view reduction, bool renormalize, bool strict) {
+  check_matrix(logits_in, "logits");
+  const Device device(logits_in);
+  const Tensor logits = torch::stable::contiguous(logits_in);
+  const int64_t num_tokens = logits.size(0), num_experts = logits.size(1);
+  check_value(top_k >= 1 && top_k <= num_experts,
+              "top_k must be from 1 to num_experts=", num_experts, ", got ", top_k);
+  OptionalTensor noise;
+  if (noise_in) {
+    noise = checked(*noise_in, logits, {num_tokens, num_experts}, noise_in->scalar_type(), "noise");
+    noise = torch::stable::to(*noise, ScalarType::Float);
+  }
+  std::optional<GroupPlan> plan;
+  if (taps) plan.emplace(make_plan(*taps, num_experts, rows, cols, stride, torus, reduction));
+
+  const Tensor weights = empty(logits, {num_tokens, top_k}, ScalarType::Float);
+  const Tensor experts = empty(logits, {num_tokens, top_k}, ScalarType::Long);
+  const Tensor row_stats = empty(logits, {num_tokens, 2}, ScalarType::Float);
+  const Tensor importance = empty(logits, {num_experts}, ScalarType::Float);
+  const Tensor load = empty(logits, {num_experts}, ScalarType::Long);
+  const Tensor group_loss = empty(logits, {}, ScalarType::Float);
+  const StrictCheck check(strict, logits, device);
+  const Workspace workspace(logits,
+                            moge_cuda_route_workspace_bytes(num_tokens, int32_t(num_experts)));
+  RouteForward args{};
+  args.logits = logits.const_data_ptr();
+  args.noise = pointer<float>(noise);
+  args.groups = plan ? &plan->groups : nullptr;
+  args.weights = output<float>(weights);
+  args.experts = output<int64_t>(experts);
+  args.row_stats = output<float>(row_stats);
+  args.importance = output<float>(importance);
+  args.load = output<int64_t>(load);
+  args.group_loss = output<float>(group_loss);
+  args.bad_rows = check.rows();
+  args.workspace = workspace.data;
+  args.num_tokens = num_tokens;
+  args.loss_scale = plan ? plan->scale(reduction, num_tokens) : 0.0;
+  args.element = element_of(logits, "logits");
+  args.num_experts = int32_t(num_experts);
+  args.top_k = int32_t(top_k);
+  args.renormalize = renormalize;
+  launch(moge_cuda_route_forward, args, device);
+  check.finish("logits", "noise");
+  return {weights, experts, importance, group_loss, load, row_stats};
+}
+
+Tensor route_backward(const OptionalTensor& grad_weights_in,
+                      const OptionalTensor& grad_importance_in, const OptionalTensor& grad_loss_in,
+                      const Tensor& logits_in, const OptionalTensor& taps, const Tensor& experts_in,
+                      const Tensor& weights_in, const Tensor& row_stats_in, int64_t rows,
+                      int64_t cols, int64_t stride, bool torus, std::string_view reduction,
+                      bool renormalize) {
+  check_matrix(logits_in, "logits");
+  const Device device(logits_in);
+  const Tensor logits = torch::stable::contiguous(logits_in);
+  const int64_t num_tokens = logits.size(0), num_experts = logits.size(1);
+  check_value(experts_in.dim() == 2, "experts must have shape (num_tokens, top_k), got ",
+              shape_text(experts_in.sizes()));
+  const int64_t top_k = experts_in.size(1);
+  check_value(top_k >= 1 && top_k <= num_experts, "experts must have 1 to ", num_experts,
+              " columns, got ", top_k);
+  const Shape choices = {num_tokens, top_k};
+  const auto floats = ScalarType::Float;
+  const Tensor experts = checked(experts_in, logits, choices, ScalarType::Long, "experts");
+  const Tensor weights = checked(weights_in, logits, choices, floats, "weights");
+  const Tensor row_stats = checked(row_stats_in, logits, {num_tokens, 2}, floats, "row_stats");
+  const auto grad_weights = checked(grad_weights_in, logits, choices, floats, "grad_weights");
+  const auto grad_importance =
+      checked(grad_importance_in, logits, {num_experts}, floats, "grad_importance");
+  const auto grad_loss = checked(grad_loss_in, logits, {}, floats, "grad_loss");
+  std::optional<GroupPlan> plan;  // without taps the loss is the constant 0
+  if (grad_loss && taps) {
+    plan.emplace(make_plan(*taps, num_experts, rows, cols, stride, torus, reduction));
+  }
+  const Tensor grad_logits = empty(logits, {num_tokens, num_experts}, logits.scalar_type());
+  RouteBackward args{};
+  args.logits = logits.const_data_ptr();
+  args.row_stats = pointer<float>(row_stats);
+  args.weights = pointer<float>(weights);
+  args.experts = pointer<int64_t>(experts);
+  args.grad_weights = pointer<float>(grad_weights);
+  args.grad_importance = pointer<float>(grad_importance);
+  args.grad_loss = pointer<float>(grad_loss);
+  args.groups = plan ? &plan->groups : nullptr;
+  args.grad_logits = grad_logits.mutable_data_ptr();
+  args.num_tokens = num_tokens;
+  args.loss_scale = plan ? plan->scale(reduction, num_tokens) : 0.0;
+  args.element = element_of(logits, "logits");
+  args.num_experts = int32_t(num_experts);
+  args.top_k = int32_t(top_k);
+  args.renormalize = renormalize;
+  launch(moge_cuda_route_backward, args, device);
+  return grad_logits;
+}
+
+Tensor group_norm(const Tensor& scores_in, const Tensor& taps, int64_t rows, int64_t cols,
+                  int64_t stride, bool torus, std::string_view reduction, bool strict) {
+  check_matrix(scores_in, "scores");
+  const Device device(scores_in);
+  const Tensor scores = torch::stable::contiguous(scores_in);
+  const int64_t num_tokens = scores.size(0), num_experts = scores.size(1);
+  const GroupPlan plan = make_plan(taps, num_experts, rows, cols, stride, torus, reduction);
+  const Tensor group_loss = empty(scores, {}, ScalarType::Float);
+  const StrictCheck check(strict, scores, device);
+  const Workspace workspace(scores, moge_cuda_group_norm_workspace_bytes(num_tokens));
+  GroupNormForward args{};
+  args.scores = scores.const_data_ptr();
+  args.groups = &plan.groups;
+  args.group_loss = output<float>(group_loss);
+  args.bad_rows = check.rows();
+  args.workspace = workspace.data;
+  args.num_tokens = num_tokens;
+  args.loss_scale = plan.scale(reduction, num_tokens);
+  args.element = element_of(scores, "scores");
+  args.num_experts = int32_t(num_experts);
+  launch(moge_cuda_group_norm_forward, args, device);
+  check.finish("scores", "noise");
+  return group_loss;
+}
+
+Tensor group_norm_backward(const Tensor& grad_loss_in, const Tensor& scores_in, const Tensor& taps,
+                           int64_t rows, int64_t cols, int64_t stride, bool torus,
+                           std::string_view reduction) {
+  check_matrix(scores_in, "scores");
+  const Device device(scores_in);
+  const Tensor scores = torch::stable::contiguous(scores_in);
+  const int64_t num_tokens = scores.size(0), num_experts = scores.size(1);
+  const Tensor grad_loss = checked(grad_loss_in, scores, {}, ScalarType::Float, "grad_loss");
+  const GroupPlan plan = make_plan(taps, num_experts, rows, cols, stride, torus, reduction);
+  const Tensor grad_scores = empty(scores, {num_tokens, num_experts}, scores.scalar_type());
+  GroupNormBackward args{};
+  args.scores = scores.const_data_ptr();
+  args.grad_loss = pointer<float>(grad_loss);
+  args.groups = &plan.groups;
+  args.grad_scores = grad_scores.mutable_data_ptr();
+  args.num_tokens = num_tokens;
+  args.loss_scale = plan.scale(reduction, num_tokens);
+  args.element = element_of(scores, "scores");
+  args.num_experts = int32_t(num_experts);
+  launch(moge_cuda_group_norm_backward, args, device);
+  return grad_scores;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(moge, MOGE_DISPATCH_KEY, library) {
+  library.impl("route", TORCH_BOX(&route));
+  library.impl("route_backward", TORCH_BOX(&route_backward));
+  library.impl("group_norm", TORCH_BOX(&group_norm));
+  library.impl("group_norm_backward", TORCH_BOX(&group_norm_backward));
+}
+
+}  // namespace moge::cuda
+
+#ifndef MOGE_EMULATED
+PyMODINIT_FUNC PyInit__cuda() {
+  static PyModuleDef definition{};
+  definition.m_base = PyModuleDef_HEAD_INIT;
+  definition.m_name = "_cuda";
+  definition.m_doc = "CUDA kernels of the moge ops, which importing this registers.";
+  definition.m_size = -1;
+  PyObject* module = PyModule_Create(&definition);
+  if (module == nullptr) return nullptr;
+  PyModule_AddStringConstant(module, "source_hash", MOGE_CUDA_SOURCE_HASH);
+  PyModule_AddStringConstant(module, "architectures", MOGE_CUDA_ARCHITECTURES);
+  PyModule_AddStringConstant(module, "nvcc", MOGE_CUDA_NVCC);
+  PyModule_AddStringConstant(module, "torch_abi", "2.13");
+  return module;
+}
+#endif

@@ -1,0 +1,58 @@
+// Launchers of moge::group_norm, forward and backward.
+
+#include "cuda/group_norm.cuh"
+#include "cuda/launcher.h"
+
+namespace moge::cuda {
+namespace {
+
+template <int V, int W, class In>
+int forward(const GroupNormForward& args, void* stream) {
+  const Filter filter = make_filter(args.groups, args.num_experts);
+  const SliceLayout slices = make_slices<V>(filter, args.num_experts);
+  const size_t shared_bytes = 4 * size_t(kWarps) * slices.pitch;
+  const int blocks = count_blocks(args.num_tokens);
+  const Partials parts = make_partials(args.workspace, blocks, 0);
+  allow_shared(group_norm_forward_kernel<V, W, In>, shared_bytes);
+  SIMT_LAUNCH((group_norm_forward_kernel<V, W, In>), blocks, kThreads, shared_bytes,
+              as_stream(stream), args, parts, slices.pitch, slices.margin, filter);
+  if (const int code = check_launch()) return code;
+  SIMT_LAUNCH(group_norm_reduce_kernel, 1, kThreads, 0, as_stream(stream), args, parts, blocks);
+  return check_launch();
+}
+
+template <int V, int W, class In>
+int backward(const GroupNormBackward& args, void* stream) {
+  const Filter filter = make_filter(args.groups, args.num_experts);
+  const SliceLayout slices = make_slices<V>(filter, args.num_experts);
+  const size_t shared_bytes = 4 * size_t(kWarps) * slices.pitch;
+  allow_shared(group_norm_backward_kernel<V, W, In>, shared_bytes);
+  SIMT_LAUNCH((group_norm_backward_kernel<V, W, In>), count_blocks(args.num_tokens), kThreads,
+              shared_bytes, as_stream(stream), args, slices.pitch, slices.margin, filter);
+  return check_launch();
+}
+
+}  // namespace
+}  // namespace moge::cuda
+
+extern "C" {
+int moge_cuda_group_norm_forward(const moge::cuda::GroupNormForward* args, void* stream) {
+  using namespace moge::cuda;
+  return with_row(args->element, args->num_experts, {args->scores}, [&](auto row) {
+    using Row = decltype(row);
+    return forward<Row::V, Row::W, typename Row::In>(*args, stream);
+  });
+}
+int moge_cuda_group_norm_backward(const moge::cuda::GroupNormBackward* args, void* stream) {
+  using namespace moge::cuda;
+  if (args->num_tokens == 0) return 0;
+  return with_row(args->element, args->num_experts, {args->scores, args->grad_scores},
+                  [&](auto row) {
+                    using Row = decltype(row);
+                    return backward<Row::V, Row::W, typename Row::In>(*args, stream);
+                  });
+}
+int64_t moge_cuda_group_norm_workspace_bytes(int64_t num_tokens) {
+  return moge::cuda::partial_bytes(moge::cuda::count_blocks(num_tokens), 0);
+}
+}

@@ -1,0 +1,75 @@
+// What the launchers share: the last error, launches, the filter, the choice of an instantiation.
+#pragma once
+
+#include <initializer_list>
+
+#include "cuda/filter.cuh"
+#include "cuda/launch.h"
+
+namespace moge::cuda {
+
+// Keeps `message` for moge_cuda_last_error; the code of every error that is not CUDA's.
+int fail(const char* message);
+// 0, or the code of the CUDA error that a launch left, whose text is kept.
+int check_launch();
+
+Filter make_filter(const Groups* groups, int num_experts);
+
+inline cudaStream_t as_stream(void* stream) { return static_cast<cudaStream_t>(stream); }
+
+// The floats of a slice, and where its margin starts; both in whole 16 bytes.
+struct SliceLayout {
+  int pitch, margin;
+};
+template <int V>
+SliceLayout make_slices(const Filter& filter, int num_experts) {
+  const int scores = (num_experts + 3) / 4 * 4;
+  return {scores + (margin_floats<V>(filter) + 3) / 4 * 4, scores};
+}
+
+// Raises a kernel's limit of dynamic shared memory where that is above the 48 KiB all may have.
+template <class... Parameters>
+void allow_shared(void (*kernel)(Parameters...), size_t bytes) {
+  if (bytes > 48 * 1024) {
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
+  }
+}
+
+// The instantiation that reads rows of one kind: V slots a lane, W of them at a time.
+template <int kSlots, int kRun, class Element>
+struct Row {
+  static constexpr int V = kSlots, W = kRun;
+  using In = Element;
+};
+
+// Runs of 16 bytes where the size and the addresses of all rows allow them, else single values.
+template <int V, class In, class Run>
+int with_run(int64_t row_size, std::initializer_list<const void*> rows, Run run) {
+  constexpr int W = V < 16 / int(sizeof(In)) ? V : 16 / int(sizeof(In));
+  bool wide = row_size % W == 0;
+  for (const void* row : rows) wide &= reinterpret_cast<uintptr_t>(row) % 16 == 0;
+  return wide ? run(Row<V, W, In>()) : run(Row<V, 1, In>());
+}
+
+template <int V, class Run>
+int with_element(Element element, int64_t row_size, std::initializer_list<const void*> rows,
+                 Run run) {
+  if (element == Element::kFloat32) return with_run<V, float>(row_size, rows, run);
+  if (element == Element::kFloat16) return with_run<V, Half>(row_size, rows, run);
+  if (element == Element::kBFloat16) return with_run<V, BFloat16>(row_size, rows, run);
+  return fail("element must be kFloat32, kFloat16 or kBFloat16");
+}
+
+// Calls run(Row) with the smallest V that holds N experts.
+template <class Run>
+int with_row(Element element, int n, std::initializer_list<const void*> rows, Run run) {
+  if (n < 1 || n > 1024) return fail("num_experts must be from 1 to 1024");
+  if (n <= 32) return with_element<1>(element, n, rows, run);
+  if (n <= 64) return with_element<2>(element, n, rows, run);
+  if (n <= 128) return with_element<4>(element, n, rows, run);
+  if (n <= 256) return with_element<8>(element, n, rows, run);
+  if (n <= 512) return with_element<16>(element, n, rows, run);
+  return with_element<32>(element, n, rows, run);
+}
+
+}  // namespace moge::cuda

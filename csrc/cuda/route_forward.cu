@@ -1,0 +1,43 @@
+// Launcher of moge::route, forward.
+
+#include "cuda/launcher.h"
+#include "cuda/route_forward.cuh"
+
+namespace moge::cuda {
+namespace {
+
+template <int V, int W, class In>
+int run(const RouteForward& args, void* stream) {
+  const Filter filter = make_filter(args.groups, args.num_experts);
+  const SliceLayout slices = make_slices<V>(filter, args.num_experts);
+  const size_t shared_bytes = 4 * (size_t(kWarps) * slices.pitch + args.num_experts);
+  const int blocks = count_blocks(args.num_tokens);
+  const Partials parts = make_partials(args.workspace, blocks, args.num_experts);
+  allow_shared(route_forward_kernel<V, W, In>, shared_bytes);
+  SIMT_LAUNCH((route_forward_kernel<V, W, In>), blocks, kThreads, shared_bytes, as_stream(stream),
+              args, parts, slices.pitch, slices.margin, filter);
+  if (const int code = check_launch()) return code;
+  const int columns = (args.num_experts + kColumns - 1) / kColumns;
+  SIMT_LAUNCH(route_reduce_kernel, columns + 1, kThreads, 0, as_stream(stream), args, parts,
+              blocks);
+  return check_launch();
+}
+
+}  // namespace
+}  // namespace moge::cuda
+
+extern "C" {
+int moge_cuda_route_forward(const moge::cuda::RouteForward* args, void* stream) {
+  using namespace moge::cuda;
+  if (args->top_k < 1 || args->top_k > args->num_experts) {
+    return fail("top_k must be from 1 to num_experts");
+  }
+  return with_row(args->element, args->num_experts, {args->logits, args->noise}, [&](auto row) {
+    using Row = decltype(row);
+    return run<Row::V, Row::W, typename Row::In>(*args, stream);
+  });
+}
+int64_t moge_cuda_route_workspace_bytes(int64_t num_tokens, int32_t num_experts) {
+  return moge::cuda::partial_bytes(moge::cuda::count_blocks(num_tokens), num_experts);
+}
+}

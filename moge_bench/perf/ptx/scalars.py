@@ -1,0 +1,102 @@
+"""PTX scalar types as numpy dtypes, and the float32 arithmetic that numpy does not have.
+
+Registers hold unsigned integers of their width; an instruction's type says how to look at them.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+DTYPES: dict[str, np.dtype[Any]] = {"pred": np.dtype(bool), "bf16": np.dtype("u2")}
+for _bytes in (1, 2, 4, 8):
+    for _letter, _kind in (("b", "u"), ("u", "u"), ("s", "i")):
+        DTYPES[f"{_letter}{8 * _bytes}"] = np.dtype(f"{_kind}{_bytes}")
+    if _bytes > 1:
+        DTYPES[f"f{8 * _bytes}"] = np.dtype(f"f{_bytes}")
+# Two 16-bit floats in one 32-bit register: moved as bits, made by cvt only.
+DTYPES["f16x2"] = DTYPES["bf16x2"] = np.dtype("u4")
+
+WIDER = {"u16": "u32", "s16": "s32", "u32": "u64", "s32": "s64"}
+_SMALLEST_NORMAL = np.float32(2.0**-126)
+
+
+def unsigned(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the unsigned integer dtype of the same width (bool stays bool)."""
+    return dtype if dtype.kind == "b" else np.dtype(f"u{dtype.itemsize}")
+
+
+def flush(values: Array) -> Array:
+    """Return float32 ``values`` with subnormals replaced by a zero of their sign (.ftz)."""
+    tiny = np.abs(values) < _SMALLEST_NORMAL
+    return np.where(tiny, np.copysign(np.float32(0), values), values)
+
+
+def saturate(values: Array) -> Array:
+    """Return float32 ``values`` limited to [0, 1], with 0 for NaN (.sat)."""
+    return np.fmin(np.fmax(values, np.float32(0)), np.float32(1))
+
+
+def fma32(a: Array, b: Array, c: Array) -> Array:
+    """Return a * b + c of float32 arrays, rounded once, to nearest.
+
+    The product is exact in float64. The sum is not, so rounding it again to float32 errs when it
+    lies on a tie; there, and where the result may be subnormal, it is rounded to odd first.
+    """
+    product = a.astype(np.float64) * b
+    total = product + c
+    dropped = total.view(np.int64) & 0x1FFFFFFF  # the bits float32 does not keep
+    risky = (dropped == 0x10000000) | (np.abs(total) < 2.0**-125)
+    if risky.any():
+        total = np.where(risky, _to_odd(product, c, total), total)
+    return total.astype(np.float32)
+
+
+def fma32_down(a: Array, b: Array, c: Array) -> Array:
+    """Return a * b + c of float32 arrays, rounded once, towards minus infinity."""
+    product = a.astype(np.float64) * b
+    total = _to_odd(product, c, product + c)
+    nearest = total.astype(np.float32)
+    return np.where(nearest > total, np.nextafter(nearest, np.float32(-np.inf)), nearest)
+
+
+def _to_odd(product: Array, c: Array, total: Array) -> Array:
+    """``total``, the rounded sum of ``product`` and ``c``, rounded to odd instead.
+
+    Of the two float64 around an inexact sum that with an odd last bit, from which rounding to
+    float32 gives what rounding the exact sum would (Boldo and Melquiond, 2008).
+    """
+    addend = np.broadcast_to(c, total.shape).astype(np.float64)
+    part = total - product
+    error = (product - (total - part)) + (addend - part)
+    even = (total.view(np.int64) & 1) == 0
+    towards = np.where(error > 0, np.inf, -np.inf)
+    inexact = np.isfinite(error) & (error != 0)
+    return np.where(even & inexact, np.nextafter(total, towards), total)
+
+
+def fma64(a: Array, b: Array, c: Array) -> Array:
+    """Return a * b + c of float64 arrays, rounded once: exact rationals, a lane at a time."""
+    a, b, c = np.broadcast_arrays(a, b, c)
+    result = a * b + c
+    for lane in np.flatnonzero(np.isfinite(result)):
+        exact = Fraction(float(a[lane])) * Fraction(float(b[lane])) + Fraction(float(c[lane]))
+        if exact:  # else it is a zero with the right sign already
+            result[lane] = float(exact)
+    return result
+
+
+def from_bfloat16(bits: Array) -> Array:
+    """Return the float32 values of bfloat16 bit patterns (uint16)."""
+    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def to_bfloat16(values: Array) -> Array:
+    """Return the bfloat16 bit patterns (uint16) nearest to float32 ``values``, ties to even."""
+    bits = values.view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    return np.where(np.isnan(values), np.uint32(0x7FFF), rounded).astype(np.uint16)

@@ -1,0 +1,140 @@
+"""What only a GPU can show: streams, graphs, compute-sanitizer, the clock, the layer at work."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from moge_bench import MoELayer, group_norm, route
+from moge_bench.ops.expert_ffn import expert_ffn
+from moge_bench.perf import bench, registry, rows
+from moge_bench.perf.candidates import Options
+from moge_bench.perf.timing import CudaClock
+
+pytestmark = pytest.mark.skipif(
+    "MOGE_EMULATED" in os.environ, reason="the emulator has neither streams nor graphs"
+)
+
+
+def forward_and_backward(x, **options):
+    routing = route(x, 2, nonfinite="propagate", **options)
+    loss = routing.weights.square().sum() + routing.importance.square().sum() + routing.group_loss
+    (grad,) = torch.autograd.grad(loss, x)
+    return routing.weights.detach(), routing.experts, routing.group_loss.detach(), grad
+
+
+def test_captured_into_a_graph_and_replayed():
+    static = torch.randn(500, 64).requires_grad_()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        forward_and_backward(static)  # the allocator and autograd warm up outside the capture
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = forward_and_backward(static)
+    for seed in range(3):
+        fresh = torch.randn(500, 64, generator=torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            static.copy_(fresh)
+        graph.replay()
+        expected = forward_and_backward(fresh.clone().requires_grad_())
+        assert all(torch.equal(a, b) for a, b in zip(captured, expected, strict=True))
+
+
+def test_strict_in_a_capture_says_what_to_do():
+    logits, graph = torch.randn(8, 16), torch.cuda.CUDAGraph()
+    with pytest.raises(ValueError, match="nonfinite='propagate'"), torch.cuda.graph(graph):
+        route(logits, 2)
+    assert route(logits, 2).group_loss.isfinite()  # and the process goes on
+
+
+def test_the_current_stream_is_used():
+    logits, stream = torch.randn(4000, 64), torch.cuda.Stream()
+    expected = forward_and_backward(logits.clone().requires_grad_())
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        late = torch.empty_like(logits).copy_(logits)
+        result = forward_and_backward(late.requires_grad_())
+    stream.synchronize()
+    assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU only")
+def test_a_device_that_is_not_current():
+    logits = torch.randn(40, 16)
+    here, there = (route(logits.to(d), 2) for d in ("cuda:0", "cuda:1"))
+    assert there.weights.device.index == 1 and torch.equal(here.experts.cpu(), there.experts.cpu())
+
+
+def test_nothing_of_the_size_of_the_scores_is_kept():
+    logits = torch.randn(20000, 256).requires_grad_()
+    before = torch.cuda.memory_allocated()
+    routing = route(logits, 2, nonfinite="propagate")
+    kept = torch.cuda.memory_allocated() - before
+    # weights 4 B, experts 8 B a choice, two statistics of 4 B a token; scores would be 1024 B.
+    assert kept < 20000 * 64 and routing.group_loss.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_the_layer_trains_as_on_the_cpu(dtype):
+    layer = MoELayer(64, 128, num_experts=16, top_k=2, group_weight=4.0)
+    x = torch.randn(200, 64, device="cpu")
+    y, aux = layer(x)
+    (y.square().mean() + aux.loss).backward()
+    expected = {name: p.grad.clone() for name, p in layer.named_parameters()}
+    layer.zero_grad()
+    layer.cuda()
+    with torch.autocast("cuda", dtype=dtype, enabled=dtype != torch.float32):
+        z, aux = layer(x.cuda())
+    (z.float().square().mean() + aux.loss).backward()
+    assert aux.routing.backend == aux.experts_backend == "extension"
+    tolerance = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}[dtype]
+    for name, p in layer.named_parameters():
+        error = (p.grad.cpu() - expected[name]).norm() / expected[name].norm()
+        assert error < tolerance, name
+
+
+def test_float16_is_public_here():
+    logits = torch.randn(30, 16).half()
+    assert route(logits, 2).backend == "extension" and group_norm(torch.rand(4, 16).half()) > 0
+    x, w = torch.randn(4, 8).half(), torch.randn(3, 8, 8).half()
+    y = expert_ffn(x, torch.ones(4, 1), torch.zeros(4, 1).long(), w, None, w, None)
+    assert y.dtype == torch.float16
+
+
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck", "initcheck", "synccheck"])
+def test_compute_sanitizer(tool):
+    program = shutil.which("compute-sanitizer")
+    if program is None:
+        pytest.skip("compute-sanitizer is not on PATH")
+    code = """
+import torch
+from moge_bench import route
+for n, k in ((5, 2), (64, 2), (300, 8)):
+    x = torch.randn(67, n, device="cuda").requires_grad_()
+    r = route(x, k, border="torus", nonfinite="propagate")
+    (r.weights.sum() + r.group_loss + r.importance.square().sum()).backward()
+torch.cuda.synchronize()
+"""
+    command = [program, "--tool", tool, "--error-exitcode", "7", "--kernel-name-exclude",
+               "kernel_substring=at::", sys.executable, "-c", code]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+
+
+def test_the_clock_times_the_device():
+    clock, a = CudaClock(torch.device("cuda")), torch.randn(4096, 4096)
+    short, long = (clock(lambda n=n: [a @ a for _ in range(n)]) for n in (2, 20))
+    assert 0 < short < long
+
+
+def test_the_benchmark_runs_here():
+    case = registry.Case("router", 4096, 64, 2, 3)
+    settings = bench.Settings(rounds=5, compiled=False, peers=False, options=Options(device="cuda"))
+    result = {row.candidate: row for row in bench.run_case(case, settings)}
+    assert {row.status for row in result.values()} == {rows.OK}, result
+    assert "moge::route" in result["ours"].kernel and result["ours"].median_ms > 0
