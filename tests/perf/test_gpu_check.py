@@ -12,8 +12,10 @@ from moge_bench.perf import cli
 from moge_bench.perf.gpu import check, toolchain
 from moge_bench.perf.gpu.architectures import BY_NAME
 from moge_bench.perf.gpu.cases import ELEMENTS, OPS, Case, all_cases
+from moge_bench.perf.gpu.measure import memory_bytes
 from moge_bench.perf.gpu.toolchain import Toolchain, find_nvcc, find_nvdisasm
 from moge_bench.perf.gpu.verdict import broken_bounds
+from moge_bench.perf.ptx import Traffic
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
 
@@ -101,6 +103,23 @@ def test_the_cases_cover_every_op_and_element_once():
 )
 def test_least_bytes(case, least):
     assert case.min_bytes_per_token == least
+
+
+@pytest.mark.parametrize(
+    ("traffic", "buffer_bytes", "expected"),
+    [
+        # 4 tokens' 8 bytes each, in one sector: shared by neighbours, moved once.
+        (Traffic(requests=4, sectors=4, distinct_sectors=1, bytes=32), 1 << 20, 32),
+        # A word of every sector: whole sectors move.
+        (Traffic(requests=1, sectors=32, distinct_sectors=32, bytes=128), 1 << 20, 1024),
+        # Read twice: nothing is kept.
+        (Traffic(requests=2, sectors=8, distinct_sectors=4, bytes=256), 1 << 20, 256),
+        # Read by every warp, but so small that the cache keeps it.
+        (Traffic(requests=8, sectors=32, distinct_sectors=4, bytes=1024), 128, 128),
+    ],
+)
+def test_memory_bytes(traffic, buffer_bytes, expected):
+    assert memory_bytes(traffic, buffer_bytes) == expected
 
 
 @pytest.mark.skipif(

@@ -16,11 +16,11 @@ while an interpreter runs the PTX of some blocks of the real launch, or of all w
 traffic between L1 and L2), `conflicts` shared-memory wavefronts over the fewest that the same bytes
 need. `bytes` is the traffic of memory if the caches hold a sector while neighbouring tokens use it
 and keep nothing for a second pass: for every tensor what was asked for, an address once a request,
-or the sectors that it lies in where these are more. `least` is the bytes that the operation must
-move (moge_bench/perf/gpu/cases.py has the terms); a kernel that only adds up what another one left
-has none. `floor` is `least` over the peak bandwidth of the data sheet: no run can be faster, and a
-real one will be slower. `issue` is `PTX` over what the GPU's schedulers can issue: an estimate, for
-ptxas makes other instructions of them.
+or the sectors that it lies in where these are more; a tensor of at most 16 KiB is moved once.
+`least` is the bytes that the operation must move (moge_bench/perf/gpu/cases.py has the terms); a
+kernel that only adds up what another one left has none. `floor` is `least` over the peak bandwidth
+of the data sheet: no run can be faster, and a real one will be slower. `issue` is `PTX` over what
+the GPU's schedulers can issue: an estimate, for ptxas makes other instructions of them.
 """
 
 _HEADER = ("kernel", "launch", "registers", "spill B", "shared B", "occupancy", "SASS", "PTX",
