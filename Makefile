@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 CSRC   := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 INPUTS := setup.py pyproject.toml constraints.txt scripts/setup_env.sh scripts/build_cuda.py $(CSRC)
 
-.PHONY: help build ablation test lint check bench sanitize gpu-check tables clean
+.PHONY: help build ablation test lint check bench sanitize mutants gpu-check tables clean
 .DELETE_ON_ERROR:
 
 help:
@@ -15,8 +15,9 @@ help:
 	@echo "make check      the fast half of the tests"
 	@echo "make bench      time the core cases of router and layer with pytest-benchmark"
 	@echo "make sanitize   the CUDA kernels on the CPU under Address-, UndefinedBehavior- and ThreadSanitizer"
+	@echo "make mutants    the CUDA kernels without each of their barriers in turn: every one must be missed"
 	@echo "make gpu-check  registers, occupancy, traffic of the CUDA kernels against their bounds; needs nvcc, no GPU"
-	@echo "make tables     rebuild the committed tables from the committed records"
+	@echo "make tables     rebuild the committed tables and figures from the committed records"
 	@echo "make build      set up $(VENV), compile the extension, and the CUDA library where nvcc is found"
 	@echo "make clean      remove the build and $(VENV)"
 
@@ -36,6 +37,7 @@ ablation: $(VENV)/.suite
 
 tables: $(VENV)/.suite
 	$(BIN)/moge-bench tables --results results
+	$(BIN)/moge-bench figures --results results
 	$(BIN)/python scripts/update_readme.py
 
 lint: $(VENV)/.dev
@@ -55,6 +57,9 @@ bench: $(VENV)/.dev
 
 sanitize: $(VENV)/.dev
 	$(BIN)/python tests/csrc/simt/simt_sanitize.py
+
+mutants: $(VENV)/.dev
+	$(BIN)/python tests/csrc/simt/simt_mutants.py
 
 gpu-check: $(VENV)/.gpu-check
 	$(BIN)/moge-bench perf gpu-check

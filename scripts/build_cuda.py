@@ -27,7 +27,8 @@ BUILD = ROOT / "build/cuda"  # not setuptools' own folder, which an editable ins
 DEFAULT_ARCHITECTURES = "8.0;9.0;10.0+PTX"
 HOST_FLAGS = ["-fvisibility=hidden", "-Wall"]
 # The oldest torch that the library runs with: 2.13 gave the stable ABI the current stream.
-DEFINES = ["-DTORCH_TARGET_VERSION=0x020d000000000000", "-DPy_LIMITED_API=0x030a0000"]
+STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020d000000000000"
+LIMITED_API = "-DPy_LIMITED_API=0x030a0000"  # Python 3.10; CUDAExtension defines it itself
 
 RULES = """\
 builddir = {builddir}
@@ -128,7 +129,7 @@ def extension(generated: Path) -> Extension:
         # As `depends`: at a .cu among the sources BuildExtension asks the CPU wheel for its CUDA.
         return Extension(NAME, [], depends=names, include_dirs=folders, py_limited_api=True)
     flags = {
-        "cxx": ["-O3", *HOST_FLAGS, *DEFINES],
+        "cxx": ["-O3", *HOST_FLAGS, STABLE_ABI],
         "nvcc": ["-O3", "-Xcompiler", "-fvisibility=hidden", *gencode(architectures())],
     }
     return CUDAExtension(
@@ -143,6 +144,11 @@ def write_if_changed(path: Path, text: str) -> None:
         path.write_text(text)
 
 
+def including(folders: list[str]) -> list[str]:
+    """Return the flags that let the compiler include from ``folders``."""
+    return [f"-I{shlex.quote(folder)}" for folder in folders]
+
+
 def build_without_cuda_torch(library: Extension) -> Path:
     """Compile and link ``library`` with nvcc under ninja; return its path.
 
@@ -150,12 +156,12 @@ def build_without_cuda_torch(library: Extension) -> Path:
     """
     nvcc = find_nvcc()
     assert nvcc is not None
-    # Device code must not need torch: it is not even told where torch is.
-    torch_folders = [sysconfig.get_path("include"), *include_paths()]
     host = " ".join(["-Xcompiler", ",".join([*HOST_FLAGS, "-fPIC"])])
-    common = ["-O3", host, *(f"-I{shlex.quote(folder)}" for folder in library.include_dirs)]
+    common = ["-O3", host, *including(library.include_dirs)]
+    # Device code must not need torch: it is not even told where torch is.
+    binding = [*including([sysconfig.get_path("include"), *include_paths()]), STABLE_ABI]
     flags = {
-        ".cpp": ["-std=c++20", *common, *(f"-I{shlex.quote(f)}" for f in torch_folders), *DEFINES],
+        ".cpp": ["-std=c++20", *common, *binding, LIMITED_API],
         ".cu": ["-std=c++17", *common, *gencode(architectures())],
     }
     libraries = [*(f"-L{shlex.quote(folder)}" for folder in library_paths()), "-ltorch_cpu"]

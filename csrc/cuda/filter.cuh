@@ -26,7 +26,8 @@ namespace moge::cuda {
 
 constexpr int kMaxTaps = 1028;  // 1 + 1024 on the most elongated map there is, rounded up
 
-// Groups of kernels.h as a kernel parameter: the loops over taps read constant memory.
+// Groups of kernels.h as a kernel parameter: the loops over taps read constant memory, and no copy
+// to the device is needed, which a CUDA graph could not hold. Above 4 KiB: CUDA 12.1 or later.
 struct Filter {
   int rows, cols, num_experts;
   int stride, group_rows, group_cols;

@@ -13,7 +13,8 @@
 // everywhere: s joins the warp sum, and the last line has s = 0.
 //
 // z stays in V registers; the slice of shared memory holds z, then d, then the gradient, to which
-// the lanes of the k choices add. What limits it is what limits the forward pass.
+// the lanes of the k choices add. What limits it is what limits the forward pass: instructions, of
+// which the four passes of the filter are the most.
 #pragma once
 
 #include "cuda/filter.cuh"

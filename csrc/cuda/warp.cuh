@@ -9,6 +9,10 @@
 
 #include "cuda/portable.cuh"
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#error "compute capability 8.0 is the least: set TORCH_CUDA_ARCH_LIST accordingly"
+#endif
+
 namespace moge::cuda {
 
 constexpr int kThreads = 256;  // of a block

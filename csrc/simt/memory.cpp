@@ -176,15 +176,3 @@ void simt_register(const char* name, const void* memory, size_t bytes, int acces
 }
 
 void simt_forget() { simt::buffers.clear(); }
-
-cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {
-  using namespace simt;
-  std::memset(memory, value, bytes);
-  const uint32_t serial = begin_launch(1);
-  for (Region& region : buffers) {
-    if (!region.holds(static_cast<char*>(memory), bytes) || region.cells.empty()) continue;
-    const size_t first = size_t(static_cast<char*>(memory) - region.begin) / 2;
-    for (size_t i = first; i < first + (bytes + 1) / 2; ++i) region.cells[i].write.serial = serial;
-  }
-  return cudaSuccess;
-}

@@ -81,5 +81,4 @@ void simt_register(const char* name, const void* memory, size_t bytes, int acces
 void simt_forget();
 cudaError_t cudaGetLastError();
 const char* cudaGetErrorString(cudaError_t error);
-cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream);
 }

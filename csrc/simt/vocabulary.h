@@ -31,10 +31,6 @@ struct dim3 {
 SIMT_VECTOR(float, float, 4)
 SIMT_VECTOR(int, int, 4)
 SIMT_VECTOR(unsigned, uint, 4)
-SIMT_VECTOR(short, short, 2)
-SIMT_VECTOR(unsigned short, ushort, 2)
-SIMT_VECTOR(double, double, 8)
-SIMT_VECTOR(long long, longlong, 8)
 #undef SIMT_VECTOR
 
 constexpr int warpSize = 32;

@@ -84,9 +84,12 @@ def _key(library: Path, case: Case, architectures: Sequence[Architecture]) -> st
 
 
 def check(
-    toolchain: Toolchain, csrc: Path, committed: Path, *, pattern: str | None, progress: Progress
-) -> Outcome:
+    toolchain: Toolchain, csrc: Path, committed: Path | None, *, pattern: str | None,
+    progress: Progress,
+) -> Outcome:  # fmt: skip
     """Measure the cases that match ``pattern`` and judge them against bounds and ``committed``.
+
+    Without a committed table, the bounds alone.
 
     Raises ValueError for a pattern without cases or a table of other columns, RuntimeError where a
     compiler or launcher fails.
@@ -95,6 +98,8 @@ def check(
     violations = broken_bounds(costs)
     if pattern is None:
         violations += not_launched(kernels, costs)
+    if committed is None:
+        return Outcome(costs, violations, [])
     if not committed.exists():
         return Outcome(costs, violations, [f"no {committed}: nothing to compare with"])
     before = table.read_csv(committed)

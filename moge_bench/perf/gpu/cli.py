@@ -31,11 +31,8 @@ def gpu_check(
         if not (csrc / "cuda" / "launch.h").exists():
             raise ValueError(f"--csrc must be the repository's csrc, got {csrc}: no cuda/launch.h")
         toolchain = Toolchain.find(build)
-        committed = table / f"{check.STEM}.csv"
-        if update:
-            committed.unlink(missing_ok=True)
         outcome = check.check(
-            toolchain, csrc, committed, pattern=case,
+            toolchain, csrc, None if update else table / f"{check.STEM}.csv", pattern=case,
             progress=lambda text: console.print(text, markup=False, highlight=False),
         )  # fmt: skip
     except (ValueError, RuntimeError, PtxError) as error:

@@ -19,21 +19,32 @@ from moge_bench.perf.gpu.launches import Launch, LauncherLibrary
 from moge_bench.perf.gpu.occupancy import occupancy
 
 SAMPLE_BLOCKS = 2
+CACHED_BYTES = 16 * 1024  # of the 28 KiB or more that shared memory leaves to the first-level cache
 
 
 @dataclass(frozen=True)
 class Counts:
     """What one launch does, per token of the case.
 
-    ``bytes`` are those that must pass between memory and the chip if the caches hold a sector as
-    long as neighbouring tokens use it, but nothing is kept for a second pass: for every tensor the
-    bytes that were asked for, or the sectors they lie in where these are more.
+    ``bytes`` are those that must pass between memory and the chip, as ``memory_bytes`` has it.
     """
 
     instructions: float
     sectors: float
     bytes: float
     conflict_degree: float
+
+
+def memory_bytes(traffic: ptx.Traffic, buffer_bytes: int) -> int:
+    """Return the bytes of one kind of access to one buffer that memory has to move.
+
+    The caches are taken to hold a sector as long as neighbouring tokens use it, and to keep nothing
+    for a second pass: the bytes that were asked for, or the sectors they lie in where these are
+    more. A buffer that the first-level cache holds whole, such as a value per expert, is moved
+    once, however often its values are asked for.
+    """
+    once = 32 * traffic.distinct_sectors
+    return once if buffer_bytes <= CACHED_BYTES else max(traffic.bytes, once)
 
 
 def count(case: Case, kernel: BuiltKernel, launch: Launch, device: ptx.Device) -> Counts:
@@ -47,12 +58,13 @@ def count(case: Case, kernel: BuiltKernel, launch: Launch, device: ptx.Device) -
         shared_bytes=launch.shared_bytes, races=False, blocks=blocks,
     )  # fmt: skip
     counters = result.check().counters
-    traffic = counters.traffic.values()
+    traffic = counters.traffic
+    sizes = {buffer.name: buffer.nbytes for buffer in device.buffers}
     share = launch.num_blocks / len(blocks) / case.num_tokens
     return Counts(
         instructions=int(counters.warps.sum()) * share,
-        sectors=sum(row.sectors for row in traffic) * share,
-        bytes=sum(max(row.bytes, 32 * row.distinct_sectors) for row in traffic) * share,
+        sectors=sum(row.sectors for row in traffic.values()) * share,
+        bytes=sum(memory_bytes(row, sizes[name]) for (name, _), row in traffic.items()) * share,
         conflict_degree=counters.shared_conflict_degree(),
     )
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moge_bench.perf.ptx.counters import ATOMIC, READ, WRITE
 from moge_bench.perf.ptx.findings import RACE, Finding
 from moge_bench.perf.ptx.scalars import Array
 
 _READ, _WRITE, _ATOMIC = 0, 1, 2
-_KINDS = {"read": _READ, "write": _WRITE, "atomic": _ATOMIC}
+_KINDS = {READ: _READ, WRITE: _WRITE, ATOMIC: _ATOMIC}
 _NAMES = {number: name for name, number in _KINDS.items()}
 
 

@@ -2,7 +2,7 @@
 #include "simt/simt.h"
 
 // out[i] per thread of two warps, one row of `kWidth` results a thread.
-constexpr int kWidth = 20;
+constexpr int kWidth = 19;
 __global__ void every_collective(double* out) {
   const int thread = threadIdx.x, lane = thread % 32;
   const unsigned all = 0xffffffffu;
@@ -24,9 +24,28 @@ __global__ void every_collective(double* out) {
   row[14] = __syncthreads_or(thread == 63);
   row[15] = __syncthreads_and(thread != 63);
   row[16] = __reduce_xor_sync(all, unsigned(lane)) + __reduce_or_sync(all, unsigned(lane));
-  row[17] = __popc(0xf0f0u) + 100 * __ffs(8) + 10000 * __clz(1);
-  row[18] = __shfl_up_sync(all, thread, 1);
-  row[19] = __shfl_down_sync(all, thread, 2, 4);
+  row[17] = __shfl_up_sync(all, thread, 1);
+  row[18] = __shfl_down_sync(all, thread, 2, 4);
+}
+
+__global__ void every_function(double* out, const float* in) {
+  const float four = __ldg(in);
+  const double values[] = {__expf(four - 4.0f),
+                           rsqrtf(four),
+                           double(__float_as_uint(1.0f)),
+                           __uint_as_float(0x40400000u),
+                           max(2, 3.5f),
+                           min(-1, 2),
+                           max(four, NAN),
+                           double(__popc(0xf0f0u)),
+                           double(__ffs(8)),
+                           double(__clz(1))};
+  for (int i = 0; i < 10; ++i) out[i] = values[i];
+}
+
+__global__ void traps(int* out) {
+  if (threadIdx.x == 3) __trap();
+  out[threadIdx.x] = 1;
 }
 
 __global__ void every_index(int* out) {
@@ -75,6 +94,10 @@ __global__ void needs_partner(int* out) {
 
 extern "C" {
 void run_every_collective(double* out) { SIMT_LAUNCH(every_collective, 1, 64, 0, nullptr, out); }
+void run_every_function(double* out, const float* in) {
+  SIMT_LAUNCH(every_function, 1, 1, 0, nullptr, out, in);
+}
+void run_traps(int* out) { SIMT_LAUNCH(traps, 1, 32, 0, nullptr, out); }
 void run_every_index(int* out) {
   SIMT_LAUNCH(every_index, dim3(2, 3, 2), dim3(4, 2, 3), 0, nullptr, out);
 }

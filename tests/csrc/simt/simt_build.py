@@ -20,12 +20,11 @@ ROOT = Path(__file__).resolve().parents[3]
 CACHE = ROOT / "build/simt"
 RUNTIME = sorted((ROOT / "csrc/simt").glob("*.cpp"))
 INCLUDE = re.compile(r'^#include "(.*)"', re.MULTILINE)
-INCLUDE_FOLDERS = (ROOT / "csrc", ROOT / "csrc/cuda")
 
 # -g1 is what the lines of reports need. Instantiations are many: AddressSanitizer's code at -O1
 # takes three times as long to compile, and runs too few cases to earn that back.
 BASE = ["-std=c++17", "-g1", "-fPIC", "-Wall", "-Wextra", "-Wno-unknown-pragmas",
-        "-ffp-contract=off", *(f"-I{folder}" for folder in INCLUDE_FOLDERS)]  # fmt: skip
+        "-ffp-contract=off", f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc/cuda'}"]  # fmt: skip
 # Of the kernels; of kernels and runtime; of the linker. trace has no sanitizer to link against:
 # its runtime defines the functions that the compiler calls.
 MODES = {
@@ -60,13 +59,17 @@ def compiler_version() -> str:
 
 
 @functools.cache
-def library(sources: tuple[Path, ...], mode: str) -> Path:
-    """Return the shared library of these sources and the emulator, built if it is not there."""
+def library(sources: tuple[Path, ...], mode: str, ahead: Path | None = None) -> Path:
+    """Return the shared library of these sources and the emulator, built if it is not there.
+
+    ``ahead``: a folder whose headers stand in for those of csrc.
+    """
     of_kernels, of_both, of_linker = MODES[mode]
     # The runtime stands first: of inline functions that both define, the linker keeps the first,
     # which is not instrumented.
     jobs = [(source, [*BASE, "-O2", *of_both]) for source in RUNTIME if used(source, mode)]
-    jobs += [(source, [*BASE, *of_kernels, *of_both]) for source in sources]
+    flags = [*BASE, *of_kernels, *of_both]
+    jobs += [(source, [*looking_ahead(source, ahead), *flags]) for source in sources]
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
         objects = list(pool.map(lambda job: compile_object(*job), jobs))
     digest = hashlib.sha256(" ".join([*map(str, objects), *of_linker]).encode()).hexdigest()
@@ -76,6 +79,14 @@ def library(sources: tuple[Path, ...], mode: str) -> Path:
     return target
 
 
+def looking_ahead(source: Path, ahead: Path | None) -> list[str]:
+    """Return the flag that puts ``ahead`` first, for a source that finds a header of its there."""
+    if ahead is None:
+        return []
+    files = included_files(source, [ahead, ROOT / "csrc"])
+    return [f"-I{ahead}"] if any(path.is_relative_to(ahead) for path in files) else []
+
+
 def used(source: Path, mode: str) -> bool:
     return source.name != "trace.cpp" or mode == "trace"
 
@@ -83,7 +94,8 @@ def used(source: Path, mode: str) -> bool:
 def compile_object(source: Path, flags: Sequence[str]) -> Path:
     """Return the object of one source, compiled if it or a header of it has changed."""
     digest = hashlib.sha256(" ".join([compiler_version(), *flags]).encode())
-    for path in included_files(source):
+    folders = [Path(flag[2:]) for flag in flags if flag.startswith("-I")]
+    for path in included_files(source, folders):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     target = CACHE / f"{source.stem}-{digest.hexdigest()[:24]}.o"
     if not target.is_file():
@@ -91,7 +103,7 @@ def compile_object(source: Path, flags: Sequence[str]) -> Path:
     return target
 
 
-def included_files(source: Path) -> list[Path]:
+def included_files(source: Path, folders: Sequence[Path]) -> list[Path]:
     """Return the source and every header of this project that it includes, directly or not."""
     found, pending = [], [source]
     while pending:
@@ -100,8 +112,8 @@ def included_files(source: Path) -> list[Path]:
             continue
         found.append(path)
         for name in INCLUDE.findall(path.read_text()):
-            folders = (path.parent, *INCLUDE_FOLDERS)
-            pending += [folder / name for folder in folders if (folder / name).is_file()][:1]
+            places = [folder / name for folder in (path.parent, *folders)]
+            pending += [place for place in places if place.is_file()][:1]
     return found
 
 

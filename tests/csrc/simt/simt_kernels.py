@@ -142,9 +142,10 @@ def groups_of(topo: Topography, taps: torch.Tensor) -> Groups:
 class Kernels:
     """One build of the launchers; see csrc/cuda/launch.h for what each computes."""
 
-    def __init__(self, mode: str = "plain") -> None:
+    def __init__(self, mode: str = "plain", ahead: Path | None = None) -> None:
+        """``mode`` and ``ahead`` as in simt_build.library."""
         torch.set_num_threads(1)  # matrices are small: more threads only wait for each other
-        self.library = simt_launch.load(simt_build.library(SOURCES, mode))
+        self.library = simt_launch.load(simt_build.library(SOURCES, mode, ahead))
         self.declare(self.library)
 
     def declare(self, library: ctypes.CDLL) -> None:

@@ -34,7 +34,7 @@ class Buffers(simt_kernels.Buffers):
         self.outputs: list[ptx.Buffer] = []
 
     def _place(self, name: str, num_bytes: int, access: int, offset: int) -> torch.Tensor:
-        # row_stats is the op's own tensor, never a view of the user's: its pairs are aligned.
+        # row_stats is read and written in pairs, which launch.h demands to be aligned.
         buffer = self.device.empty(num_bytes, name, 0 if name == "row_stats" else offset)
         if access == simt_launch.READ:
             self.device.fill_in(buffer, read_only=True)

@@ -8,6 +8,7 @@ from moge_bench.perf import ptx
 from moge_bench.perf.ptx.scalars import DTYPES
 
 HEADER = ".version 9.0\n.target sm_80\n.address_size 64\n"
+LANES = np.arange(32, dtype=np.uint32)
 INPUTS, OUTPUTS = ("%a", "%b", "%c", "%e"), ("%d", "%q")
 
 
@@ -76,3 +77,26 @@ def place(parameter: int, width: int) -> list[str]:
         f"mul.wide.u32 %at2, %t, {width};",
         "add.s64 %at, %at, %at2;",
     ]
+
+
+# What a snippet for run() begins with.
+PARAMETERS = ".param .u64 input, .param .u64 output"
+PROLOGUE = """
+.reg .b32 %r<20>; .reg .b64 %rd<20>; .reg .f32 %f<10>; .reg .pred %p<10>; .reg .b16 %h<10>;
+ld.param.u64 %rd1, [input]; ld.param.u64 %rd2, [output];
+cvta.to.global.u64 %rd1, %rd1; cvta.to.global.u64 %rd2, %rd2;
+mov.u32 %r1, %tid.x; mul.wide.u32 %rd3, %r1, 4;
+add.s64 %rd4, %rd1, %rd3;  // this thread's word of the input
+add.s64 %rd5, %rd2, %rd3;  // and of the output
+"""
+
+
+def run(body, values, dtype=np.uint32, *, block=32, words=None, declarations="", **settings):
+    """Run ``body`` after PROLOGUE for one block; return the output array."""
+    device = ptx.Device(1 << 16)
+    source = device.put(np.asarray(values), "input")
+    target = device.empty(4 * (words or block), "output")
+    code = module(PROLOGUE + body, PARAMETERS, declarations)
+    result = ptx.run_kernel(code, "test", 1, block, [source, target], device=device, **settings)
+    result.check()
+    return device.get(target, dtype)
