@@ -36,7 +36,7 @@ def every_barrier(names: list[str]) -> Iterator[tuple[Path, int]]:
 
 
 def checks(kernels: simt_kernels.Kernels) -> Iterator[Callable[[], None]]:
-    for case in [*simt_cases.every_case()][::2]:
+    for case in [*[*simt_cases.every_case()][::2], *simt_cases.SPECIAL]:
         yield partial(simt_cases.check_case, kernels, case, (0, 1))
     norm = test_simt_kernels.test_group_norm_of_any_scores
     for border, num_experts in itertools.product(("valid", "torus"), (64, 300, 1024)):

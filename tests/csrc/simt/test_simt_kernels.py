@@ -59,7 +59,7 @@ def test_routing_against_the_reference(kernels, case):
     check_case(kernels, case, simt_launch.SCHEDULES)
 
 
-@pytest.mark.parametrize("case", [*every_case()], ids=str)
+@pytest.mark.parametrize("case", [*every_case(), *SPECIAL], ids=str)
 def test_every_access_of_routing_is_sound(traced, case):
     check_case(traced, case, simt_launch.SCHEDULES[2:3])
 
