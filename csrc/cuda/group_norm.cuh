@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(kThreads, 4)
     for (int i = 0; i < V; ++i) scores[i] = 0.0f;
     read_row<V, W>(static_cast<const In*>(args.scores) + token * n, n, lane,
                    [&](int i, float value) { scores[i] = value; });
-    __syncwarp();  // the slice is no longer read
+    // No barrier: of the slice a lane last read, and first writes, its own places.
     store_row<V, W>(slice, n, lane, [&](int i) { return scores[i]; });
     __syncwarp();
     norm_slopes<V>(filter, masks[lane], slice, slice + margin_offset, lane);

@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(kThreads, 4)
 
   for (int64_t token = int64_t(blockIdx.x) * kWarps + warp; token < args.num_tokens;
        token += int64_t(gridDim.x) * kWarps) {
-    __syncwarp();  // the slice is no longer read
+    // No barrier: of the slice a lane last read, and first writes, its own places.
     if (with_norm || args.grad_importance != nullptr || raw_weights) {
       score_gradients<V, W, In>(args, filter, token, lane, with_norm ? masks[lane] : 0u, norm_grad,
                                 grad_importance, slice, margin);

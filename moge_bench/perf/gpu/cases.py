@@ -22,7 +22,7 @@ from moge_bench.perf.gpu.interface import ELEMENTS
 
 NUM_TOKENS = 65536  # enough that the partial sums of blocks, whose number is bounded, are few
 TOP_K = 2
-HIDDEN_SIZES = (256, 255)  # rows that 16-byte accesses divide, and rows that they do not
+HIDDEN_SIZES = (256, 1023)  # rows that 16-byte accesses divide, and rows that they do not
 # Experts a lane 1, 2, 4, ... 32; rows that 16-byte accesses divide, and rows that they do not.
 NUM_EXPERTS = (32, 64, 128, 256, 512, 1024, 63, 126, 255, 510, 1023)
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
