@@ -42,39 +42,42 @@ struct Row {
   using In = Element;
 };
 
-// Runs of 16 bytes, of at most kMost values, where the size and the addresses of all rows allow
+// The most values of a run that passes through a slice of shared memory. With 8, of 16 bits, a
+// lane's two float4 in the slice lie 32 bytes apart and meet another lane's in the banks, which
+// cost 1.4 times the least number of accesses (gpu-check). 32 slots leave registers for 2.
+template <int V, class In>
+constexpr int kMostStaged = V > 16 && sizeof(In) < 4 ? 2 : 4;
+
+// Runs of 16 bytes, or what is left of them, where the size and the addresses of all rows allow
 // them, else single values.
-template <int V, int kMost, class In, class Run>
+template <int V, bool kStaged, class In, class Run>
 int with_run(int64_t row_size, std::initializer_list<const void*> rows, Run run) {
   constexpr int kWhole = 16 / int(sizeof(In)), kFits = V < kWhole ? V : kWhole;
-  constexpr int W = kFits < kMost ? kFits : kMost;
+  constexpr int W = kStaged && kFits > kMostStaged<V, In> ? kMostStaged<V, In> : kFits;
   bool wide = row_size % W == 0;
   for (const void* row : rows) wide &= reinterpret_cast<uintptr_t>(row) % 16 == 0;
   return wide ? run(Row<V, W, In>()) : run(Row<V, 1, In>());
 }
 
-template <int V, int kMost, class Run>
+template <int V, bool kStaged, class Run>
 int with_element(Element element, int64_t row_size, std::initializer_list<const void*> rows,
                  Run run) {
-  if (element == Element::kFloat32) return with_run<V, kMost, float>(row_size, rows, run);
-  if (element == Element::kFloat16) return with_run<V, kMost, Half>(row_size, rows, run);
-  if (element == Element::kBFloat16) return with_run<V, kMost, BFloat16>(row_size, rows, run);
+  if (element == Element::kFloat32) return with_run<V, kStaged, float>(row_size, rows, run);
+  if (element == Element::kFloat16) return with_run<V, kStaged, Half>(row_size, rows, run);
+  if (element == Element::kBFloat16) return with_run<V, kStaged, BFloat16>(row_size, rows, run);
   return fail("element must be kFloat32, kFloat16 or kBFloat16");
 }
 
-// Calls run(Row) with the smallest V that holds N experts. At most 4 values at a time: with 8, of
-// 16 bits, a lane's two float4 in the slice lie 32 bytes apart and meet another lane's in the
-// banks, which cost 1.4 times the least number of shared-memory accesses (gpu-check).
+// Calls run(Row) with the smallest V that holds N experts.
 template <class Run>
 int with_row(Element element, int n, std::initializer_list<const void*> rows, Run run) {
-  constexpr int kMost = 4;
   if (n < 1 || n > 1024) return fail("num_experts must be from 1 to 1024");
-  if (n <= 32) return with_element<1, kMost>(element, n, rows, run);
-  if (n <= 64) return with_element<2, kMost>(element, n, rows, run);
-  if (n <= 128) return with_element<4, kMost>(element, n, rows, run);
-  if (n <= 256) return with_element<8, kMost>(element, n, rows, run);
-  if (n <= 512) return with_element<16, kMost>(element, n, rows, run);
-  return with_element<32, kMost>(element, n, rows, run);
+  if (n <= 32) return with_element<1, true>(element, n, rows, run);
+  if (n <= 64) return with_element<2, true>(element, n, rows, run);
+  if (n <= 128) return with_element<4, true>(element, n, rows, run);
+  if (n <= 256) return with_element<8, true>(element, n, rows, run);
+  if (n <= 512) return with_element<16, true>(element, n, rows, run);
+  return with_element<32, true>(element, n, rows, run);
 }
 
 }  // namespace moge::cuda

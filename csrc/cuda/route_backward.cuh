@@ -34,16 +34,28 @@ __device__ __forceinline__ float weight_dot(const RouteBackward& args, int64_t t
 }
 
 // Adds w_i (gw_i - mean) at the experts of the token, which differ: no two lanes share an address.
+// A lane's first choice, for k <= 32 its only one, stays in registers between the mean and its use.
 __device__ __forceinline__ void add_weight_gradients(const RouteBackward& args, int64_t token,
                                                      int lane, float* slice) {
-  const float mean = args.renormalize ? weight_dot(args, token, lane) : 0.0f;
+  const int64_t first = token * args.top_k, end = first + args.top_k, own = first + lane;
+  const float weight = own < end ? args.weights[own] : 0.0f;
+  const float upstream = own < end ? args.grad_weights[own] : 0.0f;
+  float mean = 0.0f;
+  if (args.renormalize) {
+    float dot = weight * upstream;
 #pragma unroll 1
-  for (int j = lane; j < args.top_k; j += 32) {
-    const int64_t at = token * args.top_k + j;
-    const int64_t expert = args.experts[at];
-    if (uint64_t(expert) >= uint64_t(args.num_experts)) continue;
-    slice[expert] += args.weights[at] * (args.grad_weights[at] - mean);
+    for (int64_t at = own + 32; at < end; at += 32) {
+      dot = fmaf(args.weights[at], args.grad_weights[at], dot);
+    }
+    mean = warp_sum(dot);
   }
+  const auto add = [&](int64_t at, float w, float g) {
+    const int64_t expert = args.experts[at];
+    if (uint64_t(expert) < uint64_t(args.num_experts)) slice[expert] += w * (g - mean);
+  };
+  if (own < end) add(own, weight, upstream);
+#pragma unroll 1
+  for (int64_t at = own + 32; at < end; at += 32) add(at, args.weights[at], args.grad_weights[at]);
 }
 
 // Leaves in `slice` the gradient through the scores.
