@@ -42,6 +42,6 @@ def test_core(benchmark, task, case, candidate):
         assert verdict.ok, verdict.detail
         benchmark.group = case.name
         benchmark.extra_info["kernel"] = bench.what_ran(
-            candidate.name, candidate.compiled, "extension", step
+            candidate.name, candidate.compiled, Options(), step
         )
         benchmark(step)
