@@ -91,12 +91,12 @@ def figure(history: list[dict[str, Any]], folder: Path, stem: str = "history") -
     commits = list(dict.fromkeys(entry["commit"] for entry in history))
     position = {commit: index for index, commit in enumerate(commits)}
     panes, axes = plt.subplots(2, 1, figsize=(9, 8), sharex=True, layout="constrained")
-    kinds = (("instructions", "instructions per token"), ("time", "median ms"))
-    for axis, (detector, label) in zip(axes, kinds, strict=True):
-        mine = [entry for entry in history if entry["detector"] == detector]
+    kinds = ((True, "instructions per token"), (False, "median ms"))
+    for axis, (exact, label) in zip(axes, kinds, strict=True):
+        mine = [e for e in history if (e["detector"] == "instructions") is exact]
         for case in dict.fromkeys(entry["case"] for entry in mine):
             points = [entry for entry in mine if entry["case"] == case]
-            if detector == "instructions":
+            if exact:
                 values = [entry["instructions"] / int(case.rsplit(" ", 1)[1]) for entry in points]
             else:
                 values = [entry["median_ms"] for entry in points]
