@@ -171,15 +171,6 @@ def markdown(data: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def earlier_runs(path: Path, data: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Return the runs of a proof of the same build that was cut short, else empty arms."""
-    if path.exists():
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        if all(earlier[name] == json.loads(json.dumps(data[name])) for name in ("facts", "policy")):
-            return earlier["runs"]
-    return {"repeat": [], "unchanged": [], "delay": []}
-
-
 def main() -> None:
     """Run every arm, in turns, and write the proof after each run."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -193,7 +184,11 @@ def main() -> None:
     policy = gate.Policy(blocks=20, generations=4, max_generations=16)
     facts = rows.environment("cpu") | {"commit": built["unchanged"].commit, "case": CASE}
     data: dict[str, Any] = {"facts": facts, "policy": vars(policy), "held": False}
-    runs = data["runs"] = earlier_runs(arguments.output / "gate_proof.json", data)
+    earlier = report.earlier(
+        arguments.output / "gate_proof.json", facts=facts, policy=data["policy"]
+    )
+    empty: dict[str, list[dict[str, Any]]] = {"repeat": [], "unchanged": [], "delay": []}
+    runs = data["runs"] = earlier["runs"] if earlier else empty
     wanted = {"repeat": arguments.runs, "unchanged": arguments.runs, "delay": arguments.delay_runs}
     required = {"repeat": REGRESSION, "unchanged": PASS}
     for index in range(max(wanted.values())):

@@ -60,15 +60,15 @@ def run(
     result = report.resume(output, f"bench_{set_name}", facts) if resume else []
     measured = {row.case for row in result}
     cases = [item for item in cases if item.name not in measured]
-    paths = report.write(result, facts, output, f"bench_{set_name}")
     with Progress(console=console) as progress:
         task = progress.add_task("cases", total=len(cases))
         for item in cases:
             progress.update(task, description=item.name)
             result += bench.run_case(item, settings)
             # Written after every case: an interrupted run keeps what it has measured.
-            paths = report.write(result, facts, output, f"bench_{set_name}")
+            report.write(result, facts, output, f"bench_{set_name}")
             progress.advance(task)
+    paths = report.write(result, facts, output, f"bench_{set_name}")
     print(paths[2].read_text())
     if instructions:
         count(output=output)

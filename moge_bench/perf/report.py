@@ -138,18 +138,25 @@ def write(rows: list[Row], facts: dict[str, Any], folder: Path, stem: str) -> li
     return paths
 
 
+def earlier(path: Path, **same: Any) -> dict[str, Any] | None:
+    """Return the report at ``path`` if its entries equal those given, else None.
+
+    With the facts among them: what the same code has measured on the same machine, to go on with.
+    """
+    if not path.exists():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    wanted = json.loads(json.dumps(same))
+    return found if all(found.get(name) == value for name, value in wanted.items()) else None
+
+
 def resume(folder: Path, stem: str, facts: dict[str, Any]) -> list[Row]:
     """Return the rows of an earlier run of the same code on the same machine, or none.
 
     A run of the whole grid takes an hour; one that was cut short goes on where it stopped.
     """
-    path = folder / f"{stem}.json"
-    if not path.exists():
-        return []
-    earlier = json.loads(path.read_text(encoding="utf-8"))
-    if earlier["facts"] != json.loads(json.dumps(facts)):
-        return []
-    return [Row(**row) for row in earlier["rows"]]
+    found = earlier(folder / f"{stem}.json", facts=facts)
+    return [Row(**row) for row in found["rows"]] if found else []
 
 
 def failures(rows: list[Row]) -> list[Row]:
