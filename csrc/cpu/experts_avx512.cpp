@@ -25,6 +25,7 @@ namespace {
 
 #include "vector_scalar.h"
 #include "vector_avx512.h"
+#include "exponential.h"
 #include "tile.h"
 #include "experts_math.h"
 #include "experts_kernels.h"

@@ -15,6 +15,7 @@ namespace moge {
 namespace {
 
 #include "vector_scalar.h"
+#include "exponential.h"
 #include "tile.h"
 #include "experts_math.h"
 #include "experts_kernels.h"

@@ -20,24 +20,22 @@ struct NormTile {
         stencil(*a.groups, scratch) {}
 };
 
-// Loads and squares a tile of scores; returns the lanes that hold a NaN or an infinity.
+// Loads a tile of scores, squares it and filters it along the rows; returns the lanes that hold a
+// NaN or an infinity.
 template <class V, class In>
 MOGE_INLINE unsigned load_scores(NormTile<V>& tile, const GroupNorm& a, int64_t token,
                                  int64_t num_rows) {
   constexpr int W = V::kWidth;
-  const int n = a.num_experts, cols = a.groups->cols;
+  const int n = a.num_experts;
   load_tile<V>(static_cast<const In*>(a.scores) + token * n, num_rows, n, tile.scores);
   auto finite = V::set(0);
-  const typename V::Scalar* from = tile.scores;
-  for (int r = 0; r < a.groups->rows; ++r) {
-    typename V::Scalar* squares = tile.stencil.squares + r * tile.stencil.pitch * W;
-    for (int c = 0; c < cols; ++c, from += W, squares += W) {
-      const auto z = V::load(from);
+  Stencil<V>::dispatch(&tile.stencil, [&](auto h) {
+    Stencil<V>::template filter_rows<decltype(h)::value>(tile.stencil, [&](int e) {
+      const auto z = V::load(tile.scores + e * W);
       finite = V::fma(z, V::set(0), finite);
-      V::store(squares, V::mul(z, z));
-    }
-    Stencil<V>::wrap_row(tile.stencil, r);
-  }
+      return V::mul(z, z);
+    });
+  });
   return V::nan_bits(finite);
 }
 
@@ -62,7 +60,9 @@ static void group_norm_forward_chunks(const GroupNorm& a, int64_t begin, int64_t
   for_tiles<V>(a, begin, end, [&](int64_t chunk, int64_t token, int64_t num_rows) {
     const unsigned suspects = load_scores<V, In>(tile, a, token, num_rows);
     double norms[V::kWidth] __attribute__((aligned(64)));
-    sum_norms<V>(tile.stencil, norms);
+    Stencil<V>::dispatch(&tile.stencil, [&](auto h) {
+      sum_norms<V, decltype(h)::value>(tile.stencil, V::set(1), norms);
+    });
     for (int lane = 0; lane < V::kWidth && lane < num_rows; ++lane) {
       if ((suspects >> lane & 1) && a.sums[chunk].bad_logits_row < 0) {
         a.sums[chunk].bad_logits_row = token + lane;
@@ -78,7 +78,10 @@ static void group_norm_backward_chunks(const GroupNorm& a, int64_t begin, int64_
   NormTile<V> tile(a);
   for_tiles<V>(a, begin, end, [&](int64_t, int64_t token, int64_t num_rows) {
     load_scores<V, In>(tile, a, token, num_rows);
-    norm_gradient<V>(tile.stencil, tile.scores, typename V::Scalar(a.norm_grad), tile.grad);
+    Stencil<V>::dispatch(&tile.stencil, [&](auto h) {
+      norm_gradient<V, decltype(h)::value>(tile.stencil, tile.scores,
+                                           typename V::Scalar(a.norm_grad), tile.grad);
+    });
     store_tile<V>(tile.grad, num_rows, a.num_experts,
                   static_cast<In*>(a.grad_scores) + token * a.num_experts);
   });

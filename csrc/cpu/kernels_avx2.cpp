@@ -22,6 +22,7 @@ namespace {
 
 #include "vector_scalar.h"
 #include "vector_avx2.h"
+#include "exponential.h"
 #include "tile.h"
 #include "stencil.h"
 #include "select.h"

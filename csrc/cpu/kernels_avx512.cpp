@@ -23,6 +23,7 @@ namespace {
 
 #include "vector_scalar.h"
 #include "vector_avx512.h"
+#include "exponential.h"
 #include "tile.h"
 #include "stencil.h"
 #include "select.h"

@@ -62,12 +62,14 @@ struct BackwardTile {
   }
 };
 
-// z from the logits and the saved row maximum and 1 / sum, in place, and squared for the filter.
-template <class V>
+// z from the logits and the saved row maximum and 1 / sum, in place, and its squares filtered along
+// the rows of the map, if there is one.
+template <class V, int H>
 static __attribute__((noinline)) void recompute_scores(typename V::Scalar* tile, int num_experts,
                                                        const typename V::Scalar* row_stats,
-                                                       int64_t num_rows, Stencil<V>* stencil,
+                                                       int64_t num_rows, const Stencil<V>* stencil,
                                                        Ahead<V, 1> result) {
+  using Reg = typename V::Reg;
   constexpr int W = V::kWidth;
   typename V::Scalar stats[2][W] __attribute__((aligned(64)));
   for (int lane = 0; lane < W; ++lane) {
@@ -75,19 +77,21 @@ static __attribute__((noinline)) void recompute_scores(typename V::Scalar* tile,
     stats[0][lane] = row_stats[2 * from];
     stats[1][lane] = row_stats[2 * from + 1];
   }
-  const auto maximum = V::load(stats[0]), inverse_sum = V::load(stats[1]);
-  const int cols = stencil ? stencil->groups.cols : num_experts;
-  const int rows = num_experts / cols;
-  for (int r = 0; r < rows; ++r) {
-    typename V::Scalar* squares = stencil ? stencil->squares + r * stencil->pitch * W : nullptr;
-    for (int c = 0; c < cols; ++c, tile += W) {
-      result.ask(r * cols + c);
-      const auto e = exp_nonpositive<V>(V::sub(V::load(tile), maximum));
-      const auto z = V::mul(e, inverse_sum);
-      V::store(tile, z);
-      if (stencil) V::store(squares + c * W, V::mul(z, z));
-    }
-    if (stencil) Stencil<V>::wrap_row(*stencil, r);
+  const Reg maximum = V::load(stats[0]), inverse_sum = V::load(stats[1]);
+  const auto score = [&](int j) {
+    result.ask(j);
+    const Reg e = exp_nonpositive<V>(V::sub(V::load(tile + j * W), maximum));
+    const Reg z = V::mul(e, inverse_sum);
+    V::store(tile + j * W, z);
+    return z;
+  };
+  if (stencil) {
+    Stencil<V>::template filter_rows<H>(*stencil, [&](int j) {
+      const Reg z = score(j);
+      return V::mul(z, z);
+    });
+  } else {
+    for (int j = 0; j < num_experts; ++j) score(j);
   }
 }
 
@@ -104,13 +108,17 @@ MOGE_INLINE bool route_backward_tile(BackwardTile<V>& tile, int64_t token, int64
   if (through_scores) {
     const In* rows = static_cast<const In*>(a.logits) + token * n;
     load_tile<V>(rows, num_rows, n, tile.scores);
-    recompute_scores<V>(tile.scores, n, static_cast<const Scalar*>(a.row_stats) + 2 * token,
-                        num_rows, tile.stencil, Ahead<V, 1>::of(grad_rows));
+    const auto* row_stats = static_cast<const Scalar*>(a.row_stats) + 2 * token;
+    const auto result = Ahead<V, 1>::of(grad_rows);
     Reg dot = raw_weights ? weight_dot<V>(a, token, num_rows) : V::set(0);
-    if (a.groups) {
-      dot =
-          V::add(dot, norm_gradient<V>(*tile.stencil, tile.scores, Scalar(a.norm_grad), tile.grad));
-    }
+    Stencil<V>::dispatch(tile.stencil, [&](auto h) {
+      constexpr int H = decltype(h)::value;
+      recompute_scores<V, H>(tile.scores, n, row_stats, num_rows, tile.stencil, result);
+      if (a.groups) {
+        dot = V::add(
+            dot, norm_gradient<V, H>(*tile.stencil, tile.scores, Scalar(a.norm_grad), tile.grad));
+      }
+    });
     if (a.grad_importance) {
       const Scalar* upstream = static_cast<const Scalar*>(a.grad_importance);
       for (int j = 0; j < n; ++j) {

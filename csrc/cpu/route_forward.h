@@ -104,46 +104,68 @@ MOGE_INLINE void write_choices(ForwardTile<V>& tile, typename V::Reg maximum,
   }
 }
 
-// Softmax of the tile, in place, unnormalised; returns the sums.
 template <class V>
+struct RowScan {
+  typename V::Reg maximum;  // of the logits
+  typename V::Reg finite;   // 0, or NaN where a selection value is infinite or NaN
+};
+
+// Adds the noise, where there is any, to the logits in `selection`, and looks at every value.
+template <class V>
+static __attribute__((noinline)) RowScan<V> scan_rows(const typename V::Scalar* logits,
+                                                      typename V::Scalar* selection,
+                                                      int num_experts) {
+  constexpr int W = V::kWidth;
+  RowScan<V> scan = {V::set(-__builtin_inff()), V::set(0)};
+  for (int j = 0; j < num_experts && selection != logits; ++j) {
+    V::store(selection + j * W, V::add(V::load(logits + j * W), V::load(selection + j * W)));
+  }
+  for (int j = 0; j < num_experts; ++j) {
+    scan.maximum = V::max(V::load(logits + j * W), scan.maximum);
+    scan.finite = V::fma(V::load(selection + j * W), V::set(0), scan.finite);
+  }
+  return scan;
+}
+
+// e^(x - maximum) of the tile, in place, and its squares filtered along the rows of the map, if
+// there is one; returns the sums.
+template <class V, int H>
 static __attribute__((noinline)) typename V::Reg exponentials(typename V::Scalar* tile,
                                                               int num_experts,
                                                               typename V::Reg maximum,
+                                                              const Stencil<V>* stencil,
                                                               Ahead<V, 0> next) {
+  using Reg = typename V::Reg;
   constexpr int W = V::kWidth;
-  typename V::Reg sums[4];  // four short chains round less than one long one
+  Reg sums[4];  // expert j in chain j mod 4: short chains round less than one long one
   for (auto& sum : sums) sum = V::set(0);
-  for (int j = 0; j < num_experts; ++j) {
+  const auto exponential = [&](int j) {
     next.ask(j);
-    const auto e = exp_nonpositive<V>(V::sub(V::load(tile + j * W), maximum));
+    const Reg e = exp_nonpositive<V>(V::sub(V::load(tile + j * W), maximum));
     V::store(tile + j * W, e);
-    sums[j & 3] = V::add(sums[j & 3], e);
+    const Reg sum = V::add(sums[0], e);
+    for (int i = 0; i < 3; ++i) sums[i] = sums[i + 1];
+    sums[3] = sum;
+    return e;
+  };
+  if (stencil) {
+    Stencil<V>::template filter_rows<H>(*stencil, [&](int j) {
+      const Reg e = exponential(j);
+      return V::mul(e, e);
+    });
+  } else {
+    for (int j = 0; j < num_experts; ++j) exponential(j);
   }
   return V::add(V::add(sums[0], sums[1]), V::add(sums[2], sums[3]));
 }
 
-// z = e / sum: added to the importance, and squared for the filter.
+// lanes += z = e / sum.
 template <class V>
-static __attribute__((noinline)) void use_scores(const typename V::Scalar* tile, int num_experts,
-                                                 typename V::Reg inverse_sum,
-                                                 typename V::Scalar* lanes, Stencil<V>* stencil) {
-  constexpr int W = V::kWidth;
-  if (stencil == nullptr) {
-    for (int j = 0; j < num_experts; ++j, lanes += kLanes) {
-      // Rounded as below, not fused: lambda = 0 is plain MoE bit for bit, norm computed or not.
-      V::store(lanes, V::add(V::load(lanes), V::mul(V::load(tile + j * W), inverse_sum)));
-    }
-    return;
-  }
-  const int cols = stencil->groups.cols;
-  for (int r = 0; r < stencil->groups.rows; ++r) {
-    typename V::Scalar* squares = stencil->squares + r * stencil->pitch * W;
-    for (int c = 0; c < cols; ++c, tile += W, lanes += kLanes, squares += W) {
-      const auto z = V::mul(V::load(tile), inverse_sum);
-      V::store(lanes, V::add(V::load(lanes), z));
-      V::store(squares, V::mul(z, z));
-    }
-    Stencil<V>::wrap_row(*stencil, r);
+static __attribute__((noinline)) void add_importance(const typename V::Scalar* tile,
+                                                     int num_experts, typename V::Reg inverse_sum,
+                                                     typename V::Scalar* lanes) {
+  for (int j = 0; j < num_experts; ++j, tile += V::kWidth, lanes += kLanes) {
+    V::store(lanes, V::fma(V::load(tile), inverse_sum, V::load(lanes)));
   }
 }
 
@@ -172,43 +194,39 @@ MOGE_INLINE void route_tile(ForwardTile<V>& tile, int64_t token, int64_t num_row
   if (a.noise) {
     load_tile<V>(static_cast<const Scalar*>(a.noise) + token * n, num_rows, n, tile.selection);
   }
-  Reg maximum = V::set(-__builtin_inff()), finite = V::set(0);
-  for (int j = 0; j < n; ++j) {
-    const Reg x = V::load(tile.logits + j * W);
-    Reg selected = x;
-    if (a.noise) {
-      selected = V::add(x, V::load(tile.selection + j * W));
-      V::store(tile.selection + j * W, selected);
-    }
-    maximum = V::max(x, maximum);
-    finite = V::fma(selected, V::set(0), finite);  // 0, or NaN from the first inf or NaN on
-  }
+  const RowScan<V> scan = scan_rows<V>(tile.logits, tile.selection, n);
   select_tile<V>(tile.selection, n, a.top_k, tile.row, tile.order, tile.values, tile.indices);
-  const unsigned suspects = V::nan_bits(finite);
+  const unsigned suspects = V::nan_bits(scan.finite);
   const unsigned dead = suspects ? repair_lanes<V>(tile, suspects, token, num_rows, sums) : 0u;
 
   for (int i = 0; a.noise && i < a.top_k * W; ++i) {  // weights are of the logits alone
     tile.values[i] = tile.logits[int(tile.indices[i]) * W + i % W];
   }
-  const Reg sum =
-      exponentials<V>(tile.logits, n, maximum, Ahead<V, 0>::of(num_rows > W ? rows + W * n : rows));
+  const auto next = Ahead<V, 0>::of(num_rows > W ? rows + W * n : rows);
+  Reg sum;
+  Stencil<V>::dispatch(tile.stencil, [&](auto h) {
+    sum = exponentials<V, decltype(h)::value>(tile.logits, n, scan.maximum, tile.stencil, next);
+  });
   Scalar stats[2][W] __attribute__((aligned(64)));
-  V::store(stats[0], maximum);
+  V::store(stats[0], scan.maximum);
   V::store(stats[1], V::div(V::set(1), sum));
   for (int lane = 0; dead >> lane; ++lane) {
     if (dead >> lane & 1) stats[1][lane] = __builtin_nanf("");
   }
-  write_choices<V>(tile, maximum, V::load(stats[1]), dead, token, num_rows, load);
+  write_choices<V>(tile, scan.maximum, V::load(stats[1]), dead, token, num_rows, load);
   Scalar* row_stats = static_cast<Scalar*>(a.row_stats) + 2 * token;
   for (int lane = 0; lane < W && lane < num_rows; ++lane) {
     row_stats[2 * lane] = stats[0][lane];
     row_stats[2 * lane + 1] = stats[1][lane];
   }
   for (int64_t lane = num_rows; lane < W; ++lane) stats[1][lane] = 0;  // past the end: no score
-  use_scores<V>(tile.logits, n, V::load(stats[1]), tile.lanes + token % kLanes, tile.stencil);
+  const Reg inverse_sum = V::load(stats[1]);
+  add_importance<V>(tile.logits, n, inverse_sum, tile.lanes + token % kLanes);
   if (tile.stencil) {
     double norms[W] __attribute__((aligned(64)));
-    sum_norms<V>(*tile.stencil, norms);
+    Stencil<V>::dispatch(tile.stencil, [&](auto h) {
+      sum_norms<V, decltype(h)::value>(*tile.stencil, V::mul(inverse_sum, inverse_sum), norms);
+    });
     for (int lane = 0; lane < W && lane < num_rows; ++lane) sums.loss += norms[lane];
   }
 }

@@ -2,10 +2,13 @@
 // loss"). g[p] = sqrt(sum_{u,v} G[u,v] z[..]^2 + eps) with G[u,v] = row[u] col[v], so the filter is
 // one pass along the rows ("across") and one down the columns: 2 h multiply-adds, not h^2.
 //
+// What a pass along a row of the map needs of its last h - 1 cells stays in registers: stores are
+// what a tile has most of, and this saves one an expert, with the h loads that read it back.
+//
 // Included inside an anonymous namespace (see kernels_*.cpp).
 
 constexpr double kEps = 1e-8;
-constexpr int kUnrolled = 5;  // group sizes up to this one are compiled with their loops unrolled
+constexpr int kUnrolled = 5;  // group sides up to this one keep their window in registers
 
 template <class V>
 struct Stencil {
@@ -14,116 +17,194 @@ struct Stencil {
   static constexpr int W = V::kWidth;
 
   Groups groups;
-  int pitch;     // registers in a row of squares: a torus repeats its first columns
-  int unrolled;  // h, or 0 for the loops of any length
-  Scalar *row_taps, *col_taps;
-  Scalar* squares;  // rows x pitch: z^2
-  Scalar* across;   // rows x group_cols: squares filtered along the rows
-  Scalar* inverse;  // (group_rows + 1) x group_cols: 1 / g, and a row of zeros
-  Scalar* spread;   // one row of the adjoint, padded with num_col_taps - 1 on the left
+  int pitch;                    // registers in `line`: a torus repeats its first columns
+  int unrolled;                 // h, or 0 for the loops of any length, stride and taps
+  Scalar scale;                 // energies are this times what the passes leave
+  Scalar *row_taps, *col_taps;  // where unrolled: of side d = 1 .. h / 2, over the middle tap
+  Scalar* across;               // rows x group_cols: squares filtered along the rows
+  Scalar* inverse;              // (group_rows + 1) x group_cols: 1 / g, and a row of zeros
+  Scalar* line;  // one row of squares, or of the adjoint behind num_col_taps - 1 cells; H = 0
 
   static int pitch_of(const Groups& g) {
     const int last = (g.group_cols - 1) * g.stride + g.num_col_taps;
     return last > g.cols ? last : g.cols;
   }
   static size_t scratch_bytes(const Groups& g) {
-    const size_t registers = size_t(g.rows) * (pitch_of(g) + g.group_cols) +
-                             size_t(g.group_rows + 1) * g.group_cols + g.cols + g.num_col_taps;
-    return sizeof(Scalar) * (registers * W + g.num_row_taps + g.num_col_taps) + 6 * 64;
+    const size_t registers =
+        size_t(g.rows + g.group_rows + 1) * g.group_cols + pitch_of(g) + g.num_col_taps;
+    return sizeof(Scalar) * (registers * W + g.num_row_taps + g.num_col_taps) + 5 * 64;
   }
   Stencil(const Groups& g, Scratch& scratch) : groups(g), pitch(pitch_of(g)) {
     const int h = g.num_row_taps == g.num_col_taps ? g.num_row_taps : 0;
-    unrolled = h <= kUnrolled ? h : 0;
+    const bool known = h <= kUnrolled && g.stride == 1;
+    unrolled = known && mirrored(g.row_taps, h) && mirrored(g.col_taps, h) ? h : 0;
+    scale = unrolled ? Scalar(g.row_taps[h / 2] * g.col_taps[h / 2]) : Scalar(1);
     row_taps = scratch.take<Scalar>(g.num_row_taps);
     col_taps = scratch.take<Scalar>(g.num_col_taps);
-    for (int u = 0; u < g.num_row_taps; ++u) row_taps[u] = Scalar(g.row_taps[u]);
-    for (int v = 0; v < g.num_col_taps; ++v) col_taps[v] = Scalar(g.col_taps[v]);
-    squares = scratch.take<Scalar>(size_t(g.rows) * pitch * W);
+    for (int u = 0; u < g.num_row_taps && !unrolled; ++u) row_taps[u] = Scalar(g.row_taps[u]);
+    for (int v = 0; v < g.num_col_taps && !unrolled; ++v) col_taps[v] = Scalar(g.col_taps[v]);
+    for (int d = 1, middle = h / 2; d <= middle && unrolled; ++d) {
+      row_taps[d - 1] = Scalar(g.row_taps[middle - d] / g.row_taps[middle]);
+      col_taps[d - 1] = Scalar(g.col_taps[middle - d] / g.col_taps[middle]);
+    }
     across = scratch.take<Scalar>(size_t(g.rows) * g.group_cols * W);
     inverse = scratch.take<Scalar>(size_t(g.group_rows + 1) * g.group_cols * W);
-    spread = scratch.take<Scalar>(size_t(g.cols + g.num_col_taps) * W);
+    line = scratch.take<Scalar>(size_t(pitch + g.num_col_taps) * W);
     Scalar* zeros = inverse + size_t(g.group_rows) * g.group_cols * W;
     for (int i = 0; i < g.group_cols * W; ++i) zeros[i] = 0;
-    for (int i = 0; i < (g.cols + g.num_col_taps) * W; ++i) spread[i] = 0;
   }
 
-  // The taps, in registers where their number H is known.
+  // Taps u and 2 (h / 2) - u are equal, where both exist, and the middle one is not 0.
+  MOGE_INLINE bool mirrored(const double* taps, int h) {
+    bool equal = h > 0 && taps[h / 2] > 0;
+    for (int u = 1; u < h && equal; ++u)
+      equal = 2 * (h / 2) - u >= h || taps[u] == taps[2 * (h / 2) - u];
+    return equal;
+  }
+
+  // sum_u taps[u] cell(u) over the middle tap, for mirrored taps: cells of equal taps are added
+  // first, for an addition costs less than a multiplication, and the middle one is taken as it is.
   template <int H>
   struct Taps {
-    const Scalar* array;
-    Reg registers[H ? H : 1];
-    MOGE_INLINE Taps make(const Scalar* from) {
-      Taps taps;
-      taps.array = from;
-      for (int u = 0; u < H; ++u) taps.registers[u] = V::set(from[u]);
-      return taps;
+    Reg side[H / 2 + 1];
+    explicit inline __attribute__((always_inline)) Taps(const Scalar* from) {
+      for (int d = 1; d <= H / 2; ++d) side[d] = V::set(from[d - 1]);
     }
-    inline __attribute__((always_inline)) Reg operator[](int u) const {
-      if constexpr (H > 0) return registers[u];
-      return V::set(array[u]);
+    template <class Cell>
+    inline __attribute__((always_inline)) Reg sum(Cell&& cell) const {
+      constexpr int kMiddle = H / 2;
+      Reg total = cell(kMiddle);
+      for (int d = 1; d <= kMiddle; ++d) {
+        Reg pair = cell(kMiddle - d);
+        if (kMiddle + d < H) pair = V::add(pair, cell(kMiddle + d));
+        total = V::fma(side[d], pair, total);
+      }
+      return total;
     }
   };
 
-  // Calls emit(i, j, energy + eps) for every group, row by row. H = 0: any number of taps.
-  template <int H, class Emit>
-  MOGE_INLINE void for_groups(const Stencil& s, Emit&& emit) {
-    const Groups g = s.groups;
-    const int num_rows = H ? H : g.num_row_taps, num_cols = H ? H : g.num_col_taps;
-    const auto row_taps = Taps<H>::make(s.row_taps), col_taps = Taps<H>::make(s.col_taps);
-    for (int r = 0; r < g.rows; ++r) {
-      const Scalar* from = s.squares + r * s.pitch * W;
-      Scalar* to = s.across + r * g.group_cols * W;
-      for (int j = 0; j < g.group_cols; ++j, from += g.stride * W, to += W) {
-        Reg sum = V::mul(col_taps[0], V::load(from));
-        for (int v = 1; v < num_cols; ++v) sum = V::fma(col_taps[v], V::load(from + v * W), sum);
-        V::store(to, sum);
-      }
+  // The last H cells of a row, which come one by one. push returns their sum under the taps, the
+  // latest cell under the last tap (kReversed: the first).
+  template <int H, bool kReversed>
+  struct Window {
+    Taps<H> taps;
+    Reg cells[H] = {};
+    explicit inline __attribute__((always_inline)) Window(const Scalar* from) : taps(from) {}
+    inline __attribute__((always_inline)) Reg push(Reg latest) {
+      cells[H - 1] = latest;
+      const Reg sum = taps.sum([&](int v) { return cells[kReversed ? H - 1 - v : v]; });
+      for (int v = 0; v + 1 < H; ++v) cells[v] = cells[v + 1];
+      return sum;
     }
-    const int length = g.group_cols * W;
-    for (int i = 0; i < g.group_rows; ++i) {
-      const int first = i * g.stride;
-      const Scalar* rows[H ? H : 1];
-      for (int u = 0; u < H; ++u) rows[u] = s.across + wrap(first + u, g.rows) * length;
-      for (int j = 0; j < length; j += W) {
-        Reg energy;
-        for (int u = 0; u < num_rows; ++u) {
-          const Scalar* row = H ? rows[u] : s.across + wrap(first + u, g.rows) * length;
-          const Reg value = V::load(row + j);
-          energy = u ? V::fma(row_taps[u], value, energy) : V::mul(row_taps[u], value);
+  };
+
+  // Fills `across`. square(e) returns the square of expert e; it is called once for each, in order.
+  template <int H, class Square>
+  MOGE_INLINE void filter_rows(const Stencil& s, Square&& square) {
+    const Groups g = s.groups;
+    Scalar* to = s.across;
+    if constexpr (H > 0) {
+      Window<H, false> window(s.col_taps);
+      for (int e = 0; e < g.rows * g.cols;) {
+        Reg first[H] = {};
+        for (int v = 0; v + 1 < H; ++v) window.cells[v] = first[v] = square(e++);
+        for (int c = H - 1; c < g.cols; ++c, to += W) V::store(to, window.push(square(e++)));
+        for (int v = 0; v + 1 < H && g.torus; ++v, to += W) V::store(to, window.push(first[v]));
+      }
+    } else {
+      for (int r = 0; r < g.rows; ++r) {
+        for (int c = 0; c < g.cols; ++c) V::store(s.line + c * W, square(r * g.cols + c));
+        for (int c = g.cols; c < s.pitch; ++c) {
+          V::store(s.line + c * W, V::load(s.line + (c - g.cols) * W));
         }
-        // Last: terms far below eps would each be rounded away if they were added to it in turn.
-        emit(i, j / W, V::add(energy, V::set(Scalar(kEps))));
+        const Scalar* from = s.line;
+        for (int j = 0; j < g.group_cols; ++j, from += g.stride * W, to += W) {
+          Reg sum = V::set(0);
+          for (int v = 0; v < g.num_col_taps; ++v) {
+            sum = V::fma(V::set(s.col_taps[v]), V::load(from + v * W), sum);
+          }
+          V::store(to, sum);
+        }
       }
     }
   }
 
-  // Calls emit(e, sum over the groups p that hold expert e of G[e in p] * inverse[p]).
+  // Calls emit(j, energy / scale) for every group, row by row, j its column. eps is not in it: it
+  // is added last, since terms far below it would each be rounded away if they were added to it.
+  template <int H, class Emit>
+  MOGE_INLINE void for_groups(const Stencil& s, Emit&& emit) {
+    const Groups g = s.groups;
+    const int64_t length = int64_t(g.group_cols) * W;
+    for (int i = 0; i < g.group_rows; ++i) {
+      const int first = i * g.stride;
+      if constexpr (H > 0) {
+        const Taps<H> taps(s.row_taps);
+        const Scalar* rows[H];
+        for (int u = 0; u < H; ++u) rows[u] = s.across + wrap(first + u, g.rows) * length;
+        for (int64_t j = 0; j < length; j += W) {
+          emit(int(j / W), taps.sum([&](int u) { return V::load(rows[u] + j); }));
+        }
+      } else {
+        for (int64_t j = 0; j < length; j += W) {
+          Reg energy = V::set(0);
+          for (int u = 0; u < g.num_row_taps; ++u) {
+            const Scalar* row = s.across + wrap(first + u, g.rows) * length;
+            energy = V::fma(V::set(s.row_taps[u]), V::load(row + j), energy);
+          }
+          emit(int(j / W), energy);
+        }
+      }
+    }
+  }
+
+  // Calls emit(e, sum over the groups p that hold expert e of G[e in p] / scale * inverse[p]).
   template <int H, class Emit>
   MOGE_INLINE void for_experts(const Stencil& s, Emit&& emit) {
     const Groups g = s.groups;
-    const int num_rows = H ? H : g.num_row_taps, num_cols = H ? H : g.num_col_taps;
-    const auto row_taps = Taps<H>::make(s.row_taps), col_taps = Taps<H>::make(s.col_taps);
-    const int pad = num_cols - 1, length = g.group_cols * W;
-    for (int r = 0; r < g.rows; ++r) {
-      const Scalar* rows[H ? H : 1];
-      for (int u = 0; u < H; ++u) rows[u] = s.inverse + group_row(g, r - u) * length;
-      Scalar* to = s.spread + pad * W;
-      for (int j = 0; j < length; j += W, to += g.stride * W) {
-        Reg sum = V::set(0);
-        for (int u = 0; u < num_rows; ++u) {
-          const Scalar* row = H ? rows[u] : s.inverse + group_row(g, r - u) * length;
-          sum = V::fma(row_taps[u], V::load(row + j), sum);
+    const int64_t length = int64_t(g.group_cols) * W;
+    for (int r = 0, e = 0; r < g.rows; ++r, e += g.cols) {
+      if constexpr (H > 0) {
+        const Scalar* rows[H];
+        for (int u = 0; u < H; ++u) rows[u] = s.inverse + group_row(g, r - u) * length;
+        const Taps<H> taps(s.row_taps);
+        const auto down =
+            [&](int64_t j) {  // the adjoint's pass down the columns, at group column j
+              return taps.sum([&](int u) { return V::load(rows[u] + j * W); });
+            };
+        Window<H, true> window(s.col_taps);
+        Reg first[H] = {};
+        int c = 0;
+        for (int v = 0; v + 1 < H; ++v) window.cells[v] = V::set(0);
+        if (g.torus) {
+          for (; c < H - 1; ++c) window.cells[c] = first[c] = down(c);
         }
-        V::store(to, sum);
-      }
-      for (int q = 0; q < pad && g.torus; ++q) {
-        V::store(s.spread + q * W, V::load(s.spread + (q + g.cols) * W));
-      }
-      const Scalar* from = s.spread + pad * W;
-      for (int c = 0; c < g.cols; ++c, from += W) {
-        Reg sum = V::mul(col_taps[0], V::load(from));
-        for (int v = 1; v < num_cols; ++v) sum = V::fma(col_taps[v], V::load(from - v * W), sum);
-        emit(r * g.cols + c, sum);
+        for (; c < g.group_cols; ++c) emit(e + c, window.push(down(c)));
+        for (int v = 0; v + 1 < H; ++v) {
+          emit(g.torus ? e + v : e + c + v, window.push(g.torus ? first[v] : V::set(0)));
+        }
+      } else {
+        const int pad = g.num_col_taps - 1;
+        for (int q = 0; q < (pad + g.cols) * W; ++q) s.line[q] = 0;
+        Scalar* to = s.line + pad * W;
+        for (int64_t j = 0; j < length; j += W, to += g.stride * W) {
+          Reg sum = V::set(0);
+          for (int u = 0; u < g.num_row_taps; ++u) {
+            const Scalar* row = s.inverse + group_row(g, r - u) * length;
+            sum = V::fma(V::set(s.row_taps[u]), V::load(row + j), sum);
+          }
+          V::store(to, sum);
+        }
+        for (int q = 0; q < pad && g.torus; ++q) {
+          V::store(s.line + q * W, V::load(s.line + (q + g.cols) * W));
+        }
+        const Scalar* from = s.line + pad * W;
+        for (int c = 0; c < g.cols; ++c, from += W) {
+          Reg sum = V::set(0);
+          for (int v = 0; v <= pad; ++v) {
+            sum = V::fma(V::set(s.col_taps[v]), V::load(from - v * W), sum);
+          }
+          emit(e + c, sum);
+        }
       }
     }
   }
@@ -140,17 +221,10 @@ struct Stencil {
     return i < g.group_rows && i * g.stride == row ? i : g.group_rows;
   }
 
-  MOGE_INLINE void wrap_row(const Stencil& s, int r) {
-    Scalar* row = s.squares + r * s.pitch * W;
-    for (int c = s.groups.cols; c < s.pitch; ++c) {
-      V::store(row + c * W, V::load(row + (c - s.groups.cols) * W));
-    }
-  }
-
-  // Calls body with h as a compile-time constant.
+  // Calls body with h as a compile-time constant; 0 where there is no stencil.
   template <class Body>
-  MOGE_INLINE void dispatch(const Stencil& s, Body&& body) {
-    switch (s.unrolled) {
+  MOGE_INLINE void dispatch(const Stencil* s, Body&& body) {
+    switch (s ? s->unrolled : 0) {
       case 1:
         return body(Constant<1>{});
       case 2:
@@ -171,15 +245,19 @@ struct Stencil {
   };
 };
 
-// Sums of the group norms of a tile's squares, a float64 value a lane. At most four are added in
-// float32 first: equal norms (a score near 0 has g = sqrt(eps)) would round alike in longer sums.
+// Sums of the group norms of a tile whose squares are `factor` times those that were filtered, a
+// float64 value a lane. At most four are added in float32 first: equal norms (a score near 0 has
+// g = sqrt(eps)) would round alike in longer sums.
 template <class V, int H>
-static __attribute__((noinline)) void sum_norms_h(const Stencil<V>& s, double* sums) {
+static __attribute__((noinline)) void sum_norms(const Stencil<V>& s, typename V::Reg factor,
+                                                double* sums) {
+  using Reg = typename V::Reg;
   typename V::Wide total = V::wide_zero();
-  typename V::Reg few = V::set(0);
+  Reg few = V::set(0);
   const int last = s.groups.group_cols - 1;
-  Stencil<V>::template for_groups<H>(s, [&](int, int j, typename V::Reg energy) {
-    few = V::add(few, V::sqrt(energy));
+  const Reg scale = V::mul(factor, V::set(s.scale)), eps = V::set(typename V::Scalar(kEps));
+  Stencil<V>::template for_groups<H>(s, [&](int j, Reg energy) {
+    few = V::add(few, V::sqrt(V::fma(energy, scale, eps)));
     if ((j & 3) == 3 || j == last) {
       V::add_wide(total, few);
       few = V::set(0);
@@ -188,23 +266,20 @@ static __attribute__((noinline)) void sum_norms_h(const Stencil<V>& s, double* s
   V::store_wide(sums, total);
 }
 
-template <class V>
-MOGE_INLINE void sum_norms(const Stencil<V>& s, double* sums) {
-  Stencil<V>::dispatch(s, [&](auto h) { sum_norms_h<V, decltype(h)::value>(s, sums); });
-}
-
 // grad[e] = norm_grad * z[e] * sum_p G[e in p] / g[p], and returns sum_e grad[e] z[e].
 template <class V, int H>
-static __attribute__((noinline)) typename V::Reg norm_gradient_h(const Stencil<V>& s,
-                                                                 const typename V::Scalar* z,
-                                                                 typename V::Scalar norm_grad,
-                                                                 typename V::Scalar* grad) {
+static __attribute__((noinline)) typename V::Reg norm_gradient(const Stencil<V>& s,
+                                                               const typename V::Scalar* z,
+                                                               typename V::Scalar norm_grad,
+                                                               typename V::Scalar* grad) {
   using Reg = typename V::Reg;
   constexpr int W = V::kWidth;
-  const int group_cols = s.groups.group_cols;
-  const Reg factor = V::set(norm_grad);
-  Stencil<V>::template for_groups<H>(s, [&](int i, int j, Reg energy) {
-    V::store(s.inverse + (i * group_cols + j) * W, V::mul(factor, V::inverse_sqrt(energy)));
+  typename V::Scalar* inverse = s.inverse;
+  const Reg scale = V::set(s.scale), eps = V::set(typename V::Scalar(kEps));
+  const Reg factor = V::set(norm_grad * s.scale);
+  Stencil<V>::template for_groups<H>(s, [&](int, Reg energy) {
+    V::store(inverse, V::mul(factor, V::inverse_sqrt(V::fma(energy, scale, eps))));
+    inverse += W;
   });
   Reg dot = V::set(0);
   Stencil<V>::template for_experts<H>(s, [&](int e, Reg sum) {
@@ -213,14 +288,5 @@ static __attribute__((noinline)) typename V::Reg norm_gradient_h(const Stencil<V
     dot = V::fma(value, score, dot);
     V::store(grad + e * W, value);
   });
-  return dot;
-}
-
-template <class V>
-MOGE_INLINE typename V::Reg norm_gradient(const Stencil<V>& s, const typename V::Scalar* z,
-                                          typename V::Scalar norm_grad, typename V::Scalar* grad) {
-  typename V::Reg dot;
-  Stencil<V>::dispatch(
-      s, [&](auto h) { dot = norm_gradient_h<V, decltype(h)::value>(s, z, norm_grad, grad); });
   return dot;
 }

@@ -90,66 +90,6 @@ MOGE_INLINE void store_tile(const typename V::Scalar* tile, int64_t num_rows, in
   }
 }
 
-template <class Scalar>
-struct ExpConstants;
-
-// e^r = 1 + r + r^2 p(r) on |r| <= ln 2 / 2; p fitted to a relative error of 3.1e-9.
-template <>
-struct ExpConstants<float> {
-  static constexpr float kLowest = -88.f;  // rounds to 2^-127, which pow2 makes 0
-  static constexpr float kLog2E = 1.44269504f, kMagic = 12582912.f, kBias = 127.f;
-  static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
-  static constexpr int kTerms = 7;
-  static constexpr float kTaylor[kTerms] = {1.3814539878738612e-3f,
-                                            8.368745127094257e-3f,
-                                            4.166839078967508e-2f,
-                                            1.6666520398846865e-1f,
-                                            4.9999993432099027e-1f,
-                                            1.f,
-                                            1.f};
-};
-
-// Taylor's series to r^13: remainder below 5e-18.
-template <>
-struct ExpConstants<double> {
-  static constexpr double kLowest = -709.;  // rounds to 2^-1023, which pow2 makes 0
-  static constexpr double kLog2E = 1.4426950408889634, kMagic = 6755399441055744., kBias = 1023.;
-  static constexpr double kLn2High = 6.93147180369123816490e-01;
-  static constexpr double kLn2Low = 1.90821492927058770002e-10;
-  static constexpr int kTerms = 14;
-  static constexpr double kTaylor[kTerms] = {1. / 6227020800,
-                                             1. / 479001600,
-                                             1. / 39916800,
-                                             1. / 3628800,
-                                             1. / 362880,
-                                             1. / 40320,
-                                             1. / 5040,
-                                             1. / 720,
-                                             1. / 120,
-                                             1. / 24,
-                                             1. / 6,
-                                             1. / 2,
-                                             1.,
-                                             1.};
-};
-
-// e^d for d <= 0; 0 where it would be subnormal. NaN stays NaN.
-template <class V>
-MOGE_INLINE typename V::Reg exp_nonpositive(typename V::Reg d) {
-  using C = ExpConstants<typename V::Scalar>;
-  using Scalar = typename V::Scalar;
-  d = V::max(V::set(C::kLowest), d);
-  // Adding the magic number rounds d log2(e) to an integer n and leaves n + bias in the low bits.
-  const typename V::Reg magic = V::set(C::kMagic + C::kBias);
-  const typename V::Reg t = V::fma(d, V::set(C::kLog2E), magic);
-  const typename V::Reg n = V::sub(t, magic);
-  typename V::Reg r = V::fma(n, V::set(-C::kLn2High), d);
-  r = V::fma(n, V::set(-C::kLn2Low), r);
-  typename V::Reg p = V::set(C::kTaylor[0]);
-  for (int i = 1; i < C::kTerms; ++i) p = V::fma(p, r, V::set(Scalar(C::kTaylor[i])));
-  return V::mul(p, V::pow2(t));
-}
-
 // Subnormal numbers are read and written as 0 while this lives: scores below 1e-38 change no
 // result above it, and arithmetic on subnormals costs up to 150 cycles an instruction.
 struct FlushSubnormals {

@@ -32,8 +32,11 @@ struct Avx2Float {
   MOGE_INLINE unsigned nan_bits(Reg a) {
     return unsigned(_mm256_movemask_ps(_mm256_cmp_ps(a, a, _CMP_UNORD_Q)));
   }
-  MOGE_INLINE Reg pow2(Reg t) {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(t), 23));
+  MOGE_INLINE Reg eighth_power(Reg t) {
+    const __m256i bits = _mm256_castps_si256(t);
+    const __m256i table = _mm256_loadu_si256((const __m256i*)kEighthPowers);
+    const __m256i from = _mm256_permutevar8x32_epi32(table, bits);
+    return _mm256_castsi256_ps(_mm256_add_epi32(from, _mm256_slli_epi32(bits, 20)));
   }
   MOGE_INLINE Wide wide_zero() { return {_mm256_setzero_pd(), _mm256_setzero_pd()}; }
   MOGE_INLINE void add_wide(Wide& wide, Reg a) {

@@ -31,8 +31,11 @@ struct Avx512Float {
   MOGE_INLINE Mask greater(Reg a, Reg b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
   MOGE_INLINE Reg select(Mask m, Reg a, Reg b) { return _mm512_mask_mov_ps(b, m, a); }
   MOGE_INLINE unsigned nan_bits(Reg a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
-  MOGE_INLINE Reg pow2(Reg t) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(t), 23));
+  MOGE_INLINE Reg eighth_power(Reg t) {
+    const __m512i bits = _mm512_castps_si512(t);
+    const __m512i table = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i*)kEighthPowers));
+    const __m512i from = _mm512_permutexvar_epi32(bits, table);
+    return _mm512_castsi512_ps(_mm512_add_epi32(from, _mm512_slli_epi32(bits, 20)));
   }
   MOGE_INLINE Wide wide_zero() { return {_mm512_setzero_pd(), _mm512_setzero_pd()}; }
   MOGE_INLINE void add_wide(Wide& wide, Reg a) {

@@ -32,14 +32,19 @@ MOGE_INLINE double fused(double a, double b, double c) { return __builtin_fma(a,
 MOGE_INLINE float root(float a) { return __builtin_sqrtf(a); }
 MOGE_INLINE double root(double a) { return __builtin_sqrt(a); }
 
-// 2^(low bits of t - bias) for t = magic + bias + n: the integer n sits in t's low mantissa bits.
-MOGE_INLINE float power_of_two(float t) {
+// 2^(i / 8), i = 0 .. 7, as bits, less i << 20: adding (8 n + i) << 20 gives 2^(n + i / 8).
+constexpr uint32_t kEighthPowers[8] = {0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7,
+                                       0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7};
+
+// 2^(m / 8) for t = magic + m / 8: the integer m sits in t's low mantissa bits.
+MOGE_INLINE float power_of_eighths(float t) {
   uint32_t bits;
   __builtin_memcpy(&bits, &t, 4);
-  bits <<= 23;
+  bits = kEighthPowers[bits & 7] + (bits << 20);
   __builtin_memcpy(&t, &bits, 4);
   return t;
 }
+// 2^(low bits of t - 1023) for t = magic + n.
 MOGE_INLINE double power_of_two(double t) {
   uint64_t bits;
   __builtin_memcpy(&bits, &t, 8);
@@ -72,8 +77,9 @@ struct One {
   MOGE_INLINE Reg min(Reg a, Reg b) { return a < b ? a : b; }
   MOGE_INLINE Mask greater(Reg a, Reg b) { return a > b; }
   MOGE_INLINE Reg select(Mask m, Reg a, Reg b) { return m ? a : b; }
-  MOGE_INLINE unsigned nan_bits(Reg a) { return a != a; }  // bit i: lane i is NaN
-  MOGE_INLINE Reg pow2(Reg t) { return power_of_two(t); }
+  MOGE_INLINE unsigned nan_bits(Reg a) { return a != a; }              // bit i: lane i is NaN
+  MOGE_INLINE Reg eighth_power(Reg t) { return power_of_eighths(t); }  // float only
+  MOGE_INLINE Reg pow2(Reg t) { return power_of_two(t); }              // double only
   MOGE_INLINE Wide wide_zero() { return {0.0}; }
   MOGE_INLINE void add_wide(Wide& wide, Reg a) { wide.sum += double(a); }
   MOGE_INLINE void store_wide(double* p, const Wide& wide) { *p = wide.sum; }
