@@ -27,12 +27,15 @@ MOGE_INLINE unsigned load_scores(NormTile<V>& tile, const GroupNorm& a, int64_t 
                                  int64_t num_rows) {
   constexpr int W = V::kWidth;
   const int n = a.num_experts;
-  load_tile<V>(static_cast<const In*>(a.scores) + token * n, num_rows, n, tile.scores);
   auto finite = V::set(0);
+  const auto* rows = static_cast<const In*>(a.scores) + token * n;
+  load_tile<V>(rows, num_rows, n, tile.scores, [&](int64_t, typename V::Reg z) {
+    finite = V::fma(z, V::set(0), finite);
+    return z;
+  });
   Stencil<V>::dispatch(&tile.stencil, [&](auto h) {
     Stencil<V>::template filter_rows<decltype(h)::value>(tile.stencil, [&](int e) {
       const auto z = V::load(tile.scores + e * W);
-      finite = V::fma(z, V::set(0), finite);
       return V::mul(z, z);
     });
   });
@@ -79,10 +82,10 @@ static void group_norm_backward_chunks(const GroupNorm& a, int64_t begin, int64_
   for_tiles<V>(a, begin, end, [&](int64_t, int64_t token, int64_t num_rows) {
     load_scores<V, In>(tile, a, token, num_rows);
     Stencil<V>::dispatch(&tile.stencil, [&](auto h) {
-      norm_gradient<V, decltype(h)::value>(tile.stencil, tile.scores,
+      norm_gradient<V, decltype(h)::value>(tile.stencil, tile.scores, V::set(1),
                                            typename V::Scalar(a.norm_grad), tile.grad);
     });
-    store_tile<V>(tile.grad, num_rows, a.num_experts,
-                  static_cast<In*>(a.grad_scores) + token * a.num_experts);
+    store_tile<V>([&](int64_t j) { return V::load(tile.grad + j * V::kWidth); }, num_rows,
+                  a.num_experts, static_cast<In*>(a.grad_scores) + token * a.num_experts);
   });
 }

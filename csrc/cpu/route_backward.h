@@ -1,11 +1,13 @@
 // moge::route, backward. Included inside an anonymous namespace (see kernels_*.cpp).
 
-// Gradient of the logits through the k weights, added to `grad` in logit space. With s = sum_j
+// Gradient of the logits through the k weights, added to `grad` in logit space, where expert e of
+// lane l stands at e * expert_step + l * lane_step. With s = sum_j
 // gw_j w_j it is w_i (gw_i - s) where the weights are a softmax of the kept logits (finite even
 // where their scores underflow), else z_i gw_i here and - z_j s for every j, which is returned.
 template <class V>
 MOGE_INLINE bool add_weight_gradients(const RouteBackward& a, int64_t token, int64_t num_rows,
-                                      typename V::Scalar* grad) {
+                                      typename V::Scalar* grad, int64_t expert_step,
+                                      int64_t lane_step) {
   using Scalar = typename V::Scalar;
   constexpr int W = V::kWidth;
   const int k = a.top_k;
@@ -21,7 +23,7 @@ MOGE_INLINE bool add_weight_gradients(const RouteBackward& a, int64_t token, int
         valid = false;
         continue;
       }
-      grad[experts[i] * W + lane] += weights[i] * (upstream[i] - mean);
+      grad[experts[i] * expert_step + lane * lane_step] += weights[i] * (upstream[i] - mean);
     }
     weights += k;
     upstream += k;
@@ -62,39 +64,33 @@ struct BackwardTile {
   }
 };
 
-// z from the logits and the saved row maximum and 1 / sum, in place, and its squares filtered along
-// the rows of the map, if there is one.
+// The saved row maxima and 1 / sums of a tile; lanes past the end repeat the last row's.
+template <class V>
+struct RowStats {
+  typename V::Scalar maximum[V::kWidth] __attribute__((aligned(64)));
+  typename V::Scalar inverse_sum[V::kWidth] __attribute__((aligned(64)));
+  RowStats(const typename V::Scalar* saved, int64_t num_rows) {
+    for (int lane = 0; lane < V::kWidth; ++lane) {
+      const int64_t from = lane < num_rows ? lane : num_rows - 1;
+      maximum[lane] = saved[2 * from];
+      inverse_sum[lane] = saved[2 * from + 1];
+    }
+  }
+};
+
+// e^(x - maximum) of the tile, in place and filtered.
 template <class V, int H>
-static __attribute__((noinline)) void recompute_scores(typename V::Scalar* tile, int num_experts,
-                                                       const typename V::Scalar* row_stats,
-                                                       int64_t num_rows, const Stencil<V>* stencil,
-                                                       Ahead<V, 1> result) {
-  using Reg = typename V::Reg;
-  constexpr int W = V::kWidth;
-  typename V::Scalar stats[2][W] __attribute__((aligned(64)));
-  for (int lane = 0; lane < W; ++lane) {
-    const int64_t from = lane < num_rows ? lane : num_rows - 1;
-    stats[0][lane] = row_stats[2 * from];
-    stats[1][lane] = row_stats[2 * from + 1];
-  }
-  const Reg maximum = V::load(stats[0]), inverse_sum = V::load(stats[1]);
-  const auto score = [&](int j) {
-    result.ask(j);
-    const Reg e = exp_nonpositive<V>(V::sub(V::load(tile + j * W), maximum));
-    const Reg z = V::mul(e, inverse_sum);
-    V::store(tile + j * W, z);
-    return z;
-  };
-  if (stencil) {
-    Stencil<V>::template filter_rows<H>(*stencil, [&](int j) {
-      const Reg z = score(j);
-      return V::mul(z, z);
-    });
-  } else {
-    for (int j = 0; j < num_experts; ++j) score(j);
-  }
+static __attribute__((noinline)) void recompute_exponentials(typename V::Scalar* tile,
+                                                             int num_experts,
+                                                             typename V::Reg maximum,
+                                                             const Stencil<V>* stencil,
+                                                             Ahead<V, 1> result) {
+  exponentiate<V, H>(tile, num_experts, maximum, stencil, result, [](typename V::Reg) {});
 }
 
+// With z = e / sum and u = dL/dz / sum, the gradient through the scores is z (dL/dz - sum dL/dz z)
+// = e (u - (sum u e) / sum): `scores` holds e, `grad` u, and nothing is multiplied out expert by
+// expert.
 template <class V, class In>
 MOGE_INLINE bool route_backward_tile(BackwardTile<V>& tile, int64_t token, int64_t num_rows) {
   using Scalar = typename V::Scalar;
@@ -104,42 +100,55 @@ MOGE_INLINE bool route_backward_tile(BackwardTile<V>& tile, int64_t token, int64
   const int n = a.num_experts;
   const bool raw_weights = a.grad_weights && !a.renormalize;
   const bool through_scores = a.groups || a.grad_importance || raw_weights;
+  const In* rows = static_cast<const In*>(a.logits) + token * n;
   In* grad_rows = static_cast<In*>(a.grad_logits) + token * n;
+  Reg inverse_sum = V::set(0), dot = raw_weights ? weight_dot<V>(a, token, num_rows) : V::set(0);
   if (through_scores) {
-    const In* rows = static_cast<const In*>(a.logits) + token * n;
-    load_tile<V>(rows, num_rows, n, tile.scores);
-    const auto* row_stats = static_cast<const Scalar*>(a.row_stats) + 2 * token;
+    load_tile<V>(rows, num_rows, n, tile.scores, [](int64_t, Reg x) { return x; });
+    const RowStats<V> stats(static_cast<const Scalar*>(a.row_stats) + 2 * token, num_rows);
+    const Reg maximum = V::load(stats.maximum);
+    inverse_sum = V::load(stats.inverse_sum);
     const auto result = Ahead<V, 1>::of(grad_rows);
-    Reg dot = raw_weights ? weight_dot<V>(a, token, num_rows) : V::set(0);
     Stencil<V>::dispatch(tile.stencil, [&](auto h) {
       constexpr int H = decltype(h)::value;
-      recompute_scores<V, H>(tile.scores, n, row_stats, num_rows, tile.stencil, result);
+      recompute_exponentials<V, H>(tile.scores, n, maximum, tile.stencil, result);
       if (a.groups) {
-        dot = V::add(
-            dot, norm_gradient<V, H>(*tile.stencil, tile.scores, Scalar(a.norm_grad), tile.grad));
+        const auto norm_grad = Scalar(a.norm_grad);
+        dot = V::add(dot, norm_gradient<V, H>(*tile.stencil, tile.scores, inverse_sum, norm_grad,
+                                              tile.grad));
       }
     });
     if (a.grad_importance) {
       const Scalar* upstream = static_cast<const Scalar*>(a.grad_importance);
       for (int j = 0; j < n; ++j) {
-        const Reg value = V::set(upstream[j]);
+        const Reg value = V::mul(V::set(upstream[j]), inverse_sum);
         dot = V::fma(value, V::load(tile.scores + j * W), dot);
         V::store(tile.grad + j * W, a.groups ? V::add(V::load(tile.grad + j * W), value) : value);
       }
     }
-    const bool has_grad = a.groups || a.grad_importance;
-    const auto next = Ahead<V, 0>::of(num_rows > W ? rows + W * n : rows);
-    for (int j = 0; j < n; ++j) {  // softmax backward: z (dL/dz - sum dL/dz z)
-      next.ask(j);
-      const Reg upstream = has_grad ? V::load(tile.grad + j * W) : V::set(0);
-      V::store(tile.grad + j * W, V::mul(V::load(tile.scores + j * W), V::sub(upstream, dot)));
-    }
-  } else {
-    for (int i = 0; i < n * W; ++i) tile.grad[i] = 0;
+    dot = V::sub(V::set(0), dot);
   }
-  const bool valid = !a.grad_weights || add_weight_gradients<V>(a, token, num_rows, tile.grad);
-  store_tile<V>(tile.grad, num_rows, n, grad_rows);
-  return valid;
+  const bool has_grad = a.groups || a.grad_importance;
+  const auto next = Ahead<V, 0>::of(num_rows > W ? rows + W * n : rows);
+  const auto gradient = [&](int64_t j) {
+    next.ask(j);
+    if (!through_scores) return V::set(0);
+    const Reg upstream = has_grad ? V::load(tile.grad + j * W) : V::set(0);
+    return V::mul(V::load(tile.scores + j * W), V::fma(dot, inverse_sum, upstream));
+  };
+  const auto add_weights = [&](Scalar* grad, int64_t expert_step, int64_t lane_step) {
+    return !a.grad_weights ||
+           add_weight_gradients<V>(a, token, num_rows, grad, expert_step, lane_step);
+  };
+  if constexpr (sizeof(In) == sizeof(Scalar)) {
+    store_tile<V>(gradient, num_rows, n, grad_rows);
+    return add_weights(grad_rows, 1, n);
+  } else {  // rounded to In once, after every term was added
+    for (int j = 0; j < n; ++j) V::store(tile.grad + j * W, gradient(j));
+    const bool valid = add_weights(tile.grad, W, 1);
+    store_tile<V>([&](int64_t j) { return V::load(tile.grad + j * W); }, num_rows, n, grad_rows);
+    return valid;
+  }
 }
 
 template <class V, class In>

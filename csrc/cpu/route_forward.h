@@ -110,25 +110,32 @@ struct RowScan {
   typename V::Reg finite;   // 0, or NaN where a selection value is infinite or NaN
 };
 
-// Adds the noise, where there is any, to the logits in `selection`, and looks at every value.
-template <class V>
-static __attribute__((noinline)) RowScan<V> scan_rows(const typename V::Scalar* logits,
-                                                      typename V::Scalar* selection,
-                                                      int num_experts) {
-  constexpr int W = V::kWidth;
-  RowScan<V> scan = {V::set(-__builtin_inff()), V::set(0)};
-  for (int j = 0; j < num_experts && selection != logits; ++j) {
-    V::store(selection + j * W, V::add(V::load(logits + j * W), V::load(selection + j * W)));
+// Loads the logits and, where there is noise, their sum with it. A function of its own, so that
+// what it carries from expert to expert stays in registers.
+template <class V, class In>
+static __attribute__((noinline)) RowScan<V> load_rows(const ForwardTile<V>& tile, const In* rows,
+                                                      const typename V::Scalar* noise,
+                                                      int64_t num_rows) {
+  using Reg = typename V::Reg;
+  const int n = tile.args.num_experts;
+  Reg maximum = V::set(-__builtin_inff()), finite = V::set(0);
+  load_tile<V>(rows, num_rows, n, tile.logits, [&](int64_t, Reg x) {
+    maximum = V::max(x, maximum);
+    finite = V::fma(x, V::set(0), finite);  // NaN from the first inf or NaN on
+    return x;
+  });
+  if (noise) {
+    finite = V::set(0);
+    load_tile<V>(noise, num_rows, n, tile.selection, [&](int64_t j, Reg y) {
+      const Reg selected = V::add(V::load(tile.logits + j * V::kWidth), y);
+      finite = V::fma(selected, V::set(0), finite);
+      return selected;
+    });
   }
-  for (int j = 0; j < num_experts; ++j) {
-    scan.maximum = V::max(V::load(logits + j * W), scan.maximum);
-    scan.finite = V::fma(V::load(selection + j * W), V::set(0), scan.finite);
-  }
-  return scan;
+  return {maximum, finite};
 }
 
-// e^(x - maximum) of the tile, in place, and its squares filtered along the rows of the map, if
-// there is one; returns the sums.
+// e^(x - maximum) of the tile, in place and filtered; returns the sums.
 template <class V, int H>
 static __attribute__((noinline)) typename V::Reg exponentials(typename V::Scalar* tile,
                                                               int num_experts,
@@ -136,26 +143,13 @@ static __attribute__((noinline)) typename V::Reg exponentials(typename V::Scalar
                                                               const Stencil<V>* stencil,
                                                               Ahead<V, 0> next) {
   using Reg = typename V::Reg;
-  constexpr int W = V::kWidth;
   Reg sums[4];  // expert j in chain j mod 4: short chains round less than one long one
   for (auto& sum : sums) sum = V::set(0);
-  const auto exponential = [&](int j) {
-    next.ask(j);
-    const Reg e = exp_nonpositive<V>(V::sub(V::load(tile + j * W), maximum));
-    V::store(tile + j * W, e);
+  exponentiate<V, H>(tile, num_experts, maximum, stencil, next, [&](Reg e) {
     const Reg sum = V::add(sums[0], e);
     for (int i = 0; i < 3; ++i) sums[i] = sums[i + 1];
     sums[3] = sum;
-    return e;
-  };
-  if (stencil) {
-    Stencil<V>::template filter_rows<H>(*stencil, [&](int j) {
-      const Reg e = exponential(j);
-      return V::mul(e, e);
-    });
-  } else {
-    for (int j = 0; j < num_experts; ++j) exponential(j);
-  }
+  });
   return V::add(V::add(sums[0], sums[1]), V::add(sums[2], sums[3]));
 }
 
@@ -190,11 +184,8 @@ MOGE_INLINE void route_tile(ForwardTile<V>& tile, int64_t token, int64_t num_row
   const RouteForward& a = tile.args;
   const int n = a.num_experts;
   const In* rows = static_cast<const In*>(a.logits) + token * n;
-  load_tile<V>(rows, num_rows, n, tile.logits);
-  if (a.noise) {
-    load_tile<V>(static_cast<const Scalar*>(a.noise) + token * n, num_rows, n, tile.selection);
-  }
-  const RowScan<V> scan = scan_rows<V>(tile.logits, tile.selection, n);
+  const Scalar* noise = a.noise ? static_cast<const Scalar*>(a.noise) + token * n : nullptr;
+  const RowScan<V> scan = load_rows<V, In>(tile, rows, noise, num_rows);
   select_tile<V>(tile.selection, n, a.top_k, tile.row, tile.order, tile.values, tile.indices);
   const unsigned suspects = V::nan_bits(scan.finite);
   const unsigned dead = suspects ? repair_lanes<V>(tile, suspects, token, num_rows, sums) : 0u;
@@ -225,7 +216,7 @@ MOGE_INLINE void route_tile(ForwardTile<V>& tile, int64_t token, int64_t num_row
   if (tile.stencil) {
     double norms[W] __attribute__((aligned(64)));
     Stencil<V>::dispatch(tile.stencil, [&](auto h) {
-      sum_norms<V, decltype(h)::value>(*tile.stencil, V::mul(inverse_sum, inverse_sum), norms);
+      sum_norms<V, decltype(h)::value>(*tile.stencil, inverse_sum, norms);
     });
     for (int lane = 0; lane < W && lane < num_rows; ++lane) sums.loss += norms[lane];
   }

@@ -21,60 +21,61 @@ struct Ahead {
   MOGE_INLINE Ahead of(const In* rows) {
     return {reinterpret_cast<const char*>(rows), int(V::kWidth * sizeof(In))};
   }
-  inline __attribute__((always_inline)) void ask(int j) const {
-    __builtin_prefetch(rows + int64_t(j) * step, kWrite, 2);
+  inline __attribute__((always_inline)) void ask(int64_t j) const {
+    __builtin_prefetch(rows + j * step, kWrite, 2);
   }
 };
 
-template <class V, class In>
+// tile[j] = map(j, register of expert j) for every expert. Rows past the end repeat the last one;
+// their lanes are ignored later.
+template <class V, class In, class Map>
 MOGE_INLINE void load_tile(const In* rows, int64_t num_rows, int num_experts,
-                           typename V::Scalar* tile) {
+                           typename V::Scalar* tile, Map&& map) {
   constexpr int W = V::kWidth;
-  const In* row[W];  // rows past the end repeat the last one; their lanes are ignored later
+  const In* row[W];
   for (int i = 0; i < W; ++i) {
     row[i] = rows + (i < num_rows ? i : num_rows - 1) * int64_t(num_experts);
   }
   if constexpr (V::kTransposes) {
-    int j = 0;
+    int64_t j = 0;
     typename V::Reg block[W];
     for (; j + W <= num_experts; j += W) {
-      for (int i = 0; i < W; ++i) block[i] = V::load_row(row[i] + j);
-      V::transpose(block);
-      for (int i = 0; i < W; ++i) V::store(tile + (j + i) * W, block[i]);
+      V::load_block(row, j, block);
+      for (int i = 0; i < W; ++i) V::store(tile + (j + i) * W, map(j + i, block[i]));
     }
-    if (const int rest = num_experts - j) {
+    if (const int rest = int(num_experts - j)) {
       for (int i = 0; i < W; ++i) {
         In part[W] = {};
         for (int c = 0; c < rest; ++c) part[c] = row[i][j + c];
         block[i] = V::load_row(part);
       }
       V::transpose(block);
-      for (int i = 0; i < rest; ++i) V::store(tile + (j + i) * W, block[i]);
+      for (int i = 0; i < rest; ++i) V::store(tile + (j + i) * W, map(j + i, block[i]));
     }
   } else {
-    for (int j = 0; j < num_experts; ++j) {
-      for (int i = 0; i < W; ++i) tile[j * W + i] = to_scalar(row[i][j]);
+    for (int64_t j = 0; j < num_experts; ++j) {
+      typename V::Scalar lanes[W] __attribute__((aligned(64)));
+      for (int i = 0; i < W; ++i) lanes[i] = to_scalar(row[i][j]);
+      V::store(tile + j * W, map(j, V::load(lanes)));
     }
   }
 }
 
-template <class V, class In>
-MOGE_INLINE void store_tile(const typename V::Scalar* tile, int64_t num_rows, int num_experts,
-                            In* rows) {
+// Writes cell(j), the register of expert j, to the rows. cell is called once for every expert.
+template <class V, class In, class Cell>
+MOGE_INLINE void store_tile(Cell&& cell, int64_t num_rows, int num_experts, In* rows) {
   constexpr int W = V::kWidth;
   if constexpr (V::kTransposes) {
-    int j = 0;
+    int64_t j = 0;
     typename V::Reg block[W];
     for (; j + W <= num_experts && num_rows >= W; j += W) {
-      for (int i = 0; i < W; ++i) block[i] = V::load(tile + (j + i) * W);
+      for (int i = 0; i < W; ++i) block[i] = cell(j + i);
       V::transpose(block);
       for (int i = 0; i < W; ++i) V::store_row(rows + i * int64_t(num_experts) + j, block[i]);
     }
     for (; j < num_experts; j += W) {
-      const int columns = num_experts - j < W ? num_experts - j : W;
-      for (int i = 0; i < W; ++i) {
-        block[i] = i < columns ? V::load(tile + (j + i) * W) : V::set(0);
-      }
+      const int columns = int(num_experts - j < W ? num_experts - j : W);
+      for (int i = 0; i < W; ++i) block[i] = i < columns ? cell(j + i) : V::set(0);
       V::transpose(block);
       for (int i = 0; i < W && i < num_rows; ++i) {
         In part[W];
@@ -83,9 +84,12 @@ MOGE_INLINE void store_tile(const typename V::Scalar* tile, int64_t num_rows, in
       }
     }
   } else {
-    for (int64_t i = 0; i < num_rows && i < W; ++i) {
-      for (int j = 0; j < num_experts; ++j)
-        from_scalar(tile[j * W + i], &rows[i * num_experts + j]);
+    for (int64_t j = 0; j < num_experts; ++j) {
+      typename V::Scalar lanes[W] __attribute__((aligned(64)));
+      V::store(lanes, cell(j));
+      for (int64_t i = 0; i < num_rows && i < W; ++i) {
+        from_scalar(lanes[i], &rows[i * num_experts + j]);
+      }
     }
   }
 }

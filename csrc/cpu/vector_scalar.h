@@ -71,7 +71,7 @@ struct One {
   MOGE_INLINE Reg mul(Reg a, Reg b) { return a * b; }
   MOGE_INLINE Reg div(Reg a, Reg b) { return a / b; }
   MOGE_INLINE Reg fma(Reg a, Reg b, Reg c) { return fused(a, b, c); }  // a b + c, rounded once
-  MOGE_INLINE Reg sqrt(Reg a) { return root(a); }
+  MOGE_INLINE Reg positive_sqrt(Reg a) { return root(a); }
   MOGE_INLINE Reg inverse_sqrt(Reg a) { return Scalar(1) / root(a); }
   MOGE_INLINE Reg max(Reg a, Reg b) { return a > b ? a : b; }  // b where either is NaN
   MOGE_INLINE Reg min(Reg a, Reg b) { return a < b ? a : b; }
