@@ -26,6 +26,9 @@ struct Ahead {
   }
 };
 
+// A block of registers is declared where its indices are constants: one that is also indexed by a
+// variable would be kept in memory everywhere.
+
 // tile[j] = map(j, register of expert j) for every expert. Rows past the end repeat the last one;
 // their lanes are ignored later.
 template <class V, class In, class Map>
@@ -38,12 +41,13 @@ MOGE_INLINE void load_tile(const In* rows, int64_t num_rows, int num_experts,
   }
   if constexpr (V::kTransposes) {
     int64_t j = 0;
-    typename V::Reg block[W];
     for (; j + W <= num_experts; j += W) {
+      typename V::Reg block[W];
       V::load_block(row, j, block);
       for (int i = 0; i < W; ++i) V::store(tile + (j + i) * W, map(j + i, block[i]));
     }
     if (const int rest = int(num_experts - j)) {
+      typename V::Reg block[W];
       for (int i = 0; i < W; ++i) {
         In part[W] = {};
         for (int c = 0; c < rest; ++c) part[c] = row[i][j + c];
@@ -67,14 +71,15 @@ MOGE_INLINE void store_tile(Cell&& cell, int64_t num_rows, int num_experts, In* 
   constexpr int W = V::kWidth;
   if constexpr (V::kTransposes) {
     int64_t j = 0;
-    typename V::Reg block[W];
     for (; j + W <= num_experts && num_rows >= W; j += W) {
+      typename V::Reg block[W];
       for (int i = 0; i < W; ++i) block[i] = cell(j + i);
       V::transpose(block);
       for (int i = 0; i < W; ++i) V::store_row(rows + i * int64_t(num_experts) + j, block[i]);
     }
     for (; j < num_experts; j += W) {
       const int columns = int(num_experts - j < W ? num_experts - j : W);
+      typename V::Reg block[W];
       for (int i = 0; i < W; ++i) block[i] = i < columns ? cell(j + i) : V::set(0);
       V::transpose(block);
       for (int i = 0; i < W && i < num_rows; ++i) {
