@@ -30,17 +30,12 @@ def default_map_shape(num_experts: int) -> tuple[int, int]:
     return rows, num_experts // rows
 
 
-def gaussian_taps(group_size: int, sigma: float | None) -> torch.Tensor:
-    """Return the 1-D filter g, shape (h,), float64, on the CPU; it sums to 1.
-
-    METHOD.md's G[u, v] is separable: G[u, v] = g[u] * g[v] with g[u] proportional to
-    exp(-(u - floor(h/2))^2 / (2 sigma^2)). ``sigma=None`` gives the box filter 1/h.
-    Raises ValueError for group_size < 1 or sigma not a positive finite number.
-    """
+def tap_values(group_size: int, sigma: float | None) -> tuple[float, ...]:
+    """Return the h values of ``gaussian_taps``, which says what they are and what is refused."""
     if isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 1:
         raise ValueError(f"group_size must be an int >= 1, got {group_size!r}")
     if sigma is None:
-        return torch.full((group_size,), 1.0 / group_size, dtype=torch.float64, device="cpu")
+        return (1.0 / group_size,) * group_size
     if isinstance(sigma, bool) or not isinstance(sigma, (int, float)):
         raise TypeError(f"sigma must be a positive number or None (box), got {sigma!r}")
     if not 0 < sigma < math.inf:
@@ -49,7 +44,22 @@ def gaussian_taps(group_size: int, sigma: float | None) -> torch.Tensor:
     offsets = [(u - group_size // 2) / sigma for u in range(group_size)]
     taps = [math.exp(-d * d / 2) for d in offsets]
     total = math.fsum(taps)
-    return torch.tensor([tap / total for tap in taps], dtype=torch.float64, device="cpu")
+    return tuple([tap / total for tap in taps])
+
+
+def taps_tensor(values: tuple[float, ...]) -> torch.Tensor:
+    """Return ``tap_values`` as the ops take them: (h,), float64, on the CPU."""
+    return torch.tensor(values, dtype=torch.float64, device="cpu")
+
+
+def gaussian_taps(group_size: int, sigma: float | None) -> torch.Tensor:
+    """Return the 1-D filter g, shape (h,), float64, on the CPU; it sums to 1.
+
+    METHOD.md's G[u, v] is separable: G[u, v] = g[u] * g[v] with g[u] proportional to
+    exp(-(u - floor(h/2))^2 / (2 sigma^2)). ``sigma=None`` gives the box filter 1/h.
+    Raises ValueError for group_size < 1 or sigma not a positive finite number.
+    """
+    return taps_tensor(tap_values(group_size, sigma))
 
 
 def group_filter(group_size: int, sigma: float | None) -> torch.Tensor:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
-from moge_bench.ops.topography import MAX_EXPERTS, Topography, gaussian_taps, resolve_map_shape
+from moge_bench.ops.topography import (
+    MAX_EXPERTS,
+    Topography,
+    resolve_map_shape,
+    tap_values,
+    taps_tensor,
+)
 
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 NONFINITE = ("error", "propagate")
@@ -96,7 +104,34 @@ def make_groups(
     border: str,
     reduction: str,
 ) -> tuple[torch.Tensor, Topography]:
-    """Return (taps, topography) of the arguments that ``route`` and ``group_norm`` share."""
-    taps = gaussian_taps(group_size, sigma)
+    """Return (taps, topography) of the arguments that ``route`` and ``group_norm`` share.
+
+    What they come to is remembered, since a router is called with the same ones again and again.
+    """
+    arguments = (num_experts, map_shape, group_size, sigma, stride, border, reduction)
+    if torch.compiler.is_compiling():  # a graph is traced once, through the plain function
+        values, topography = _groups(*arguments)
+    else:
+        try:
+            values, topography = _remembered_groups(*arguments)
+        except TypeError:  # an argument that cannot be hashed, or the error that is raised again
+            values, topography = _groups(*arguments)
+    return taps_tensor(values), topography
+
+
+def _groups(
+    num_experts: int,
+    map_shape: tuple[int, int] | None,
+    group_size: int,
+    sigma: float | None,
+    stride: int,
+    border: str,
+    reduction: str,
+) -> tuple[tuple[float, ...], Topography]:
+    values = tap_values(group_size, sigma)
     rows, cols = resolve_map_shape(map_shape, num_experts)
-    return taps, Topography(rows, cols, group_size, stride, border, reduction)
+    return values, Topography(rows, cols, group_size, stride, border, reduction)
+
+
+# typed: True is no group_size though it equals 1.
+_remembered_groups = functools.lru_cache(maxsize=256, typed=True)(_groups)
