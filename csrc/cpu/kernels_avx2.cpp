@@ -25,6 +25,7 @@ namespace {
 #include "exponential.h"
 #include "tile.h"
 #include "stencil.h"
+#include "norms.h"
 #include "select.h"
 #include "route_forward.h"
 #include "route_backward.h"

@@ -48,11 +48,7 @@ MOGE_INLINE void load_tile(const In* rows, int64_t num_rows, int num_experts,
     }
     if (const int rest = int(num_experts - j)) {
       typename V::Reg block[W];
-      for (int i = 0; i < W; ++i) {
-        In part[W] = {};
-        for (int c = 0; c < rest; ++c) part[c] = row[i][j + c];
-        block[i] = V::load_row(part);
-      }
+      for (int i = 0; i < W; ++i) block[i] = V::load_part(row[i] + j, rest);
       V::transpose(block);
       for (int i = 0; i < rest; ++i) V::store(tile + (j + i) * W, map(j + i, block[i]));
     }
@@ -83,9 +79,7 @@ MOGE_INLINE void store_tile(Cell&& cell, int64_t num_rows, int num_experts, In* 
       for (int i = 0; i < W; ++i) block[i] = i < columns ? cell(j + i) : V::set(0);
       V::transpose(block);
       for (int i = 0; i < W && i < num_rows; ++i) {
-        In part[W];
-        V::store_row(part, block[i]);
-        for (int c = 0; c < columns; ++c) rows[i * int64_t(num_experts) + j + c] = part[c];
+        V::store_part(rows + i * int64_t(num_experts) + j, block[i], columns);
       }
     }
   } else {

@@ -93,6 +93,26 @@ struct Avx2Float {
     const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(half, half), 0x08);
     _mm_storeu_si128((__m128i*)p, _mm256_castsi256_si128(packed));
   }
+  // The first `count` values of a row, at most a register's; the other lanes are 0.
+  MOGE_INLINE __m256i first_lanes(int count) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  }
+  MOGE_INLINE Reg load_part(const float* p, int count) {
+    return _mm256_maskload_ps(p, first_lanes(count));
+  }
+  MOGE_INLINE void store_part(float* p, Reg a, int count) {
+    _mm256_maskstore_ps(p, first_lanes(count), a);
+  }
+  MOGE_INLINE Reg load_part(const BFloat16* p, int count) {
+    BFloat16 part[kWidth] = {};
+    for (int c = 0; c < count; ++c) part[c] = p[c];
+    return load_row(part);
+  }
+  MOGE_INLINE void store_part(BFloat16* p, Reg a, int count) {
+    BFloat16 part[kWidth];
+    store_row(part, a);
+    for (int c = 0; c < count; ++c) p[c] = part[c];
+  }
   MOGE_INLINE void transpose(Reg* r) {
     transpose_parts(r);
     transpose_parts(r + 4);

@@ -94,6 +94,23 @@ struct Avx512Float {
                                  _mm512_set1_epi32(0x7fc0));
     _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(half));
   }
+  // The first `count` values of a row, at most a register's; the other lanes are 0.
+  MOGE_INLINE Reg load_part(const float* p, int count) {
+    return _mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p);
+  }
+  MOGE_INLINE void store_part(float* p, Reg a, int count) {
+    _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), a);
+  }
+  MOGE_INLINE Reg load_part(const BFloat16* p, int count) {
+    BFloat16 part[kWidth] = {};
+    for (int c = 0; c < count; ++c) part[c] = p[c];
+    return load_row(part);
+  }
+  MOGE_INLINE void store_part(BFloat16* p, Reg a, int count) {
+    BFloat16 part[kWidth];
+    store_row(part, a);
+    for (int c = 0; c < count; ++c) p[c] = part[c];
+  }
   MOGE_INLINE void transpose(Reg* r) {
     for (int i = 0; i < 16; i += 4) transpose_parts(r + i);
     // r[4 g + j], 128-bit part q, holds column 4 q + j of rows 4 g .. 4 g + 3.

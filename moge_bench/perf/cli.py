@@ -126,6 +126,9 @@ def gate_command(
     generations: Annotated[int, typer.Option(help="Worker generations per look.")] = 4,
     max_generations: Annotated[int, typer.Option(help="Limit before inconclusive.")] = 12,
     resolution: Annotated[float, typer.Option(help="Slowdown time must be able to see.")] = 0.10,
+    accept_instructions: Annotated[
+        float, typer.Option(help="Ratio of instructions to let pass, where they buy time.")
+    ] = gate.Policy.instruction_threshold,
     backend: Annotated[str, typer.Option(help="What must run; 'any' to allow all.")] = "extension",
     cache: Annotated[Path | None, typer.Option(help="Folder of built revisions.")] = None,
     output: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("results/perf"),
@@ -135,7 +138,7 @@ def gate_command(
     try:
         policy = gate.Policy(
             blocks=blocks, generations=generations, max_generations=max_generations,
-            resolution=resolution,
+            resolution=resolution, instruction_threshold=accept_instructions,
         )  # fmt: skip
         cases = registry.select("gate", case) if time else []
         repo = revisions.repository_root(Path.cwd())

@@ -59,6 +59,10 @@ class Policy:
                 "generations must be at least 2 and at most max_generations, got "
                 f"{self.generations} and {self.max_generations}"
             )
+        if not self.instruction_threshold >= 1:
+            raise ValueError(
+                f"instruction_threshold must be at least 1, got {self.instruction_threshold}"
+            )
         if self.resolution <= 0 or not 0 < self.false_alarms < 0.5:
             raise ValueError(
                 "resolution must be positive and false_alarms between 0 and 0.5, got "
