@@ -212,6 +212,17 @@ def test_five_percent_more_instructions_fail_end_to_end(repo, tmp_path, loops, c
     assert not (tmp_path / "out/history.jsonl").exists()  # a dirty tree has no commit to record
 
 
+@needs_valgrind
+def test_more_instructions_pass_where_they_are_accepted(repo, tmp_path):
+    write_revision(repo, seconds=0.001, loops=1050)
+    result = run_gate(repo, tmp_path, "--no-time", "--accept-instructions", "1.06")
+    assert result.exit_code == 0, result.output
+    (decision,) = json.loads((tmp_path / "out/gate.json").read_text())["decisions"]
+    assert decision["verdict"] == PASS and decision["threshold"] == 1.06
+    write_revision(repo, seconds=0.001, loops=1080)
+    assert run_gate(repo, tmp_path, "--no-time", "--accept-instructions", "1.06").exit_code == 1
+
+
 def test_a_fallback_is_an_error_not_a_measurement(repo, tmp_path):
     write_revision(repo, seconds=0.001, loops=1000, backend="reference")
     result = run_gate(repo, tmp_path, "--no-instructions", "--generations", "2")
@@ -222,7 +233,8 @@ def test_a_fallback_is_an_error_not_a_measurement(repo, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [(("--base", "nowhere"), "rev-parse"), (("--case", "x"), "matches nothing"),
-     (("--no-time", "--no-instructions"), "nothing to compare"), (("--blocks", "1"), "blocks")],
+     (("--no-time", "--no-instructions"), "nothing to compare"), (("--blocks", "1"), "blocks"),
+     (("--accept-instructions", "0.5"), "at least 1")],
 )  # fmt: skip
 def test_bad_requests_end_in_one_sentence(repo, tmp_path, arguments, message):
     result = run_gate(repo, tmp_path, *arguments)
