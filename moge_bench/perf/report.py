@@ -15,13 +15,14 @@ from moge_bench.perf.statistics import Decision
 
 LEGEND = """\
 Forward + backward, float32 unless the case says otherwise; all candidates of a case interleaved
-in one process, order reversed every other round. `ratio` is the candidate's time over that of
-ours (of `ours_gated`, which multiplies by the same N x N gate, for the routers that contain
-one), paired by round, with a 95 % bootstrap interval: above 1 ours is faster. `GB/s` divides the
-least bytes the job must move (router: logits read twice, gradient written once, and per choice
-weight and expert written and read and one gradient read; softmax: five passes; copy: two) by the
-median; `of copy` is that rate over the copy's. Cases whose group does not fit the map with border
-`valid` use `torus` and say so in their name. A row that is not `ok` has no speed.
+in one process, in an order drawn anew for every other round and reversed for the next. `ratio`
+is the candidate's time over that of ours (of `ours_gated`, which multiplies by the same N x N
+gate, for the routers that contain one), paired by round, with a 95 % bootstrap interval: above 1
+ours is faster. `GB/s` divides the least bytes the job must move (router: logits read twice,
+gradient written once, and per choice weight and expert written and read and one gradient read;
+softmax: five passes; copy: two) by the median; `of copy` is that rate over the copy's. Cases
+whose group does not fit the map with border `valid` use `torus` and say so in their name. A row
+that is not `ok` has no speed.
 """
 
 

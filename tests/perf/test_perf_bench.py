@@ -1,7 +1,9 @@
 """Rows: a wrong or fallen-back candidate publishes no speed, and the good ones do."""
 
+import itertools
 import json
 import time
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -185,6 +187,16 @@ def test_every_candidate_is_timed_by_the_given_clock():
     assert samples == {"a": [3.0] * 3, "b": [5.0] * 3}
     assert timing.clock_of("cpu") is timing.wall_clock
     assert timing.wall_clock(lambda: time.sleep(0.01)) >= 0.01
+
+
+def test_every_candidate_follows_every_other_one_about_as_often():
+    names, calls = "abcdef", []
+    timing.interleave({n: (lambda n=n: calls.append(n)) for n in names}, rounds=600, warmup=0)
+    rounds = ["".join(calls[i : i + 6]) for i in range(0, len(calls), 6)]
+    assert all(sorted(one) == list(names) for one in rounds)
+    assert all(one == two[::-1] for one, two in zip(rounds[::2], rounds[1::2], strict=True))
+    after = Counter(one + two for one, two in itertools.pairwise(calls) if one != two)
+    assert len(after) == 30 and min(after.values()) > 70 and max(after.values()) < 140
 
 
 def test_ours_is_timed_without_the_wait_for_a_gpu(monkeypatch):
