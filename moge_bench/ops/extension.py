@@ -121,6 +121,8 @@ def choose_backend(backend: str, tensor: torch.Tensor, op: str) -> str:
         raise ValueError(f"backend must be one of {BACKENDS}, got {backend!r}")
     if backend == "reference":
         return backend
+    if _MODULE is not None and tensor.is_cpu:
+        return "extension"
     problem = _missing_kernel(tensor, op)
     if problem is None:
         return "extension"

@@ -17,6 +17,11 @@ from moge_bench.ops.topography import Topography
 class Routing:
     """What one call of the router decided; see ``route`` for every field."""
 
+    __slots__ = (
+        "_scores", "backend", "experts", "group_loss", "importance", "load", "logits", "noise",
+        "weights",
+    )  # fmt: skip
+
     def __init__(
         self,
         weights: torch.Tensor,
@@ -117,10 +122,7 @@ def route(
         taps, topo = validation.make_groups(
             logits.shape[1], map_shape, group_size, sigma, stride, border, reduction
         )
-    return route_with_taps(
-        logits, taps, topo, top_k, renormalize=renormalize, noise=noise,
-        nonfinite=nonfinite, backend=backend,
-    )  # fmt: skip
+    return _route(logits, taps, topo, top_k, renormalize, noise, nonfinite, backend)
 
 
 def route_with_taps(
@@ -136,8 +138,25 @@ def route_with_taps(
 ) -> Routing:
     """``route`` with the filter given as a tensor, so that an annealed sigma never recompiles."""
     validation.check_matrix("logits", logits)
+    return _route(logits, taps, topo, top_k, renormalize, noise, nonfinite, backend)
+
+
+# Between two calls of a router a model runs much else, so the Python of a call starts from cold
+# caches: a check that takes 1 us in a loop takes 15 there, and a call 100 us more than its op.
+# Checks therefore look for the ordinary case first, and none is made twice.
+def _route(
+    logits: torch.Tensor,
+    taps: torch.Tensor | None,
+    topo: Topography | None,
+    top_k: int,
+    renormalize: bool,
+    noise: torch.Tensor | None,
+    nonfinite: str,
+    backend: str,
+) -> Routing:
     validation.check_top_k(top_k, logits.shape[1])
-    validation.check_noise(noise, logits)
+    if noise is not None:
+        validation.check_noise(noise, logits)
     validation.check_nonfinite(nonfinite)
     chosen = extension.choose_backend(backend, logits, "route")
     strict = nonfinite == "error"
