@@ -17,6 +17,7 @@ from moge_bench.perf.registry import Case
 from moge_bench.perf.revisions import Revision
 from moge_bench.perf.statistics import (
     INCONCLUSIVE,
+    REGRESSION,
     Decision,
     decide_instructions,
     decide_time,
@@ -33,7 +34,8 @@ class Policy:
     Args:
         blocks: palindromic blocks per case and generation.
         generations: worker generations before the first verdict, and between later ones.
-        max_generations: the limit; a case still undecided there fails as inconclusive.
+        max_generations: the limit; a case still undecided there fails as inconclusive. What
+            looks like a regression is confirmed by as many generations as one look has, beyond it.
         false_alarms: chance that an unchanged tree is called a regression by time, in one run,
             over all cases and looks together.
         resolution: the slowdown that processor time must be able to see for a pass to mean
@@ -122,24 +124,42 @@ def compare_times(
 ) -> tuple[list[Decision], dict[Case, measure.Samples]]:
     """Measure until every case is decided or the limit is reached; return the last decisions.
 
-    A case that is decided is not measured again, so a long run concentrates on what is open.
+    A case that is decided is not measured again, so a long run concentrates on what is open. A
+    regression must be seen twice: the case is measured again in as many fresh processes, which are
+    judged by themselves, since on a shared machine one look is now and then disturbed in a way
+    that the equal builds beside it are not.
     """
     samples = measure.new_samples(cases)
     alpha = policy.false_alarms / (len(cases) * policy.looks)
     decided: dict[Case, Decision] = {}
+
+    def judge(case: Case, first_generation: int) -> None:
+        kin = [other for other in cases if measure.clock_of(other) == measure.clock_of(case)]
+        aa = [samples[other].noise_generations() for other in kin]
+        decided[case] = decide_time(
+            case.name, samples[case].head[first_generation:],
+            noise_from_generations(aa, kin.index(case)),
+            alpha=alpha, detector=f"{measure.clock_of(case)} time",
+            resolution=policy.resolution if case.threads == 1 else policy.wall_resolution,
+        )  # fmt: skip
+
     open_cases = list(cases)
     for look in range(policy.looks):
         done = look * policy.generations
         for _ in range(min(policy.generations, policy.max_generations - done)):
             run_generation({case: samples[case] for case in open_cases})
         for case in open_cases:
-            kin = [other for other in cases if measure.clock_of(other) == measure.clock_of(case)]
-            aa = [samples[other].noise_generations() for other in kin]
-            decided[case] = decide_time(
-                case.name, samples[case].head, noise_from_generations(aa, kin.index(case)),
-                alpha=alpha, detector=f"{measure.clock_of(case)} time",
-                resolution=policy.resolution if case.threads == 1 else policy.wall_resolution,
-            )  # fmt: skip
+            judge(case, 0)
+        suspects = [case for case in open_cases if decided[case].verdict == REGRESSION]
+        if suspects:
+            progress(f"{len(suspects)} cases look slower: measured again in fresh processes")
+            known = {case: len(samples[case].head) for case in suspects}
+            for _ in range(policy.generations):
+                run_generation({case: samples[case] for case in suspects})
+            for case in suspects:
+                judge(case, known[case])
+                if decided[case].verdict != REGRESSION:
+                    del samples[case].head[: known[case]]
         open_cases = [case for case in open_cases if decided[case].verdict == INCONCLUSIVE]
         if not open_cases:
             break

@@ -97,6 +97,22 @@ def test_decided_cases_are_not_measured_again():
     assert seen[0] == 3 and seen[-1] < 3
 
 
+@pytest.mark.parametrize(("slow", "verdict"), [(4, PASS), (8, REGRESSION)])
+def test_a_regression_must_be_seen_twice(slow, verdict):
+    rng, generations = np.random.default_rng(0), []
+
+    def generation(samples):
+        generations.append(list(samples))
+        for mine in samples.values():
+            mine.twin.append(list(rng.normal(rng.normal(0, 0.005), 0.005, 20)))
+            slower = np.log(1.1) if len(generations) <= slow else 0.0
+            mine.head.append(list(slower + rng.normal(0, 0.005, 20)))
+
+    decisions, _ = gate.compare_times(CASES[:1], POLICY, generation, lambda message: None)
+    assert [d.verdict for d in decisions] == [verdict] and len(generations) == 8
+    assert decisions[0].ratio == pytest.approx(1.1 if slow == 8 else 1.0, abs=0.01)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [({"blocks": 3}, "blocks must be at least 4"), ({"generations": 1}, "at least 2"),
