@@ -90,7 +90,7 @@ def figure(history: list[dict[str, Any]], folder: Path, stem: str = "history") -
 
     commits = list(dict.fromkeys(entry["commit"] for entry in history))
     position = {commit: index for index, commit in enumerate(commits)}
-    panes, axes = plt.subplots(2, 1, figsize=(9, 8), sharex=True, layout="constrained")
+    panes, axes = plt.subplots(2, 1, figsize=(12, 8), sharex=True, layout="constrained")
     kinds = ((True, "instructions per token"), (False, "median ms"))
     for axis, (exact, label) in zip(axes, kinds, strict=True):
         mine = [e for e in history if (e["detector"] == "instructions") is exact]
@@ -105,7 +105,9 @@ def figure(history: list[dict[str, Any]], folder: Path, stem: str = "history") -
         axis.set_yscale("log")
         axis.grid(alpha=0.3)
         if mine:
-            axis.legend(fontsize=5, ncols=2)
+            axis.legend(fontsize=5, ncols=2, loc="upper left", bbox_to_anchor=(1, 1))
+    for each in (axes[1].yaxis.set_major_formatter, axes[1].yaxis.set_minor_formatter):
+        each("{x:g}")
     axes[-1].set_xticks(range(len(commits)), [c[:8] for c in commits], rotation=60, fontsize=7)
     axes[-1].set_xlabel("commit, oldest first")
     folder.mkdir(parents=True, exist_ok=True)
