@@ -121,8 +121,6 @@ def choose_backend(backend: str, tensor: torch.Tensor, op: str) -> str:
         raise ValueError(f"backend must be one of {BACKENDS}, got {backend!r}")
     if backend == "reference":
         return backend
-    if _MODULE is not None and tensor.is_cpu:
-        return "extension"
     problem = _missing_kernel(tensor, op)
     if problem is None:
         return "extension"
@@ -136,10 +134,9 @@ def _missing_kernel(tensor: torch.Tensor, op: str) -> str | None:
     """Return why there is no compiled kernel of ``op`` for ``tensor``, or None if there is."""
     if _MODULE is None:
         return f"the extension moge_bench._C is not usable ({_ERROR}); {BUILD_HINT}"
-    device = tensor.device.type
-    if device in ("cpu", "meta"):
+    if tensor.is_cpu or tensor.is_meta:
         return None
-    if device != "cuda":
+    if not tensor.is_cuda:
         return (
             f"moge::{op} has kernels for CPU and CUDA tensors only, got a tensor on "
             f"{tensor.device}; move it to the CPU or pass backend='reference'"

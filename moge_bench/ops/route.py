@@ -143,7 +143,7 @@ def route_with_taps(
 
 # Between two calls of a router a model runs much else, so the Python of a call starts from cold
 # caches: a check that takes 1 us in a loop takes 15 there, and a call 100 us more than its op.
-# Checks therefore look for the ordinary case first, and none is made twice.
+# Checks therefore ask for little, and none is made twice.
 def _route(
     logits: torch.Tensor,
     taps: torch.Tensor | None,
@@ -155,8 +155,7 @@ def _route(
     backend: str,
 ) -> Routing:
     validation.check_top_k(top_k, logits.shape[1])
-    if noise is not None:
-        validation.check_noise(noise, logits)
+    validation.check_noise(noise, logits)
     validation.check_nonfinite(nonfinite)
     chosen = extension.choose_backend(backend, logits, "route")
     strict = nonfinite == "error"

@@ -34,6 +34,8 @@ def name_dtypes(dtypes: tuple[torch.dtype, ...]) -> str:
 
 def check_float(name: str, tensor: torch.Tensor, hint: str = "") -> None:
     """Check that ``tensor`` has a dtype that the ops take on its device."""
+    if tensor.dtype in FLOAT_DTYPES:  # taken on every device; to ask for the device is slow
+        return
     dtypes = float_dtypes(tensor.device)
     if tensor.dtype not in dtypes:
         raise TypeError(f"{name} must be {name_dtypes(dtypes)}, got {tensor.dtype}{hint}")
@@ -41,16 +43,6 @@ def check_float(name: str, tensor: torch.Tensor, hint: str = "") -> None:
 
 def check_matrix(name: str, tensor: torch.Tensor) -> None:
     """Check that ``tensor`` is (T, N), 1 <= N <= 1024, of a dtype that its device takes."""
-    if (
-        isinstance(tensor, torch.Tensor) and tensor.dtype in FLOAT_DTYPES
-    ):  # what comes, nearly always
-        shape = tensor.shape
-        if len(shape) == 2 and 1 <= shape[1] <= MAX_EXPERTS:
-            return
-    _check_matrix(name, tensor)
-
-
-def _check_matrix(name: str, tensor: torch.Tensor) -> None:
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
     if tensor.dim() != 2:
