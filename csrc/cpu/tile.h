@@ -26,6 +26,41 @@ struct Ahead {
   }
 };
 
+// Columns j .. j + kWidth - 1 of kWidth rows: one a register.
+template <class V, class In>
+MOGE_INLINE void load_block(const In* const* row, int64_t j, typename V::Reg* block) {
+  if constexpr (sizeof(In) == sizeof(float)) {
+    V::load_block(row, j, block);
+  } else {
+    for (int i = 0; i < V::kWidth; ++i) block[i] = V::load_row(row[i] + j);
+    V::transpose(block);
+  }
+}
+
+// The first `count` values of a row, at most a register's; the other lanes are 0. There is no mask
+// for values of 16 bits before AVX-512, and they are rare enough to go by way of memory.
+template <class V, class In>
+MOGE_INLINE typename V::Reg load_part(const In* p, int count) {
+  if constexpr (sizeof(In) == sizeof(float)) {
+    return V::load_part(p, count);
+  } else {
+    In part[V::kWidth] = {};
+    for (int c = 0; c < count; ++c) part[c] = p[c];
+    return V::load_row(part);
+  }
+}
+
+template <class V, class In>
+MOGE_INLINE void store_part(In* p, typename V::Reg a, int count) {
+  if constexpr (sizeof(In) == sizeof(float)) {
+    V::store_part(p, a, count);
+  } else {
+    In part[V::kWidth];
+    V::store_row(part, a);
+    for (int c = 0; c < count; ++c) p[c] = part[c];
+  }
+}
+
 // A block of registers is declared where its indices are constants: one that is also indexed by a
 // variable would be kept in memory everywhere.
 
@@ -43,12 +78,12 @@ MOGE_INLINE void load_tile(const In* rows, int64_t num_rows, int num_experts,
     int64_t j = 0;
     for (; j + W <= num_experts; j += W) {
       typename V::Reg block[W];
-      V::load_block(row, j, block);
+      load_block<V>(row, j, block);
       for (int i = 0; i < W; ++i) V::store(tile + (j + i) * W, map(j + i, block[i]));
     }
     if (const int rest = int(num_experts - j)) {
       typename V::Reg block[W];
-      for (int i = 0; i < W; ++i) block[i] = V::load_part(row[i] + j, rest);
+      for (int i = 0; i < W; ++i) block[i] = load_part<V>(row[i] + j, rest);
       V::transpose(block);
       for (int i = 0; i < rest; ++i) V::store(tile + (j + i) * W, map(j + i, block[i]));
     }
@@ -79,7 +114,7 @@ MOGE_INLINE void store_tile(Cell&& cell, int64_t num_rows, int num_experts, In* 
       for (int i = 0; i < W; ++i) block[i] = i < columns ? cell(j + i) : V::set(0);
       V::transpose(block);
       for (int i = 0; i < W && i < num_rows; ++i) {
-        V::store_part(rows + i * int64_t(num_experts) + j, block[i], columns);
+        store_part<V>(rows + i * int64_t(num_experts) + j, block[i], columns);
       }
     }
   } else {

@@ -78,10 +78,6 @@ struct Avx2Float {
       transpose_parts(r);
     }
   }
-  MOGE_INLINE void load_block(const BFloat16* const* row, int64_t j, Reg* block) {
-    for (int i = 0; i < 8; ++i) block[i] = load_row(row[i] + j);
-    transpose(block);
-  }
   MOGE_INLINE void store_row(float* p, Reg a) { _mm256_storeu_ps(p, a); }
   MOGE_INLINE void store_row(BFloat16* p, Reg a) {
     const __m256i bits = _mm256_castps_si256(a);
@@ -102,16 +98,6 @@ struct Avx2Float {
   }
   MOGE_INLINE void store_part(float* p, Reg a, int count) {
     _mm256_maskstore_ps(p, first_lanes(count), a);
-  }
-  MOGE_INLINE Reg load_part(const BFloat16* p, int count) {
-    BFloat16 part[kWidth] = {};
-    for (int c = 0; c < count; ++c) part[c] = p[c];
-    return load_row(part);
-  }
-  MOGE_INLINE void store_part(BFloat16* p, Reg a, int count) {
-    BFloat16 part[kWidth];
-    store_row(part, a);
-    for (int c = 0; c < count; ++c) p[c] = part[c];
   }
   MOGE_INLINE void transpose(Reg* r) {
     transpose_parts(r);

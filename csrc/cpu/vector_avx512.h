@@ -80,10 +80,6 @@ struct Avx512Float {
       transpose_parts(r);
     }
   }
-  MOGE_INLINE void load_block(const BFloat16* const* row, int64_t j, Reg* block) {
-    for (int i = 0; i < 16; ++i) block[i] = load_row(row[i] + j);
-    transpose(block);
-  }
   MOGE_INLINE void store_row(float* p, Reg a) { _mm512_storeu_ps(p, a); }
   MOGE_INLINE void store_row(BFloat16* p, Reg a) {
     const __m512i bits = _mm512_castps_si512(a);
@@ -100,16 +96,6 @@ struct Avx512Float {
   }
   MOGE_INLINE void store_part(float* p, Reg a, int count) {
     _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), a);
-  }
-  MOGE_INLINE Reg load_part(const BFloat16* p, int count) {
-    BFloat16 part[kWidth] = {};
-    for (int c = 0; c < count; ++c) part[c] = p[c];
-    return load_row(part);
-  }
-  MOGE_INLINE void store_part(BFloat16* p, Reg a, int count) {
-    BFloat16 part[kWidth];
-    store_row(part, a);
-    for (int c = 0; c < count; ++c) p[c] = part[c];
   }
   MOGE_INLINE void transpose(Reg* r) {
     for (int i = 0; i < 16; i += 4) transpose_parts(r + i);

@@ -62,7 +62,7 @@ struct One {
     double sum;
   };
   static constexpr int kWidth = 1;
-  static constexpr bool kTransposes = false;  // has load_row, store_row and transpose
+  static constexpr bool kTransposes = false;  // has rows, blocks and parts of rows: see tile.h
   MOGE_INLINE Reg set(Scalar a) { return a; }
   MOGE_INLINE Reg load(const Scalar* p) { return *p; }
   MOGE_INLINE void store(Scalar* p, Reg a) { *p = a; }

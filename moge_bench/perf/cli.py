@@ -122,10 +122,18 @@ def gate_command(
     case: Annotated[str | None, typer.Option(help="Time only cases that match this.")] = None,
     instructions: Annotated[bool, typer.Option(help="Count instructions.")] = True,
     time: Annotated[bool, typer.Option(help="Time in worker processes.")] = True,
-    blocks: Annotated[int, typer.Option(help="Blocks per case and generation.")] = 20,
-    generations: Annotated[int, typer.Option(help="Worker generations per look.")] = 4,
-    max_generations: Annotated[int, typer.Option(help="Limit before inconclusive.")] = 12,
-    resolution: Annotated[float, typer.Option(help="Slowdown time must be able to see.")] = 0.10,
+    blocks: Annotated[
+        int, typer.Option(help="Blocks per case and generation.")
+    ] = gate.Policy.blocks,
+    generations: Annotated[
+        int, typer.Option(help="Worker generations per look.")
+    ] = gate.Policy.generations,
+    max_generations: Annotated[
+        int, typer.Option(help="Limit before inconclusive.")
+    ] = gate.Policy.max_generations,
+    resolution: Annotated[
+        float, typer.Option(help="Slowdown time must be able to see.")
+    ] = gate.Policy.resolution,
     accept_instructions: Annotated[
         float, typer.Option(help="Ratio of instructions to let pass, where they buy time.")
     ] = gate.Policy.instruction_threshold,

@@ -47,7 +47,7 @@ class Policy:
 
     blocks: int = 20
     generations: int = 4
-    max_generations: int = 12
+    max_generations: int = 32
     false_alarms: float = 1e-3
     resolution: float = 0.10
     wall_resolution: float = 0.90
