@@ -4,36 +4,17 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
-#include <optional>
 #include <stdexcept>
 #include <string>
-#include <tuple>
+
+#include "signatures.h"
 
 namespace moge {
 namespace {
 
 using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-using RouteOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
-
-using RouteSignature = RouteOutputs(const Tensor&, const OptionalTensor&, const OptionalTensor&,
-                                    int64_t, int64_t, int64_t, int64_t, bool, c10::string_view,
-                                    bool, bool);
-using RouteBackwardSignature = Tensor(const OptionalTensor&, const OptionalTensor&,
-                                      const OptionalTensor&, const Tensor&, const OptionalTensor&,
-                                      const Tensor&, const Tensor&, const Tensor&, int64_t, int64_t,
-                                      int64_t, bool, c10::string_view, bool);
-using NormSignature = Tensor(const Tensor&, const Tensor&, int64_t, int64_t, int64_t, bool,
-                             c10::string_view, bool);
-using NormBackwardSignature = Tensor(const Tensor&, const Tensor&, const Tensor&, int64_t, int64_t,
-                                     int64_t, bool, c10::string_view);
-
-template <class Signature>
-c10::TypedOperatorHandle<Signature> find_op(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-}
 
 // Calls an op's kernel beneath autograd. The CUDA kernels are bound through the stable ABI, which
 // has standard exceptions only: here they become the types that the CPU's checks raise.
@@ -82,31 +63,32 @@ Tensor refuse_second(const Tensor& result, std::initializer_list<OptionalTensor>
   return result;
 }
 
-const auto& route_op() {
-  static const auto op = find_op<RouteSignature>("moge::route");
-  return op;
-}
+struct GroupArguments {
+  int64_t rows, cols, stride;
+  bool torus;
+  std::string_view reduction;
+};
 
+// `out` receives every output. Function sees the differentiable ones alone: each that it sees costs
+// it a note of shape and type, and one that is marked as not differentiable an entry in a set too.
 struct RouteFunction : torch::autograd::Function<RouteFunction> {
   static variable_list forward(AutogradContext* ctx, const Tensor& logits,
                                const OptionalTensor& noise, const OptionalTensor& taps,
-                               int64_t top_k, int64_t rows, int64_t cols, int64_t stride,
-                               bool torus, c10::string_view reduction, bool renormalize,
-                               bool strict) {
-    auto [weights, experts, importance, loss, load, row_stats] =
-        call_below(route_op(), logits, noise, taps, top_k, rows, cols, stride, torus, reduction,
-                   renormalize, strict);
-    ctx->mark_non_differentiable({experts, load, row_stats});
+                               int64_t top_k, const GroupArguments& g, bool renormalize,
+                               bool strict, RouteOutputs* out) {
+    *out = call_below(route_op(), logits, noise, taps, top_k, g.rows, g.cols, g.stride, g.torus,
+                      g.reduction, renormalize, strict);
+    const auto& [weights, experts, importance, loss, load, row_stats] = *out;
     ctx->set_materialize_grads(false);
     ctx->save_for_backward({logits, taps.value_or(Tensor()), experts, weights, row_stats});
     ctx->saved_data["groups"] =
-        std::make_tuple(rows, cols, stride, torus, std::string(reduction), renormalize);
-    return {weights, experts, importance, loss, load, row_stats};
+        std::make_tuple(g.rows, g.cols, g.stride, g.torus, std::string(g.reduction), renormalize);
+    return {weights, importance, loss};
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    variable_list result(11);
-    const Tensor &grad_weights = grads[0], &grad_importance = grads[2], &grad_loss = grads[3];
+    variable_list result(8);
+    const Tensor &grad_weights = grads[0], &grad_importance = grads[1], &grad_loss = grads[2];
     if (!grad_weights.defined() && !grad_importance.defined() && !grad_loss.defined()) {
       return result;
     }
@@ -124,21 +106,26 @@ struct RouteFunction : torch::autograd::Function<RouteFunction> {
 
 RouteOutputs route(const Tensor& logits, const OptionalTensor& noise, const OptionalTensor& taps,
                    int64_t top_k, int64_t rows, int64_t cols, int64_t stride, bool torus,
-                   c10::string_view reduction, bool renormalize, bool strict) {
+                   std::string_view reduction, bool renormalize, bool strict) {
   if (!needs_grad(logits)) {
     return call_below(route_op(), logits, noise, taps, top_k, rows, cols, stride, torus, reduction,
                       renormalize, strict);
   }
-  const variable_list out = RouteFunction::apply(logits, noise, taps, top_k, rows, cols, stride,
-                                                 torus, reduction, renormalize, strict);
-  return {out[0], out[1], out[2], out[3], out[4], out[5]};
+  RouteOutputs out;
+  const variable_list differentiable = RouteFunction::apply(
+      logits, noise, taps, top_k, GroupArguments{rows, cols, stride, torus, reduction}, renormalize,
+      strict, &out);
+  std::get<0>(out) = differentiable[0];
+  std::get<2>(out) = differentiable[1];
+  std::get<3>(out) = differentiable[2];
+  return out;
 }
 
 Tensor route_backward(const OptionalTensor& grad_weights, const OptionalTensor& grad_importance,
                       const OptionalTensor& grad_loss, const Tensor& logits,
                       const OptionalTensor& taps, const Tensor& experts, const Tensor& weights,
                       const Tensor& row_stats, int64_t rows, int64_t cols, int64_t stride,
-                      bool torus, c10::string_view reduction, bool renormalize) {
+                      bool torus, std::string_view reduction, bool renormalize) {
   static const auto op = find_op<RouteBackwardSignature>("moge::route_backward");
   const Tensor result =
       call_below(op, grad_weights, grad_importance, grad_loss, logits, taps, experts, weights,
@@ -147,18 +134,14 @@ Tensor route_backward(const OptionalTensor& grad_weights, const OptionalTensor& 
                        "moge::route_backward");
 }
 
-const auto& group_norm_op() {
-  static const auto op = find_op<NormSignature>("moge::group_norm");
-  return op;
-}
-
 struct GroupNormFunction : torch::autograd::Function<GroupNormFunction> {
   static Tensor forward(AutogradContext* ctx, const Tensor& scores, const Tensor& taps,
-                        int64_t rows, int64_t cols, int64_t stride, bool torus,
-                        c10::string_view reduction, bool strict) {
+                        const GroupArguments& g, bool strict) {
     ctx->save_for_backward({scores, taps});
-    ctx->saved_data["groups"] = std::make_tuple(rows, cols, stride, torus, std::string(reduction));
-    return call_below(group_norm_op(), scores, taps, rows, cols, stride, torus, reduction, strict);
+    ctx->saved_data["groups"] =
+        std::make_tuple(g.rows, g.cols, g.stride, g.torus, std::string(g.reduction));
+    return call_below(group_norm_op(), scores, taps, g.rows, g.cols, g.stride, g.torus, g.reduction,
+                      strict);
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
@@ -166,7 +149,7 @@ struct GroupNormFunction : torch::autograd::Function<GroupNormFunction> {
     const variable_list saved = ctx->get_saved_variables();
     const auto groups = ctx->saved_data["groups"].toTuple();
     const auto& g = groups->elements();
-    variable_list result(8);
+    variable_list result(4);
     result[0] = op.call(grads[0], saved[0], saved[1], g[0].toInt(), g[1].toInt(), g[2].toInt(),
                         g[3].toBool(), g[4].toStringRef());
     return result;
@@ -174,16 +157,17 @@ struct GroupNormFunction : torch::autograd::Function<GroupNormFunction> {
 };
 
 Tensor group_norm(const Tensor& scores, const Tensor& taps, int64_t rows, int64_t cols,
-                  int64_t stride, bool torus, c10::string_view reduction, bool strict) {
+                  int64_t stride, bool torus, std::string_view reduction, bool strict) {
   if (!needs_grad(scores)) {
     return call_below(group_norm_op(), scores, taps, rows, cols, stride, torus, reduction, strict);
   }
-  return GroupNormFunction::apply(scores, taps, rows, cols, stride, torus, reduction, strict);
+  return GroupNormFunction::apply(scores, taps,
+                                  GroupArguments{rows, cols, stride, torus, reduction}, strict);
 }
 
 Tensor group_norm_backward(const Tensor& grad_loss, const Tensor& scores, const Tensor& taps,
                            int64_t rows, int64_t cols, int64_t stride, bool torus,
-                           c10::string_view reduction) {
+                           std::string_view reduction) {
   static const auto op = find_op<NormBackwardSignature>("moge::group_norm_backward");
   const Tensor result =
       call_below(op, grad_loss, scores, taps, rows, cols, stride, torus, reduction);

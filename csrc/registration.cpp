@@ -1,4 +1,5 @@
-// Schemas of every op, and the pybind11 module that reports the build. No kernel, no binding.
+// Schemas of every op, and the pybind11 module: facts of the build, and the router's ops as plain
+// functions. No kernel, no binding.
 
 #include <torch/csrc/utils/pybind.h>
 #include <torch/library.h>
@@ -6,6 +7,7 @@
 
 #include "kernels.h"
 #include "moge_source_hash.h"  // written by setup.py
+#include "signatures.h"
 
 TORCH_LIBRARY(moge, library) {
   const std::vector<at::Tag> tags = {at::Tag::pt2_compliant_tag};
@@ -53,12 +55,31 @@ pybind11::dict build_info() {
   return info;
 }
 
+// torch.ops matches every argument to the schema and puts it in a box, which takes longer than what
+// the op does besides its kernel. These go to the dispatcher with their arguments as they are.
+auto route(const at::Tensor& logits, const moge::OptionalTensor& noise,
+           const moge::OptionalTensor& taps, int64_t top_k, int64_t rows, int64_t cols,
+           int64_t stride, bool torus, std::string_view reduction, bool renormalize, bool strict) {
+  return moge::route_op().call(logits, noise, taps, top_k, rows, cols, stride, torus, reduction,
+                               renormalize, strict);
+}
+
+at::Tensor group_norm(const at::Tensor& scores, const at::Tensor& taps, int64_t rows, int64_t cols,
+                      int64_t stride, bool torus, std::string_view reduction, bool strict) {
+  return moge::group_norm_op().call(scores, taps, rows, cols, stride, torus, reduction, strict);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
-  module.doc() = "Build facts of the moge operators, which importing this registers.";
+  module.doc() = "The moge operators, which importing this registers, and facts of their build.";
   module.def("build_info", &build_info, "What was built, from what, with what.");
   module.def(
       "instruction_set", [] { return moge::kernels().name; },
       "The instruction set that runs: the processor's best, or the one MOGE_CPU_ISA names.");
+  using unlocked = pybind11::call_guard<pybind11::gil_scoped_release>;
+  pybind11::module_ ops = module.def_submodule("ops", "Ops of torch.ops.moge, called directly.");
+  ops.def("route", &route, unlocked(), "torch.ops.moge.route, every argument by position.");
+  ops.def("group_norm", &group_norm, unlocked(),
+          "torch.ops.moge.group_norm, every argument by position.");
 }

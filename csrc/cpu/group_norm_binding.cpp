@@ -39,7 +39,7 @@ at::Tensor group_norm(const at::Tensor& scores_in, const at::Tensor& taps, int64
   double loss = 0.0;
   for (const ChunkSums& part : sums) loss += part.loss;
   loss *= plan.scale(reduction, scores.size(0));
-  return at::full({}, loss, scores.options().dtype(accumulation_dtype(scores)));
+  return scalar_tensor(loss, accumulation_dtype(scores));
 }
 
 at::Tensor group_norm_backward(const at::Tensor& grad_loss, const at::Tensor& scores_in,
@@ -49,9 +49,9 @@ at::Tensor group_norm_backward(const at::Tensor& grad_loss, const at::Tensor& sc
   const at::Tensor scores = scores_in.contiguous();
   check_shape(grad_loss, {}, accumulation_dtype(scores), "grad_loss");
   const GroupPlan plan = make_plan(taps, scores.size(1), rows, cols, stride, torus, reduction);
-  at::Tensor grad_scores = at::empty(scores.sizes(), scores.options());
+  at::Tensor grad_scores = empty_cpu(scores.sizes(), scores.scalar_type());
   GroupNorm args = arguments(scores, plan);
-  args.norm_grad = grad_loss.item<double>() * plan.scale(reduction, scores.size(0));
+  args.norm_grad = number_in(grad_loss) * plan.scale(reduction, scores.size(0));
   args.grad_scores = grad_scores.mutable_data_ptr();
   const KernelSet& set = chosen_kernels();
   at::parallel_for(0, num_chunks(args), 1,

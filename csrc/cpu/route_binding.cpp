@@ -29,13 +29,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
   std::optional<GroupPlan> plan;
   if (taps) plan.emplace(make_plan(*taps, num_experts, rows, cols, stride, torus, reduction));
 
-  const auto options = logits.options();
-  const auto floats = options.dtype(dtype), integers = options.dtype(at::kLong);
-  at::Tensor weights = at::empty({num_tokens, top_k}, floats);
-  at::Tensor experts = at::empty({num_tokens, top_k}, integers);
-  at::Tensor row_stats = at::empty({num_tokens, 2}, floats);
-  at::Tensor importance = at::empty({num_experts}, floats);
-  at::Tensor load = at::zeros({num_experts}, integers);
+  at::Tensor weights = empty_cpu({num_tokens, top_k}, dtype);
+  at::Tensor experts = empty_cpu({num_tokens, top_k}, at::kLong);
+  at::Tensor row_stats = empty_cpu({num_tokens, 2}, dtype);
+  at::Tensor importance = empty_cpu({num_experts}, dtype);
+  at::Tensor load = empty_cpu({num_experts}, at::kLong);
 
   const int64_t chunk = chunk_tokens(num_tokens), chunks = (num_tokens + chunk - 1) / chunk;
   std::vector<ChunkSums> sums(chunks);
@@ -69,6 +67,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
   if (plan) loss *= plan->scale(reduction, num_tokens);
   std::vector<double> importance_total(num_experts, 0.0);
   int64_t* load_total = load.mutable_data_ptr<int64_t>();
+  std::fill_n(load_total, num_experts, 0);
   for (int64_t i = 0; i < chunks * num_experts; ++i) {
     importance_total[i % num_experts] += importance_sums[i];
     load_total[i % num_experts] += load_sums[i];
@@ -80,7 +79,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
     std::copy(importance_total.begin(), importance_total.end(),
               importance.mutable_data_ptr<float>());
   }
-  return {weights, experts, importance, at::full({}, loss, floats), load, row_stats};
+  return {weights, experts, importance, scalar_tensor(loss, dtype), load, row_stats};
 }
 
 at::Tensor route_backward(const OptionalTensor& grad_weights, const OptionalTensor& grad_importance,
@@ -117,9 +116,9 @@ at::Tensor route_backward(const OptionalTensor& grad_weights, const OptionalTens
   if (grad_loss) check_shape(*grad_loss, {}, dtype, "grad_loss");
   if (grad_loss && taps) {  // without taps the loss is the constant 0
     plan.emplace(make_plan(*taps, num_experts, rows, cols, stride, torus, reduction));
-    norm_grad = grad_loss->item<double>() * plan->scale(reduction, num_tokens);
+    norm_grad = number_in(*grad_loss) * plan->scale(reduction, num_tokens);
   }
-  at::Tensor grad_logits = at::empty(logits.sizes(), logits.options());
+  at::Tensor grad_logits = empty_cpu(logits.sizes(), logits.scalar_type());
 
   const int64_t chunk = chunk_tokens(num_tokens), chunks = (num_tokens + chunk - 1) / chunk;
   std::vector<ChunkSums> sums(chunks);

@@ -6,9 +6,10 @@ import functools
 import hashlib
 import importlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -128,6 +129,18 @@ def choose_backend(backend: str, tensor: torch.Tensor, op: str) -> str:
         _warn_once(f"backend='auto' runs the slow reference: {problem}")
         return "reference"
     raise ValueError(f"backend={backend!r}: {problem}")
+
+
+def op(name: str) -> Callable[..., Any]:
+    """Return moge::``name``, one of the router's ops, to be called with positional arguments.
+
+    Called from C++, past the matching of arguments to the schema in torch.ops, which is a third of
+    a call on few tokens; where torch.compile reads, as torch.ops knows it. Both go through torch's
+    dispatcher.
+    """
+    if torch.compiler.is_compiling():
+        return getattr(torch.ops.moge, name)
+    return getattr(_MODULE.ops, name)  # type: ignore[union-attr]
 
 
 def _missing_kernel(tensor: torch.Tensor, op: str) -> str | None:

@@ -46,11 +46,11 @@ def group_norm(
     validation.check_matrix("scores", scores)
     validation.check_nonfinite(nonfinite)
     taps, topo = validation.make_groups(
-        scores.shape[1], map_shape, group_size, sigma, stride, border, reduction
+        scores, map_shape, group_size, sigma, stride, border, reduction
     )
     strict = nonfinite == "error"
     if extension.choose_backend(backend, scores, "group_norm") == "extension":
-        return torch.ops.moge.group_norm(
+        return extension.op("group_norm")(
             scores, taps, topo.rows, topo.cols, stride, border == "torus", reduction, strict
         )
     if strict:

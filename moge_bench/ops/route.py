@@ -120,7 +120,7 @@ def route(
     taps, topo = None, None
     if group_size is not None:
         taps, topo = validation.make_groups(
-            logits.shape[1], map_shape, group_size, sigma, stride, border, reduction
+            logits, map_shape, group_size, sigma, stride, border, reduction
         )
     return _route(logits, taps, topo, top_k, renormalize, noise, nonfinite, backend)
 
@@ -161,7 +161,7 @@ def _route(
     strict = nonfinite == "error"
     if chosen == "extension":
         t = topo or _NO_GROUPS
-        outputs = torch.ops.moge.route(
+        outputs = extension.op("route")(
             logits, noise, taps, top_k, t.rows, t.cols, t.stride, t.border == "torus",
             t.reduction, renormalize, strict,
         )  # fmt: skip

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from array import array
+from typing import Any
 
 import torch
 
@@ -98,7 +100,7 @@ def check_finite(name: str, tensor: torch.Tensor) -> None:
 
 
 def make_groups(
-    num_experts: int,
+    matrix: torch.Tensor,
     map_shape: tuple[int, int] | None,
     group_size: int,
     sigma: float | None,
@@ -108,16 +110,17 @@ def make_groups(
 ) -> tuple[torch.Tensor, Topography]:
     """Return (taps, topography) of the arguments that ``route`` and ``group_norm`` share.
 
-    What they come to is remembered, since a router is called with the same ones again and again.
+    ``matrix`` is what they were called with, (T, N). What the others come to is remembered, since
+    a router is called with the same ones again and again; not where a graph is traced, once, nor
+    for tensors of another class, whose taps are for their modes to make.
     """
-    arguments = (num_experts, map_shape, group_size, sigma, stride, border, reduction)
-    if torch.compiler.is_compiling():  # a graph is traced once, through the plain function
-        values, topography = _groups(*arguments)
-    else:
+    arguments = (matrix.shape[1], map_shape, group_size, sigma, stride, border, reduction)
+    if not torch.compiler.is_compiling() and type(matrix) is torch.Tensor:
         try:
-            values, topography = _remembered_groups(*arguments)
+            return _remembered_groups(*arguments)
         except TypeError:  # an argument that cannot be hashed, or the error that is raised again
-            values, topography = _groups(*arguments)
+            pass
+    values, topography = _groups(*arguments)
     return taps_tensor(values), topography
 
 
@@ -135,5 +138,10 @@ def _groups(
     return values, Topography(rows, cols, group_size, stride, border, reduction)
 
 
-# typed: True is no group_size though it equals 1.
-_remembered_groups = functools.lru_cache(maxsize=256, typed=True)(_groups)
+@functools.lru_cache(maxsize=256, typed=True)  # typed: True is no group_size though it equals 1
+def _remembered_groups(*arguments: Any) -> tuple[torch.Tensor, Topography]:
+    values, topography = _groups(*arguments)
+    with torch.inference_mode(False):
+        # Not torch.tensor, which a mode or transform that is active now would wrap for its own use.
+        taps = torch.frombuffer(array("d", values), dtype=torch.float64)
+    return taps, topography
