@@ -3,7 +3,6 @@
 #pragma once
 
 #include <ATen/ATen.h>
-#include <ATen/EmptyTensor.h>
 
 #include <optional>
 #include <stdexcept>
@@ -29,27 +28,6 @@ inline Dtype dtype_of(const at::Tensor& tensor, const char* name) {
 // The dtype that is computed in: float64 for float64, else float32.
 inline at::ScalarType accumulation_dtype(const at::Tensor& tensor) {
   return tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
-
-// A tensor on the CPU, not yet written, without the way through the dispatcher that at::empty
-// takes: an op is called for 16 tokens, too.
-inline at::Tensor empty_cpu(at::IntArrayRef sizes, at::ScalarType dtype) {
-  return at::Tensor(at::detail::empty_cpu(sizes, dtype, /*pin_memory=*/false, std::nullopt));
-}
-
-// A tensor of one number of type float32 or float64, and the number in one.
-inline at::Tensor scalar_tensor(double value, at::ScalarType dtype) {
-  at::Tensor tensor = empty_cpu({}, dtype);
-  if (dtype == at::kDouble) {
-    *tensor.mutable_data_ptr<double>() = value;
-  } else {
-    *tensor.mutable_data_ptr<float>() = float(value);
-  }
-  return tensor;
-}
-inline double number_in(const at::Tensor& scalar) {
-  return scalar.scalar_type() == at::kDouble ? *scalar.const_data_ptr<double>()
-                                             : *scalar.const_data_ptr<float>();
 }
 
 inline void check_cpu(const at::Tensor& tensor, const char* name) {

@@ -55,11 +55,12 @@ pybind11::dict build_info() {
   return info;
 }
 
-// torch.ops matches every argument to the schema and puts it in a box, which takes longer than what
-// the op does besides its kernel. These go to the dispatcher with their arguments as they are.
-auto route(const at::Tensor& logits, const moge::OptionalTensor& noise,
-           const moge::OptionalTensor& taps, int64_t top_k, int64_t rows, int64_t cols,
-           int64_t stride, bool torus, std::string_view reduction, bool renormalize, bool strict) {
+// torch.ops matches every argument to the schema and puts it in a box, a good part of a call on few
+// tokens. These go to the dispatcher with their arguments as they are.
+moge::RouteOutputs route(const at::Tensor& logits, const moge::OptionalTensor& noise,
+                         const moge::OptionalTensor& taps, int64_t top_k, int64_t rows,
+                         int64_t cols, int64_t stride, bool torus, std::string_view reduction,
+                         bool renormalize, bool strict) {
   return moge::route_op().call(logits, noise, taps, top_k, rows, cols, stride, torus, reduction,
                                renormalize, strict);
 }

@@ -4,6 +4,7 @@
 #include <torch/library.h>
 
 #include "checks.h"
+#include "tensors.h"
 
 namespace moge {
 namespace {

@@ -4,16 +4,16 @@
 #include <torch/library.h>
 
 #include "checks.h"
+#include "tensors.h"
+#include "signatures.h"
 
 namespace moge {
 namespace {
 
-using OptionalTensor = std::optional<at::Tensor>;
-
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> route(
-    const at::Tensor& logits_in, const OptionalTensor& noise_in, const OptionalTensor& taps,
-    int64_t top_k, int64_t rows, int64_t cols, int64_t stride, bool torus,
-    std::string_view reduction, bool renormalize, bool strict) {
+RouteOutputs route(const at::Tensor& logits_in, const OptionalTensor& noise_in,
+                   const OptionalTensor& taps, int64_t top_k, int64_t rows, int64_t cols,
+                   int64_t stride, bool torus, std::string_view reduction, bool renormalize,
+                   bool strict) {
   check_matrix(logits_in, "logits");
   const at::Tensor logits = logits_in.contiguous();
   const int64_t num_tokens = logits.size(0), num_experts = logits.size(1);

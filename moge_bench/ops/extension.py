@@ -131,11 +131,11 @@ def choose_backend(backend: str, tensor: torch.Tensor, op: str) -> str:
     raise ValueError(f"backend={backend!r}: {problem}")
 
 
-def op(name: str) -> Callable[..., Any]:
+def find_op(name: str) -> Callable[..., Any]:
     """Return moge::``name``, one of the router's ops, to be called with positional arguments.
 
-    Called from C++, past the matching of arguments to the schema in torch.ops, which is a third of
-    a call on few tokens; where torch.compile reads, as torch.ops knows it. Both go through torch's
+    Called from C++, past the matching of arguments to the schema in torch.ops, a good part of a
+    call on few tokens; where torch.compile reads, as torch.ops knows it. Both go through torch's
     dispatcher.
     """
     if torch.compiler.is_compiling():

@@ -50,7 +50,7 @@ def group_norm(
     )
     strict = nonfinite == "error"
     if extension.choose_backend(backend, scores, "group_norm") == "extension":
-        return extension.op("group_norm")(
+        return extension.find_op("group_norm")(
             scores, taps, topo.rows, topo.cols, stride, border == "torus", reduction, strict
         )
     if strict:

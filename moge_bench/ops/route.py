@@ -161,7 +161,7 @@ def _route(
     strict = nonfinite == "error"
     if chosen == "extension":
         t = topo or _NO_GROUPS
-        outputs = extension.op("route")(
+        outputs = extension.find_op("route")(
             logits, noise, taps, top_k, t.rows, t.cols, t.stride, t.border == "torus",
             t.reduction, renormalize, strict,
         )  # fmt: skip

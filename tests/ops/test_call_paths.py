@@ -31,7 +31,7 @@ def _forget():
 def test_both_ways_to_call_an_op_are_one(function, monkeypatch):
     logits = torch.randn(5, 16, requires_grad=True)
     direct = function(logits)
-    monkeypatch.setattr(extension, "op", lambda name: getattr(torch.ops.moge, name))
+    monkeypatch.setattr(extension, "find_op", lambda name: getattr(torch.ops.moge, name))
     torch.testing.assert_close(function(logits), direct, rtol=0, atol=0)
 
 
