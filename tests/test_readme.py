@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from moge_bench.ablation.grid import parse_grid
+from moge_bench.study.grid import parse_grid
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

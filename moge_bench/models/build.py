@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from moge_bench.config import ModelConfig, MoEConfig, RunConfig, VisionModelConfig
-from moge_bench.models.language import build_gpt2
-from moge_bench.models.vision import build_vit
+from moge_bench.models.gpt2 import build_gpt2
+from moge_bench.models.vit import build_vit
 from moge_bench.moe.insert import insert_moe
 from moge_bench.moe.layer import MoELayer
 from moge_bench.moe.residual import AdamResidual, MomentumResidual, Residual

@@ -19,7 +19,7 @@ from moge_bench.moe.layer import MoEAux
 from moge_bench.routing.schedule import SigmaSchedule
 from moge_bench.training.allocator import keep_freed_memory
 from moge_bench.training.evaluate import Metric, evaluating
-from moge_bench.training.liveness import check_liveness
+from moge_bench.training.gradient_check import check_gradients
 from moge_bench.training.task import Batch, Task
 from moge_bench.training.tasks import make_task
 
@@ -133,7 +133,7 @@ class Trainer:
     def _first_time(self, auxes: list[MoEAux]) -> None:
         if auxes and not self.backends:
             self.backends = {"route": auxes[0].routing.backend, "experts": auxes[0].experts_backend}
-            self.checks = check_liveness(self.accelerator.unwrap_model(self.model), auxes)
+            self.checks = check_gradients(self.accelerator.unwrap_model(self.model), auxes)
 
 
 def _micro_batches(loader: Any, per_step: int) -> Iterator[list[Batch]]:

@@ -1,8 +1,8 @@
 import torch
 
 from moge_bench.models.build import build_model, count_parameters
-from moge_bench.models.presets import resolve
 from moge_bench.moe.insert import collect_aux
+from moge_bench.presets import resolve
 
 
 def build(method, seed=0, **overrides):

@@ -6,7 +6,7 @@ import torch
 from moge_bench import group_norm
 from moge_bench.config import GroupConfig
 from moge_bench.models.build import build_moe_layer
-from moge_bench.models.presets import (
+from moge_bench.presets import (
     OFFICIAL_LANGUAGE,
     OFFICIAL_LANGUAGE_TOKENS,
     PRESETS,

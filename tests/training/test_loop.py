@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from moge_bench.models.presets import resolve
+from moge_bench.presets import resolve
 from moge_bench.training import image_task
 from moge_bench.training.loop import TrainingStep, learning_rate_factor, train
 from moge_bench.training.tasks import make_task

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from moge_bench.models.presets import resolve
+from moge_bench.presets import resolve
 from moge_bench.training.tasks import make_task
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from moge_bench.models.build import build_model
-from moge_bench.models.presets import resolve
 from moge_bench.moe.insert import collect_aux
+from moge_bench.presets import resolve
 from moge_bench.training.loop import train
 from moge_bench.training.tasks import make_task
 

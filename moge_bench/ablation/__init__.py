@@ -1,1 +1,0 @@
-"""Ablations: grid files to cells, cells to records, records to tables."""

@@ -1,0 +1,246 @@
+"""Every setting of a run, validated and frozen: the only place where a setting is declared.
+
+A ``RunConfig`` is resolved: nothing is left to a default elsewhere, and a setting that cannot
+matter is absent (a dense run has no ``moe``; a plain MoE run has no group settings), so two runs
+that would compute the same have the same hash and share one record.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from moge_bench.config.identity import config_hash
+from moge_bench.ops.topography import Topography, resolve_map_shape
+
+Method = Literal["dense", "moe", "moge"]
+
+
+class Frozen(BaseModel):
+    """A validated, immutable piece of configuration; unknown fields are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class VisionModelConfig(Frozen):
+    """A ViT with a class token."""
+
+    backbone: Literal["vit"] = "vit"
+    image_size: int = Field(28, ge=1)
+    patch_size: int = Field(7, ge=1)
+    num_channels: int = Field(1, ge=1)
+    num_classes: int = Field(10, ge=2)
+    hidden_size: int = Field(64, ge=1)
+    depth: int = Field(4, ge=1)
+    num_heads: int = Field(4, ge=1)
+    ffn_size: int = Field(128, ge=1, description="hidden width of a dense FFN")
+    activation: Literal["gelu", "relu", "silu"] = "gelu"
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> VisionModelConfig:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"patch_size={self.patch_size} must divide {self.image_size=}")
+        _check_heads(self)
+        return self
+
+    @property
+    def tokens_per_example(self) -> int:
+        """Tokens that one image becomes, the class token included."""
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+
+class LanguageModelConfig(Frozen):
+    """A GPT-2 decoder with tied embeddings."""
+
+    backbone: Literal["gpt2"] = "gpt2"
+    context: int = Field(128, ge=2, description="tokens in one training window")
+    hidden_size: int = Field(64, ge=1)
+    depth: int = Field(3, ge=1)
+    num_heads: int = Field(4, ge=1)
+    ffn_size: int = Field(128, ge=1, description="hidden width of a dense FFN")
+    activation: Literal["gelu", "relu", "silu"] = "relu"
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> LanguageModelConfig:
+        _check_heads(self)
+        return self
+
+    @property
+    def tokens_per_example(self) -> int:
+        """Tokens in one training window."""
+        return self.context
+
+
+ModelConfig = VisionModelConfig | LanguageModelConfig
+
+
+def _check_heads(model: ModelConfig) -> None:
+    if model.hidden_size % model.num_heads:
+        raise ValueError(f"num_heads={model.num_heads} must divide {model.hidden_size=}")
+
+
+class ResidualConfig(Frozen):
+    """How an MoE layer's output joins the stream (``moge_bench.moe.residual``)."""
+
+    kind: Literal["plain", "momentum", "adam"] = "plain"
+    mu: float = Field(0.7, ge=0, lt=1)
+    gamma1: float = Field(1.0, gt=0)
+    gamma2: float = Field(1.0, gt=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+
+
+class SigmaConfig(Frozen):
+    """sigma(t) = start - (start - end) * (t / T)^gamma, per optimiser step (METHOD.md)."""
+
+    start: float = Field(10.0, gt=0)
+    end: float = Field(1.0, gt=0)
+    gamma: float = Field(0.2, gt=0)
+
+
+class GroupConfig(Frozen):
+    """The group-sparse loss; present in MoGE runs only."""
+
+    weight: float = Field(ge=0, description="lambda")
+    size: int = Field(3, ge=1, description="h, side of a group")
+    map_shape: tuple[int, int] | None = None
+    stride: int = Field(1, ge=1)
+    border: Literal["valid", "torus"] = "valid"
+    reduction: Literal["token_mean", "official_image", "official_language"] = "token_mean"
+    sigma: SigmaConfig = SigmaConfig()
+
+
+class MoEConfig(Frozen):
+    """The MoE layers; absent in dense runs."""
+
+    blocks: tuple[int, ...] = Field((2, 3), description="blocks whose FFN is replaced, 0-based")
+    num_experts: int = Field(16, ge=1, le=1024)
+    top_k: int = Field(1, ge=1)
+    expert_size: int | None = Field(None, ge=1, description="hidden width; None: ffn_size")
+    renormalize: bool = False
+    noise: bool = Field(True, description="Normal(0, 1) / N on the logits in training")
+    balance: Literal["switch", "vmoe", "none"] = "vmoe"
+    bias_update_rate: float = Field(0.0, ge=0, description="auxiliary-loss-free balancing")
+    z_loss_weight: float = Field(0.0, ge=0, description="router z-loss, relative to the balance")
+    aux_weight: float = Field(0.01, ge=0, description="weight of (balance + lambda * L_group)")
+    capacity_factor: float | None = Field(None, gt=0, description="None: no token is dropped")
+    batch_priority: bool = False
+    residual: ResidualConfig = ResidualConfig()
+    backend: Literal["auto", "extension", "reference"] = "auto"
+    group: GroupConfig | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> MoEConfig:
+        if self.top_k > self.num_experts:
+            raise ValueError(f"top_k={self.top_k} exceeds num_experts={self.num_experts}")
+        if self.balance == "vmoe" and not self.noise:
+            raise ValueError("balance='vmoe' needs noise=True: its load is a probability under it")
+        if self.group is not None:
+            rows, cols = resolve_map_shape(self.group.map_shape, self.num_experts)
+            Topography(rows, cols, self.group.size, self.group.stride, self.group.border)
+        return self
+
+
+class ImageDataConfig(Frozen):
+    """Which images, and whether the test split is read."""
+
+    kind: Literal["images"] = "images"
+    name: str = "fashion-mnist-subset"
+    evaluate_test: bool = Field(True, description="False while hyper-parameters are being chosen")
+
+
+class TextDataConfig(Frozen):
+    """Which text, how it becomes tokens, and how it is scored."""
+
+    kind: Literal["text"] = "text"
+    name: str = "state-of-the-union"
+    tokenizer: Literal["bpe", "bytes", "words"] = "bpe"
+    vocabulary_size: int = Field(2048, ge=257, description="bpe: exactly; words: at most")
+    stride: int | None = Field(None, ge=1, description="of the scoring window; None: its length")
+    attacked_share: float = Field(0.025, ge=0, le=1, description="words swapped; 0: no attack")
+    evaluate_test: bool = Field(True, description="False while hyper-parameters are being chosen")
+
+
+DataConfig = ImageDataConfig | TextDataConfig
+
+
+class TrainingConfig(Frozen):
+    """One training loop for every model."""
+
+    steps: int = Field(400, ge=1)
+    batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    final_learning_rate: float = Field(1e-5, ge=0)
+    warmup_steps: int = Field(40, ge=0)
+    weight_decay: float = Field(0.05, ge=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    clip_norm: float | None = Field(1.0, gt=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    gradient_accumulation: int = Field(1, ge=1)
+    precision: Literal["no", "bf16"] = "no"
+    threads: int = Field(1, ge=1, description="CPU threads; results depend on it in the last bits")
+    evaluate_every: int | None = Field(None, ge=1, description="steps; None: once, at the end")
+
+
+class RunConfig(Frozen):
+    """One run: a cell of a grid with its seed."""
+
+    preset: str
+    method: Method
+    seed: int = Field(0, ge=0)
+    model: ModelConfig = Field(VisionModelConfig(), discriminator="backbone")
+    moe: MoEConfig | None = None
+    data: DataConfig = Field(ImageDataConfig(), discriminator="kind")
+    training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> RunConfig:
+        if (self.model.backbone == "vit") != (self.data.kind == "images"):
+            raise ValueError(
+                f"model.backbone={self.model.backbone!r} cannot learn data.kind={self.data.kind!r}"
+            )
+        if isinstance(self.data, TextDataConfig) and isinstance(self.model, LanguageModelConfig):
+            stride, context = self.data.stride, self.model.context
+            if stride is not None and stride > context:
+                raise ValueError(f"data.stride={stride} skips tokens: model.context is {context}")
+        if (self.method == "dense") != (self.moe is None):
+            raise ValueError("method='dense' has no moe settings; every other method needs them")
+        if self.moe is not None and (self.method == "moge") != (self.moe.group is not None):
+            raise ValueError("moe.group belongs to method='moge' and to no other")
+        if self.moe is not None:
+            outside = [b for b in self.moe.blocks if not 0 <= b < self.model.depth]
+            if outside or not self.moe.blocks:
+                raise ValueError(
+                    f"moe.blocks={self.moe.blocks} must name blocks 0 to {self.model.depth - 1}"
+                )
+        return self
+
+    def without_seed(self) -> dict[str, Any]:
+        """Return the JSON form less the seed: equal for runs that one table row averages."""
+        values = self.model_dump(mode="json")
+        del values["seed"]
+        return values
+
+    def hash(self) -> str:
+        """Return the record's name: 16 hex digits of the SHA-256 of resolved config and seed."""
+        return config_hash(self.model_dump(mode="json"))
+
+
+def build_config(values: dict[str, Any]) -> RunConfig:
+    """Validate ``values``; ValueError gives one line a wrong field: its path, value and reason."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for issue in error.errors():
+            path = ".".join(str(part) for part in issue["loc"]) or "config"
+            given = (
+                "" if isinstance(issue["input"], (dict, BaseModel)) else f", got {issue['input']!r}"
+            )
+            lines.append(f"{path}: {issue['msg'].removeprefix('Value error, ')}{given}")
+        raise ValueError("; ".join(lines)) from None

@@ -1,0 +1,209 @@
+"""Speed and memory of a grid's cells: a serial pass after training, interleaved over the cells.
+
+All configs that one table compares are timed in one fresh process, in turns, on freshly
+initialised models, so that a drift of the machine hits them alike; then each one's peak of live
+tensor bytes is taken. Before anything is timed, the MoE layers are compared with the
+reference, forward and backward: no speed is published for a kernel that is wrong.
+
+The figures go into the records of every seed of the config. They are taken again when anything
+they depend on has changed: the build of the extension, the Python code inside a training step,
+the libraries, the machine, or the set of configs compared. Nothing is trained again for that.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from moge_bench.config import RunConfig, config_hash
+from moge_bench.perf.kernel_check import check_kernels
+from moge_bench.perf.memory import MIB, peak_cuda_bytes, peak_tensor_bytes
+from moge_bench.perf.timing import interleave, summarize
+from moge_bench.runs import provenance
+from moge_bench.runs.processes import tie_to_parent
+from moge_bench.runs.record import RecordStore, Speed
+from moge_bench.study.grid import SPEED_METRICS, Grid
+
+if TYPE_CHECKING:
+    from moge_bench.training.task import Task
+
+# Rounds fit the budget, within these limits; 13 configs of tiny-vit reach the upper one.
+BUDGET_S = 40.0
+MIN_ROUNDS, MAX_ROUNDS = 5, 30
+
+
+def compared_configs(grid: Grid, store: RecordStore) -> list[RunConfig]:
+    """Return one config per distinct finished point: that of its first finished seed."""
+    chosen: dict[str, RunConfig] = {}
+    for config in grid.configs:
+        record = store.read(config.hash())
+        if record is not None and record.status == "finished":
+            chosen.setdefault(config_hash(config.without_seed()), config)
+    return list(chosen.values())
+
+
+def speed_key(configs: list[RunConfig]) -> str:
+    """Return a hash of everything the figures depend on."""
+    return config_hash(
+        {
+            "configs": [config.without_seed() for config in configs],
+            "build": provenance.extension_build(),
+            "code": provenance.timed_code_hash(),
+            "versions": provenance.versions(),
+            "machine": provenance.machine(),
+            "budget": [BUDGET_S, MIN_ROUNDS, MAX_ROUNDS],
+        }
+    )
+
+
+def measure_grid(
+    grid: Grid, store: RecordStore, on_start: Callable[[int], None] | None = None
+) -> int:
+    """Time the grid's finished configs where their figures are missing or stale.
+
+    Returns how many configs were timed: all or none, since they are compared with each other.
+    None are for a grid whose table shows no speed.
+    """
+    if not set(grid.file.table.metrics) & set(SPEED_METRICS):
+        return 0
+    configs = compared_configs(grid, store)
+    key = speed_key(configs)
+    if not configs or all(_is_current(c, grid, store, key) for c in grid.configs):
+        return 0
+    if on_start is not None:
+        on_start(len(configs))
+    figures = _measure_in_fresh_process(configs)
+    common = _conditions(configs, key)
+    for config in grid.configs:
+        record = store.read(config.hash())
+        if record is None or record.status != "finished":
+            continue
+        figure = figures[config_hash(config.without_seed())]
+        speed = Speed(**figure, **common, threads=config.training.threads)
+        store.write(record.model_copy(update={"speed": {**record.speed, grid.file.name: speed}}))
+    return len(configs)
+
+
+def _is_current(config: RunConfig, grid: Grid, store: RecordStore, key: str) -> bool:
+    record = store.read(config.hash())
+    if record is None or record.status != "finished":
+        return True  # there is nothing to attach a figure to
+    speed = record.speed.get(grid.file.name)
+    return speed is not None and speed.key == key
+
+
+def _conditions(configs: list[RunConfig], key: str) -> dict[str, Any]:
+    return {
+        "key": key,
+        "cpu": provenance.cpu_model(),
+        "torch": provenance.versions()["torch"],
+        "build": provenance.extension_build(),
+        "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "compared_with": [config.hash() for config in configs],
+    }
+
+
+def _measure_in_fresh_process(configs: list[RunConfig]) -> dict[str, dict[str, Any]]:
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(
+        target=_child, args=([config.model_dump_json() for config in configs], sender)
+    )
+    process.start()
+    sender.close()
+    try:
+        answer = json.loads(receiver.recv())
+    except EOFError:
+        process.join()
+        raise RuntimeError(
+            f"the speed pass ended with exit code {process.exitcode}; its message stands above"
+        ) from None
+    finally:
+        process.terminate()  # does nothing to one that has ended
+        process.join()
+    if "error" in answer:
+        raise RuntimeError(f"nothing was timed: {answer['error']}")
+    return answer["figures"]
+
+
+def _child(config_jsons: list[str], sender: Connection) -> None:
+    """Body of the speed pass's process: check, then measure."""
+    tie_to_parent()
+    configs = [RunConfig.model_validate_json(text) for text in config_jsons]
+    try:
+        check_kernels(configs)
+        answer: dict[str, Any] = {"figures": measure(configs)}
+    except Exception as error:
+        answer = {"error": f"{type(error).__name__}: {error}"}
+    sender.send(json.dumps(answer))
+
+
+def measure(configs: list[RunConfig]) -> dict[str, dict[str, Any]]:
+    """Time ``configs`` in turns in this process, then take the peak memory of each."""
+    from moge_bench.training.loop import TrainingStep
+    from moge_bench.training.tasks import make_task
+
+    tasks = {_data_key(config): make_task(config) for config in configs}
+    names = [config_hash(config.without_seed()) for config in configs]
+    steps = {
+        name: TrainingStep(config, tasks[_data_key(config)])
+        for name, config in zip(names, configs, strict=True)
+    }
+    tokens = {name: step.tokens_per_step for name, step in steps.items()}
+    devices = {name: step.device for name, step in steps.items()}
+    rounds = _affordable_rounds(steps)
+    samples = interleave(steps, rounds=rounds, warmup=1)
+    scoring = {name: step.score for name, step in steps.items()}
+    scored = interleave(scoring, rounds=rounds, warmup=1)
+    del steps, scoring
+    figures = {}
+    for name, config in zip(names, configs, strict=True):
+        peak, source = _peak_memory(config, tasks[_data_key(config)], devices[name])
+        figures[name] = {
+            "tokens_per_second": _quartiles([tokens[name] / s for s in samples[name]]),
+            "step_ms": _quartiles([1000 * s for s in samples[name]]),
+            "scoring_tokens_per_second": _quartiles([tokens[name] / s for s in scored[name]]),
+            "peak_memory_mib": peak / MIB,
+            "peak_memory_source": source,
+            "device": str(devices[name]),
+        }
+    return figures
+
+
+def _affordable_rounds(steps: Mapping[str, Callable[[], object]]) -> int:
+    """Warm up with two rounds and return how many more fit the budget."""
+    interleave(steps, rounds=1, warmup=0)
+    round_s = sum(sum(times) for times in interleave(steps, rounds=1, warmup=0).values())
+    return max(MIN_ROUNDS, min(MAX_ROUNDS, int(BUDGET_S / round_s)))
+
+
+def _data_key(config: RunConfig) -> str:
+    """Name what a task depends on: steps that agree on it share the loaded data."""
+    return f"{config.data.model_dump_json()} {config.model.model_dump_json()}"
+
+
+def _peak_memory(config: RunConfig, task: Task, device: torch.device) -> tuple[int, str]:
+    from moge_bench.training.loop import TrainingStep
+
+    if device.type == "cuda":
+        step = TrainingStep(config, task)
+        step()
+        return peak_cuda_bytes(step, device), "torch.cuda.max_memory_allocated"
+    peak = peak_tensor_bytes(lambda: TrainingStep(config, task))
+    return peak, "live tensor bytes of model, optimiser, batch and step; torch.profiler"
+
+
+def _quartiles(values: list[float]) -> dict[str, Any]:
+    summary = summarize(values)
+    return {
+        "median": summary.median,
+        "lower": summary.lower_quartile,
+        "upper": summary.upper_quartile,
+        "n": summary.num_samples,
+    }

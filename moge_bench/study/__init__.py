@@ -1,0 +1,1 @@
+"""Studies: grid files to arms and runs, records to contrasts."""

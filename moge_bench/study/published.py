@@ -1,0 +1,64 @@
+"""Published figures to stand beside ours: results/published_results.csv, shipped with the package.
+
+Each row names its source. What is not in the file is not known, and is shown as a dash.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+from dataclasses import dataclass
+from importlib import resources
+
+from moge_bench.config import nearest
+
+# The file's words for what this suite measures.
+_METRICS = {
+    "top1_accuracy": "top-1 accuracy",
+    "top5_accuracy": "top-5 accuracy",
+    "perplexity": "perplexity",
+    "bits_per_byte": "bits per byte",
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published number, as its source prints it."""
+
+    system: str
+    setting: str
+    dataset: str
+    metric: str
+    unit: str
+    value: str
+    source: str
+    note: str
+
+    @property
+    def name(self) -> str:
+        """How a grid file calls it."""
+        return f"{self.system}, {self.setting}"
+
+    def cell(self, metrics: tuple[str, ...]) -> str | None:
+        """Return the table cell, or None where the number is of none of ``metrics``."""
+        if not self.value or self.metric not in {_METRICS.get(metric) for metric in metrics}:
+            return None
+        unit = self.unit.replace("percent", "%")
+        return f"{self.value} {unit} {self.metric}, {self.dataset}"
+
+
+@functools.cache
+def published_results() -> dict[str, Published]:
+    """Return every row of the file by its name, "system, setting"."""
+    file = resources.files("moge_bench.study") / "published_results.csv"
+    with file.open(encoding="utf-8") as lines:
+        rows = [Published(**row) for row in csv.DictReader(lines)]
+    return {row.name: row for row in rows}
+
+
+def find_published(name: str) -> Published:
+    """Return the row called ``name``; ValueError names the nearest."""
+    known = published_results()
+    if name not in known:
+        raise ValueError(f"no published result is called {name!r}{nearest(name, list(known))}")
+    return known[name]

@@ -1,0 +1,127 @@
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from moge_bench.cli import app
+from moge_bench.ops import extension
+from moge_bench.perf import cells
+from moge_bench.runs.record import RecordStore
+
+TINY = ["--set", "training.steps=2", "--set", "training.batch_size=8"]
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_doctor_tries_the_ops_and_names_what_runs():
+    result = run("doctor")
+    assert result.exit_code == 0, result.output
+    for name in ("route", "group_norm", "data fashion-mnist-subset"):
+        assert re.search(rf"^ok +{name}", result.output, re.MULTILINE), name
+    assert "worst difference" in result.output
+
+
+def test_doctor_fails_without_the_extension(monkeypatch):
+    monkeypatch.setattr(extension, "load", lambda: (None, "ImportError: gone"))
+    monkeypatch.setattr(extension, "_MODULE", None)
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert re.search(r"^BROKEN extension .*make build", result.output, re.MULTILINE)
+
+
+def test_doctor_says_what_cuda_can_do_and_that_it_never_ran(monkeypatch):
+    built = SimpleNamespace(
+        source_hash="abc", architectures="9.0", nvcc="13.0", torch_abi="2.13", __name__="_cuda"
+    )
+    monkeypatch.setattr(extension, "load_cuda", lambda: (built, ""))
+    monkeypatch.setattr(extension, "stale_cuda_build", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    output = " ".join(run("doctor").output.split())
+    assert "cuda library build abc, nvcc 13.0, for 9.0, torch >= 2.13; these kernels have" in output
+    assert "never yet run on a GPU" in output and "no CUDA kernel can run here" in output
+    monkeypatch.setattr(extension, "load_cuda", lambda: (None, "ImportError: none"))
+    result = run("doctor")  # optional: its absence breaks nothing
+    assert result.exit_code == 0 and "MOGE_CUDA=1" in result.output
+
+
+def test_train_saves_a_record_and_says_where(tmp_path):
+    result = run(
+        "train", "tiny-vit", "--method", "dense", "--seed", 4, *TINY, "--results", tmp_path
+    )
+    assert result.exit_code == 0, result.output
+    (path,) = (tmp_path / "runs").glob("*.json")
+    assert str(path) in result.output.replace("\n", "")
+    record = RecordStore(tmp_path).read(path.stem)
+    assert (record.seed, record.config.method, record.config.training.steps) == (4, "dense", 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "tiny-vot"], "no preset is called 'tiny-vot'; the nearest is 'tiny-vit'"),
+        (["train", "tiny-vit", "--set", "moe.topk=2"], "'moe.topk'; the nearest is 'moe.top_k'"),
+        (["train", "tiny-vit", "--set", "steps"], "--set takes a.b=value, got 'steps'"),
+        (["ablate", "none.yaml"], "grid file none.yaml cannot be read"),
+        (["ablate", "--executor", "slurm"], "--executor must be 'local' or 'ray', got 'slurm'"),
+        (["tables", "--results", "nowhere"], "no grid was run in nowhere"),
+        (["figures", "--results", "nowhere"], "no grid was run in nowhere"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_exit_code_2(arguments, message):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_dry_run_shows_the_cells_and_touches_nothing(tmp_path):
+    result = run("ablate", "--dry-run", "--results", tmp_path / "results")
+    assert result.exit_code == 0, result.output
+    assert "quick: " in result.output
+    assert "to do" in result.output
+    assert not (tmp_path / "results").exists()
+
+
+def test_limit_and_failure_set_the_exit_code(tmp_path):
+    grid = {
+        "name": "failing",
+        "question": "What does a cell that fails leave?",
+        "base": {"preset": "tiny-vit", "seeds": [0],
+                 "set": {"training.steps": 2, "training.batch_size": 9_001}},
+        "axes": {"method": ["dense", "moe"]},
+        "table": {"rows": "method", "metrics": "top1_accuracy"},
+    }  # fmt: skip
+    path = tmp_path / "failing.yaml"
+    path.write_text(yaml.safe_dump(grid))
+    result = run("ablate", path, "--results", tmp_path / "results", "--limit", 1)
+    assert result.exit_code == 1
+    assert "batch_size must be at most 9000 examples" in result.output
+    assert len(list((tmp_path / "results/runs").glob("*.json"))) == 1
+    assert "Incomplete" in result.output
+
+
+def test_timing_waits_for_the_cells_that_a_limit_leaves(tmp_path, monkeypatch):
+    grid = {
+        "name": "two", "question": "When are they timed?",
+        "base": {"preset": "tiny-vit", "seeds": [0],
+                 "set": {"training.steps": 2, "training.batch_size": 8}},
+        "axes": {"method": ["dense", "moe"]},
+        "table": {"rows": "method", "metrics": "tokens_per_second"},
+    }  # fmt: skip
+    path = tmp_path / "two.yaml"
+    path.write_text(yaml.safe_dump(grid))
+    finished_when_timed = []
+
+    def measure(_grid, store, _announce):
+        finished_when_timed.append(len(list(store.runs.glob("*.json"))))
+
+    monkeypatch.setattr(cells, "measure_grid", measure)
+    for _ in range(2):
+        result = run("ablate", path, "--results", tmp_path / "results", "--limit", 1)
+        assert result.exit_code == 0, result.output
+    assert finished_when_timed == [2]

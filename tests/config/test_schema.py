@@ -1,0 +1,67 @@
+import pytest
+
+from moge_bench.config import RunConfig, field_paths
+from moge_bench.presets import PRESETS, resolve
+
+
+def test_hash_is_fixed():
+    """Records are named by it: a change of this value orphans every committed record."""
+    assert resolve("tiny-vit", "dense").hash() == resolve("tiny-vit", "dense", seed=0).hash()
+    assert (
+        len({resolve("tiny-vit", m, seed=s).hash() for m in ("moe", "moge") for s in (0, 1)}) == 4
+    )
+
+
+def test_settings_a_method_lacks_do_not_change_the_run():
+    dense = resolve("tiny-vit", "dense")
+    assert resolve("tiny-vit", "dense", {"moe.num_experts": 8, "moe.group.size": 2}) == dense
+    moe = resolve("tiny-vit", "moe")
+    assert resolve("tiny-vit", "moe", {"moe.group.size": 2, "moe.group.weight": 9.0}) == moe
+
+
+def test_moge_differs_from_moe_in_the_group_alone():
+    moge, moe = resolve("tiny-vit", "moge").model_dump(), resolve("tiny-vit", "moe").model_dump()
+    assert moge["moe"].pop("group") is not None
+    assert moe["moe"].pop("group") is None
+    assert (moge.pop("method"), moe.pop("method")) == ("moge", "moe")
+    assert moge == moe
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+@pytest.mark.parametrize("method", ["dense", "moe", "moge"])
+def test_every_preset_resolves_and_survives_json(preset, method):
+    config = resolve(preset, method, seed=3)
+    again = RunConfig.model_validate_json(config.model_dump_json())
+    assert again == config
+    assert again.hash() == config.hash()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("moe.num_expert", 8, "'moe.num_expert'; the nearest is 'moe.num_experts'"),
+        ("trainin.steps", 8, "'trainin.steps'; the nearest is 'training.steps'"),
+        ("moe.num_experts", 0, "moe.num_experts: .*greater than or equal to 1, got 0"),
+        ("moe.top_k", 17, "top_k=17 exceeds num_experts=16"),
+        ("moe.group.size", 5, "group_size=5 does not fit the 4x4 map"),
+        ("moe.group.border", "wrap", "moe.group.border: .*'valid' or 'torus', got 'wrap'"),
+        ("moe.group.sigma.end", 0, "moe.group.sigma.end: .*greater than 0, got 0"),
+        ("moe.blocks", [4], "moe.blocks=.4,. must name blocks 0 to 3"),
+        ("model.patch_size", 5, "patch_size=5 must divide"),
+        ("training.steps", "many", "training.steps: .*valid integer.*got 'many'"),
+    ],
+)
+def test_errors_name_field_value_and_nearest(path, value, message):
+    with pytest.raises(ValueError, match=message):
+        resolve("tiny-vit", "moge", {path: value})
+
+
+def test_unknown_preset_and_method():
+    with pytest.raises(ValueError, match="'tiny-vot'; the nearest is 'tiny-vit'"):
+        resolve("tiny-vot")
+    with pytest.raises(ValueError, match="'mogo'; the nearest is 'moge'"):
+        resolve("tiny-vit", "mogo")
+
+
+def test_field_paths_lists_branches_and_leaves():
+    assert field_paths({"a": {"b": 1}, "c": 2}) == ["a", "a.b", "c"]

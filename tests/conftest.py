@@ -1,0 +1,40 @@
+from pathlib import Path
+
+import pytest
+
+from moge_bench.study.grid import Grid, parse_grid
+
+# Three steps a cell: enough to be a real run, short enough to be run often.
+TINY = """
+name: tiny
+question: Does it run?
+base:
+  preset: tiny-vit
+  data: fashion-mnist-subset
+  seeds: [0, 1]
+  set: {training.steps: 3, training.batch_size: 16, training.warmup_steps: 1}
+axes:
+  method: [dense, moe, moge]
+  moe.num_experts: [4, 9]
+  moe.group.size: [1, 2]
+table:
+  rows: [moe.num_experts, moe.group.size, method]
+  metrics: [top1_accuracy, peak_memory_mib, tokens_per_second]
+"""
+
+
+@pytest.fixture
+def tiny_text() -> str:
+    return TINY
+
+
+@pytest.fixture
+def tiny_grid() -> Grid:
+    return parse_grid(TINY, "tiny.yaml")
+
+
+@pytest.fixture
+def grid_file(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path

@@ -1,0 +1,124 @@
+import errno
+import json
+import os
+import resource
+import signal
+
+import pytest
+from record_samples import make_record
+
+from moge_bench.presets import resolve
+from moge_bench.runs import record as records
+from moge_bench.runs.record import RecordStore, label, read_record, stable_part
+
+CONFIG = resolve("tiny-vit", "moge", seed=3)
+
+
+def test_round_trip(tmp_path):
+    store = RecordStore(tmp_path)
+    path = store.write(make_record(CONFIG, 81.5))
+    assert path == tmp_path / "runs" / f"{CONFIG.hash()}.json"
+    record = store.read(CONFIG.hash())
+    assert stable_part(record) == stable_part(make_record(CONFIG, 81.5))
+    assert record.value("top1_accuracy", "test") == 81.5
+    assert record.value("top1_accuracy", "validation") is None
+
+
+def test_opens_with_a_sentence_that_says_what_how_well_and_on_what(tmp_path):
+    path = RecordStore(tmp_path).write(make_record(CONFIG, 81.5))
+    summary = json.loads(path.read_text())["summary"]
+    for part in ("tiny-vit moge N=16 k=1 h=3", "seed=3", "81.5 %", "Test CPU"):
+        assert part in summary
+
+
+def test_label_names_the_residual_where_it_is_not_plain():
+    assert label(CONFIG) == "tiny-vit moge N=16 k=1 h=3 lambda=4 seed=3"
+    adam = resolve("tiny-lm", "moe", {"moe.residual.kind": "adam"})
+    assert label(adam) == "tiny-lm moe N=16 k=2 adam seed=0"
+
+
+def test_a_reader_never_sees_half_a_record(tmp_path, monkeypatch):
+    store = RecordStore(tmp_path)
+    path = store.write(make_record(CONFIG, 1.0))
+    before = path.read_bytes()
+
+    def killed(*_):
+        assert path.read_bytes() == before  # everything is written, nothing is renamed yet
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        store.write(make_record(CONFIG, 2.0))
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_full_disk_leaves_the_old_record(tmp_path, monkeypatch):
+    store = RecordStore(tmp_path)
+    path = store.write(make_record(CONFIG, 1.0))
+    before = path.read_bytes()
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(records.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        store.write(make_record(CONFIG, 2.0))
+    assert path.read_bytes() == before
+    assert len(list(path.parent.iterdir())) == 1
+
+
+def test_a_refusal_of_the_kernel_half_way_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.json"
+    records.write_atomically(path, "old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        with pytest.raises(OSError, match="File too large"):
+            records.write_atomically(path, "x" * 5000)  # 1,000 bytes of it reach the disk
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_others_may_read_a_record_as_the_umask_allows(tmp_path):
+    mask = os.umask(0o022)
+    try:
+        path = RecordStore(tmp_path).write(make_record(CONFIG))
+    finally:
+        os.umask(mask)
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda v: v | {"schema_version": 9}, "schema_version is 9, this version reads 1"),
+        (lambda v: v | {"seed": "three"}, "seed: "),
+        (lambda v: v | {"hash": "0" * 16}, "is not that of its config"),
+        (lambda v: v | {"status": "failed"}, "a failed record, and no other, has an error"),
+        (lambda v: [v], "schema_version is None"),
+    ],
+)
+def test_damaged_record_is_named_with_what_to_do(tmp_path, damage, message):
+    path = RecordStore(tmp_path).write(make_record(CONFIG))
+    path.write_text(json.dumps(damage(json.loads(path.read_text()))))
+    with pytest.raises(ValueError, match=message) as caught:
+        read_record(path)
+    assert str(path) in str(caught.value)
+    assert "delete it to train that cell again" in str(caught.value)
+
+
+def test_half_a_file_is_named(tmp_path):
+    path = RecordStore(tmp_path).write(make_record(CONFIG))
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(ValueError, match="is not a record"):
+        read_record(path)
+
+
+def test_nan_is_refused():
+    with pytest.raises(ValueError, match="finite"):
+        make_record(CONFIG, float("nan"))

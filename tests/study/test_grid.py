@@ -1,0 +1,150 @@
+import itertools
+from pathlib import Path
+
+import pytest
+import yaml
+
+from moge_bench.study.grid import default_grid_path, load_grid, parse_grid
+
+GRIDS = sorted((Path(__file__).parents[2] / "ablations").glob("*.yaml"))
+
+
+def flatten(values, prefix=""):
+    flat = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def differences(a, b):
+    a, b = flatten(a.model_dump(mode="json")), flatten(b.model_dump(mode="json"))
+    return {name for name in a.keys() | b.keys() if a.get(name, "absent") != b.get(name, "absent")}
+
+
+@pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
+def test_cells_differ_only_in_their_declared_axes(path):
+    """The test that guards every table: no hidden difference between cells that are compared."""
+    grid = load_grid(path)
+    cells = [(p.coordinates, config) for p in grid.points for config in p.configs]
+    for (at_a, a), (at_b, b) in itertools.combinations(cells, 2):
+        allowed = {"seed"} if a.seed != b.seed else set()
+        allowed |= {axis for axis in at_a if at_a[axis] != at_b[axis]}
+        for difference in differences(a, b) - allowed:
+            # The method decides which of the blocks `moe` and `moe.group` there are at all.
+            assert at_a.get("method") != at_b.get("method"), difference
+            assert difference == "moe" or difference.startswith("moe."), difference
+            if {at_a.get("method"), at_b.get("method")} == {"moe", "moge"}:
+                assert difference.startswith("moe.group"), difference
+
+
+def test_expansion_counts(tiny_grid):
+    # 3 methods * 2 experts * 2 sizes = 12 points; distinct runs: dense 1, moe 2, moge 4; 2 seeds.
+    assert len(tiny_grid.points) == 12
+    assert len(tiny_grid.configs) == 2 * (1 + 2 + 4)
+
+
+def test_points_that_compute_the_same_share_their_runs(tiny_grid):
+    hashes = {
+        method: {p.hashes for p in tiny_grid.points if p.coordinates["method"] == method}
+        for method in ("dense", "moe", "moge")
+    }
+    assert {method: len(found) for method, found in hashes.items()} == {
+        "dense": 1,
+        "moe": 2,
+        "moge": 4,
+    }
+
+
+def test_expansion_is_the_same_every_time(tiny_text):
+    first, second = (parse_grid(tiny_text, "x").configs for _ in range(2))
+    assert [c.hash() for c in first] == [c.hash() for c in second]
+
+
+def test_shorthands_of_the_base_reach_the_config(tiny_grid):
+    config = tiny_grid.configs[0]
+    assert config.data.name == "fashion-mnist-subset"
+    assert config.training.steps == 3
+    assert {config.seed for config in tiny_grid.configs} == {0, 1}
+
+
+def test_the_embedded_grid_is_the_one_in_ablations():
+    assert default_grid_path().read_bytes() == (GRIDS[0].parent / "quick.yaml").read_bytes()
+
+
+def broken(tiny_text, change):
+    values = yaml.safe_load(tiny_text)
+    change(values)
+    return yaml.safe_dump(values, sort_keys=False)
+
+
+def setter(*path_and_value):
+    *path, leaf, value = path_and_value
+
+    def change(values):
+        for name in path:
+            values = values[name]
+        values[leaf] = value
+
+    return change
+
+
+BROKEN = [
+    (setter("axis", {}), "no field is called 'axis'; the nearest is 'axes'"),
+    (setter("base", "sedes", [0]), r"no field is called 'base\.sedes'; the nearest is 'seeds'"),
+    (setter("table", "metric", []), r"'table\.metric'; the nearest is 'metrics'"),
+    (setter("base", "preset", "tiny-vot"), "'tiny-vot'; the nearest is 'tiny-vit'"),
+    (setter("base", "seeds", []), r"base\.seeds: .*at least 1"),
+    (setter("base", "seeds", [0, 0]), r"base\.seeds names a seed twice: \[0, 0\]"),
+    (setter("base", "data", "fashion-mnist"), "'fashion-mnist'; the nearest is 'fashion-mnist-sub"),
+    (
+        setter("base", "set", {"training.step": 4}),
+        "'training.step'; the nearest is 'training.steps'",
+    ),
+    (setter("axes", "method", []), r"axes\.method has no values"),
+    (setter("axes", "method", ["moe", "moe"]), r"axes\.method names a value twice"),
+    (setter("axes", "method", ["moe", "mog"]), "at method=mog.*no method is called 'mog'"),
+    (setter("axes", "moe.num_experts", [4, 0]), r"at .*moe\.num_experts=0.*moe\.num_experts: "),
+    (setter("axes", "moe.group.size", [1, 3]), "at method=moge, moe.num_experts=4.*does not fit"),
+    (setter("table", "rows", ["method"]), "must name every axis once"),
+    (setter("table", "rows", ["methods"]), "table.rows: no axis is called 'methods'; the nearest"),
+    (setter("table", "metrics", ["top1"]), "table.metrics: no metric is called 'top1'"),
+    (setter("name", "../escape"), "name: .*pattern"),
+    (setter("axes", "seed", [1]), "no setting is called 'seed'|axes.seed: not an axis"),
+    (setter("axes", "training.steps", [1, 2]), "training.steps: it is held fixed in base.set too"),
+    (
+        setter("axes", "moe.num_expert", [4]),
+        "axes: .*'moe.num_expert'; the nearest is 'moe.num_exp",
+    ),
+    (setter("axes", "moe.group.size", [1, "1"]), "axes.moe.group.size names a value twice"),
+    (setter("table", "splits", "tst"), "table.splits: no split is called 'tst'; .* 'test'"),
+    (setter("base", "set", {"data.evaluate_test": False}), "table.splits shows the test split"),
+    (
+        setter("table", "published", {"dense": "Swin-T dense, 224 px"}),
+        "no published result is called 'Swin-T dense, 224 px'; the nearest is 'Swin-T dense",
+    ),
+    (setter("table", "published", {"mog": "Swin-T dense, 224 px 1K"}), "no method is called 'mog'"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BROKEN)
+def test_broken_files_name_the_field_and_the_nearest(tiny_text, change, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        parse_grid(broken(tiny_text, change), "tiny.yaml")
+    assert str(caught.value).startswith("tiny.yaml: ")
+
+
+def test_a_repeated_key_is_not_quietly_dropped(tiny_text):
+    with pytest.raises(ValueError, match=r"tiny\.yaml: 'method' stands twice, again in line 11"):
+        parse_grid(tiny_text.replace("axes:\n", "axes:\n  method: [moe]\n"), "tiny.yaml")
+
+
+def test_not_yaml_and_not_a_mapping(tmp_path):
+    with pytest.raises(ValueError, match=r"x\.yaml: not YAML: "):
+        parse_grid("a: [", "x.yaml")
+    with pytest.raises(ValueError, match=r"x\.yaml: a grid file is a mapping.*got list"):
+        parse_grid("- a", "x.yaml")
+    with pytest.raises(ValueError, match=r"grid file .*none\.yaml cannot be read"):
+        load_grid(tmp_path / "none.yaml")
