@@ -1,14 +1,13 @@
 """Settings of a run: what there is to set, what names a run, how one setting is overridden."""
 
-from moge_bench.config.identity import config_hash
 from moge_bench.config.overrides import field_paths, nearest, set_path
 from moge_bench.config.schema import (
+    MAX_SEED,
     DataConfig,
     Frozen,
     GroupConfig,
     ImageDataConfig,
     LanguageModelConfig,
-    Method,
     ModelConfig,
     MoEConfig,
     ResidualConfig,
@@ -21,12 +20,12 @@ from moge_bench.config.schema import (
 )
 
 __all__ = [
+    "MAX_SEED",
     "DataConfig",
     "Frozen",
     "GroupConfig",
     "ImageDataConfig",
     "LanguageModelConfig",
-    "Method",
     "MoEConfig",
     "ModelConfig",
     "ResidualConfig",
@@ -36,7 +35,6 @@ __all__ = [
     "TrainingConfig",
     "VisionModelConfig",
     "build_config",
-    "config_hash",
     "field_paths",
     "nearest",
     "set_path",

@@ -23,11 +23,21 @@ def nearest(name: str, known: list[str]) -> str:
 
 
 def set_path(values: dict[str, Any], path: str, value: Any) -> None:
-    """Set ``a.b.c`` in nested ``values``; ValueError names an unknown path and the nearest."""
+    """Set ``a.b.c`` in nested ``values``; a mapping sets the fields it names.
+
+    ValueError names an unknown path and the nearest, or says that a section takes no single value.
+    """
     *parents, leaf = path.split(".")
     node: Any = values
     for name in parents:
         node = node.get(name) if isinstance(node, dict) else None
     if not isinstance(node, dict) or leaf not in node:
         raise ValueError(f"no setting is called {path!r}{nearest(path, field_paths(values))}")
-    node[leaf] = value
+    if not isinstance(node[leaf], dict):
+        node[leaf] = value
+        return
+    if not isinstance(value, dict) or not value:
+        fields = ", ".join(f"{path}.{name}" for name in node[leaf])
+        raise ValueError(f"{path!r} is a section, not a setting; got {value!r}; set {fields}")
+    for name, inner in value.items():
+        set_path(values, f"{path}.{name}", inner)

@@ -1,26 +1,31 @@
 """Every setting of a run, validated and frozen: the only place where a setting is declared.
 
 A ``RunConfig`` is resolved: nothing is left to a default elsewhere, and a setting that cannot
-matter is absent (a dense run has no ``moe``; a plain MoE run has no group settings), so two runs
-that would compute the same have the same hash and share one record.
+matter is absent (a dense run has no ``moe``; a plain MoE run has no group settings), so that two
+runs that would compute the same have the same ``run_id`` and share one record. To add a setting,
+declare it with ``added`` (config/identity.py): no id changes.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from moge_bench.config.identity import config_hash
+from moge_bench.config.identity import added, digest_of, hashed_settings, not_hashed
+from moge_bench.config.overrides import nearest
+from moge_bench.methods import METHODS
 from moge_bench.ops.topography import Topography, resolve_map_shape
 
-Method = Literal["dense", "moe", "moge"]
+# The seeds of layers and of attacked texts are derived from a run's: all stay below 2^63.
+MAX_SEED = 2**32 - 1
 
 
 class Frozen(BaseModel):
     """A validated, immutable piece of configuration; unknown fields are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class VisionModelConfig(Frozen):
@@ -132,6 +137,13 @@ class MoEConfig(Frozen):
     backend: Literal["auto", "extension", "reference"] = "auto"
     group: GroupConfig | None = None
 
+    @field_validator("blocks")
+    @classmethod
+    def _in_order(cls, blocks: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(blocks)) < len(blocks):
+            raise ValueError("every block may be named once")
+        return tuple(sorted(blocks))
+
     @model_validator(mode="after")
     def _check(self) -> MoEConfig:
         if self.top_k > self.num_experts:
@@ -144,11 +156,15 @@ class MoEConfig(Frozen):
         return self
 
 
+_DIGEST = "of the content of local data; None for a data set that is known by name"
+
+
 class ImageDataConfig(Frozen):
     """Which images, and whether the test split is read."""
 
     kind: Literal["images"] = "images"
     name: str = "fashion-mnist-subset"
+    digest: str | None = added(None, before=None, description=_DIGEST)
     evaluate_test: bool = Field(True, description="False while hyper-parameters are being chosen")
 
 
@@ -157,6 +173,7 @@ class TextDataConfig(Frozen):
 
     kind: Literal["text"] = "text"
     name: str = "state-of-the-union"
+    digest: str | None = added(None, before=None, description=_DIGEST)
     tokenizer: Literal["bpe", "bytes", "words"] = "bpe"
     vocabulary_size: int = Field(2048, ge=257, description="bpe: exactly; words: at most")
     stride: int | None = Field(None, ge=1, description="of the scoring window; None: its length")
@@ -186,17 +203,34 @@ class TrainingConfig(Frozen):
     threads: int = Field(1, ge=1, description="CPU threads; results depend on it in the last bits")
     evaluate_every: int | None = Field(None, ge=1, description="steps; None: once, at the end")
 
+    @model_validator(mode="after")
+    def _check(self) -> TrainingConfig:
+        if self.batch_size % self.gradient_accumulation:
+            raise ValueError(
+                f"batch_size={self.batch_size} must be a multiple of "
+                f"gradient_accumulation={self.gradient_accumulation}"
+            )
+        return self
+
 
 class RunConfig(Frozen):
-    """One run: a cell of a grid with its seed."""
+    """One run: an arm with its seed."""
 
-    preset: str
-    method: Method
-    seed: int = Field(0, ge=0)
+    preset: str = not_hashed(description="where the settings came from; for people")
+    method: str
+    seed: int = Field(0, ge=0, le=MAX_SEED)
+    device: Literal["cpu", "cuda"] = added("cpu", before="cpu")
     model: ModelConfig = Field(VisionModelConfig(), discriminator="backbone")
     moe: MoEConfig | None = None
     data: DataConfig = Field(ImageDataConfig(), discriminator="kind")
     training: TrainingConfig = TrainingConfig()
+
+    @field_validator("method")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in METHODS:
+            raise ValueError(f"no method is called {name!r}{nearest(name, list(METHODS))}")
+        return name
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
@@ -208,10 +242,7 @@ class RunConfig(Frozen):
             stride, context = self.data.stride, self.model.context
             if stride is not None and stride > context:
                 raise ValueError(f"data.stride={stride} skips tokens: model.context is {context}")
-        if (self.method == "dense") != (self.moe is None):
-            raise ValueError("method='dense' has no moe settings; every other method needs them")
-        if self.moe is not None and (self.method == "moge") != (self.moe.group is not None):
-            raise ValueError("moe.group belongs to method='moge' and to no other")
+        self._check_sections()
         if self.moe is not None:
             outside = [b for b in self.moe.blocks if not 0 <= b < self.model.depth]
             if outside or not self.moe.blocks:
@@ -220,15 +251,28 @@ class RunConfig(Frozen):
                 )
         return self
 
-    def without_seed(self) -> dict[str, Any]:
-        """Return the JSON form less the seed: equal for runs that one table row averages."""
-        values = self.model_dump(mode="json")
-        del values["seed"]
-        return values
+    def _check_sections(self) -> None:
+        """Check that the optional sections are those of the method."""
+        method = METHODS[self.method]
+        found = {"moe": self.moe is not None}
+        if self.moe is not None:
+            found["moe.group"] = self.moe.group is not None
+        for section, given in found.items():
+            if given != method.has(section):
+                rule = "needs" if method.has(section) else "has no"
+                raise ValueError(f"method={self.method!r} {rule} {section} settings")
 
-    def hash(self) -> str:
-        """Return the record's name: 16 hex digits of the SHA-256 of resolved config and seed."""
-        return config_hash(self.model_dump(mode="json"))
+    @functools.cached_property
+    def run_id(self) -> str:
+        """The record's name: 16 hex digits of the settings that decide the result, and the seed."""
+        return digest_of(hashed_settings(self))
+
+    @functools.cached_property
+    def arm_id(self) -> str:
+        """The same without the seed: equal for the runs that one table row averages."""
+        settings = hashed_settings(self)
+        del settings["seed"]
+        return digest_of(settings)
 
 
 def build_config(values: dict[str, Any]) -> RunConfig:

@@ -58,6 +58,11 @@ def load_corpus(name: str) -> Corpus:
     return corpus
 
 
+def is_known(name: str) -> bool:
+    """Return whether ``name`` is a corpus that is known by name, not a path."""
+    return name == "state-of-the-union" or name in _HUB
+
+
 def check_name(name: str) -> None:
     """Raise ValueError unless ``name`` is a known corpus or an existing file or folder."""
     known = ["state-of-the-union", *_HUB]

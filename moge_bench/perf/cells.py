@@ -1,13 +1,13 @@
-"""Speed and memory of a grid's cells: a serial pass after training, interleaved over the cells.
+"""Speed and memory of a study's arms: a serial pass after training, interleaved over the arms.
 
-All configs that one table compares are timed in one fresh process, in turns, on freshly
-initialised models, so that a drift of the machine hits them alike; then each one's peak of live
-tensor bytes is taken. Before anything is timed, the MoE layers are compared with the
-reference, forward and backward: no speed is published for a kernel that is wrong.
+All arms that one table compares are timed in one fresh process, in turns, on freshly initialised
+models, so that a drift of the machine hits them alike; then each one's peak of live tensor bytes is
+taken. Before anything is timed, the MoE layers are compared with the reference, forward and
+backward: no speed is published for a kernel that is wrong.
 
-The figures go into the records of every seed of the config. They are taken again when anything
-they depend on has changed: the build of the extension, the Python code inside a training step,
-the libraries, the machine, or the set of configs compared. Nothing is trained again for that.
+The figures go to results/speed (runs/speed.py), never into training records. They are taken again
+when anything they depend on has changed: the build of the extension, the code that computes, the
+libraries, the machine, or the set of arms compared. Nothing is trained again for that.
 """
 
 from __future__ import annotations
@@ -21,40 +21,45 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from moge_bench.config import RunConfig, config_hash
+from moge_bench.config import RunConfig
+from moge_bench.config.identity import digest_of
+from moge_bench.metrics import from_source
 from moge_bench.perf.kernel_check import check_kernels
 from moge_bench.perf.memory import MIB, peak_cuda_bytes, peak_tensor_bytes
 from moge_bench.perf.timing import interleave, summarize
 from moge_bench.runs import provenance
 from moge_bench.runs.processes import tie_to_parent
-from moge_bench.runs.record import RecordStore, Speed
-from moge_bench.study.grid import SPEED_METRICS, Grid
+from moge_bench.runs.speed import SpeedPass, SpeedStore
+from moge_bench.runs.store import RecordStore
+from moge_bench.study.grid import Grid
 
 if TYPE_CHECKING:
     from moge_bench.training.task import Task
 
-# Rounds fit the budget, within these limits; 13 configs of tiny-vit reach the upper one.
+# Rounds fit the budget, within these limits; 13 arms of tiny-vit reach the upper one.
 BUDGET_S = 40.0
 MIN_ROUNDS, MAX_ROUNDS = 5, 30
 
 
-def compared_configs(grid: Grid, store: RecordStore) -> list[RunConfig]:
-    """Return one config per distinct finished point: that of its first finished seed."""
+def compared_configs(grid: Grid, store: RecordStore) -> dict[str, RunConfig]:
+    """Return arm_id -> config of every arm that has a finished run: that of its first such seed."""
     chosen: dict[str, RunConfig] = {}
-    for config in grid.configs:
-        record = store.read(config.hash())
-        if record is not None and record.status == "finished":
-            chosen.setdefault(config_hash(config.without_seed()), config)
-    return list(chosen.values())
+    for arm in grid.arms:
+        for config, run_id in zip(arm.configs, arm.run_ids, strict=True):
+            record = store.read(run_id)
+            if record is not None and record.status == "finished":
+                chosen[arm.arm_id] = config
+                break
+    return chosen
 
 
-def speed_key(configs: list[RunConfig]) -> str:
-    """Return a hash of everything the figures depend on."""
-    return config_hash(
+def speed_key(configs: Mapping[str, RunConfig]) -> str:
+    """Return a digest of everything the figures depend on."""
+    return digest_of(
         {
-            "configs": [config.without_seed() for config in configs],
+            "arms": sorted(configs),
             "build": provenance.extension_build(),
-            "code": provenance.timed_code_hash(),
+            "code": provenance.code_digest(),
             "versions": provenance.versions(),
             "machine": provenance.machine(),
             "budget": [BUDGET_S, MIN_ROUNDS, MAX_ROUNDS],
@@ -62,51 +67,37 @@ def speed_key(configs: list[RunConfig]) -> str:
     )
 
 
-def measure_grid(
-    grid: Grid, store: RecordStore, on_start: Callable[[int], None] | None = None
+def measure_study(
+    grid: Grid,
+    store: RecordStore,
+    speeds: SpeedStore,
+    on_start: Callable[[int], None] | None = None,
 ) -> int:
-    """Time the grid's finished configs where their figures are missing or stale.
+    """Time the arms of a study that have a finished run, where figures are missing or stale.
 
-    Returns how many configs were timed: all or none, since they are compared with each other.
-    None are for a grid whose table shows no speed.
+    Returns how many arms were timed: all or none, since they are compared with each other. None
+    are for a study whose table shows no speed.
     """
-    if not set(grid.file.table.metrics) & set(SPEED_METRICS):
+    if not set(grid.file.table.metrics) & set(from_source("speed")):
         return 0
     configs = compared_configs(grid, store)
     key = speed_key(configs)
-    if not configs or all(_is_current(c, grid, store, key) for c in grid.configs):
+    if not configs or any(each.key == key for each in speeds.passes(grid.file.name)):
         return 0
     if on_start is not None:
         on_start(len(configs))
-    figures = _measure_in_fresh_process(configs)
-    common = _conditions(configs, key)
-    for config in grid.configs:
-        record = store.read(config.hash())
-        if record is None or record.status != "finished":
-            continue
-        figure = figures[config_hash(config.without_seed())]
-        speed = Speed(**figure, **common, threads=config.training.threads)
-        store.write(record.model_copy(update={"speed": {**record.speed, grid.file.name: speed}}))
+    measured = SpeedPass.model_validate(
+        {
+            "key": key,
+            "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "machine": provenance.machine(),
+            "torch": provenance.versions()["torch"],
+            "build": provenance.extension_build(),
+            "arms": _measure_in_fresh_process(list(configs.values())),
+        }
+    )
+    speeds.add(grid.file.name, measured)
     return len(configs)
-
-
-def _is_current(config: RunConfig, grid: Grid, store: RecordStore, key: str) -> bool:
-    record = store.read(config.hash())
-    if record is None or record.status != "finished":
-        return True  # there is nothing to attach a figure to
-    speed = record.speed.get(grid.file.name)
-    return speed is not None and speed.key == key
-
-
-def _conditions(configs: list[RunConfig], key: str) -> dict[str, Any]:
-    return {
-        "key": key,
-        "cpu": provenance.cpu_model(),
-        "torch": provenance.versions()["torch"],
-        "build": provenance.extension_build(),
-        "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "compared_with": [config.hash() for config in configs],
-    }
 
 
 def _measure_in_fresh_process(configs: list[RunConfig]) -> dict[str, dict[str, Any]]:
@@ -150,7 +141,7 @@ def measure(configs: list[RunConfig]) -> dict[str, dict[str, Any]]:
     from moge_bench.training.tasks import make_task
 
     tasks = {_data_key(config): make_task(config) for config in configs}
-    names = [config_hash(config.without_seed()) for config in configs]
+    names = [config.arm_id for config in configs]
     steps = {
         name: TrainingStep(config, tasks[_data_key(config)])
         for name, config in zip(names, configs, strict=True)
@@ -172,6 +163,7 @@ def measure(configs: list[RunConfig]) -> dict[str, dict[str, Any]]:
             "peak_memory_mib": peak / MIB,
             "peak_memory_source": source,
             "device": str(devices[name]),
+            "threads": config.training.threads,
         }
     return figures
 

@@ -1,164 +1,28 @@
-"""The systems that can be run, each as a config; ``resolve`` turns a name into a RunConfig."""
+"""The systems that can be run by name, a file a family; ``resolve`` turns a name into settings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
-from moge_bench.config import (
-    GroupConfig,
-    LanguageModelConfig,
-    Method,
-    MoEConfig,
-    ResidualConfig,
-    RunConfig,
-    SigmaConfig,
-    TextDataConfig,
-    TrainingConfig,
-    build_config,
-    nearest,
-    set_path,
-)
+from moge_bench.config import RunConfig, build_config, nearest, set_path
+from moge_bench.methods import METHODS
+from moge_bench.presets import smoe, tiny
+from moge_bench.presets.preset import Preset
 
-# The two sets of official language settings (METHOD.md), at the official scale. Their strength
-# grows with the tokens on a device; the official runs had 12 windows of 256, so that
-# weight * 3072 on the token mean is the same objective (tests/models/test_presets.py).
-OFFICIAL_LANGUAGE = {
-    "released": GroupConfig(weight=1e-5, reduction="official_language"),
-    "submitted": GroupConfig(
-        weight=1e-4, reduction="official_language", sigma=SigmaConfig(start=10, end=1.5, gamma=0.3)
-    ),
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in (*tiny.PRESETS, *smoe.PRESETS)}
+_BY_THEMSELVES = {
+    "seed": "--seed, or base.seeds of a study",
+    "method": "--method, or base.method or an axis of a study",
+    "preset": "the preset's own argument, or base.preset of a study",
 }
-OFFICIAL_LANGUAGE_TOKENS = 12 * 256
 
 
-def on_token_mean(official: GroupConfig, num_tokens: int) -> GroupConfig:
-    """Return the settings on the mean over tokens that equal ``official`` at ``num_tokens``.
-
-    official_language: sum / P = T * mean; official_image: sum / (h^2 P) = (T / h^2) * mean.
-    """
-    per_token = {
-        "token_mean": 1.0 / num_tokens,
-        "official_language": 1.0,
-        "official_image": 1.0 / official.size**2,
-    }[official.reduction]
-    return official.model_copy(
-        update={"weight": official.weight * per_token * num_tokens, "reduction": "token_mean"}
-    )
-
-
-def _smoe(
-    name: str, residual: ResidualConfig, *, depth: int, hidden_size: int, context: int,
-    dropout: float, steps: int, batch_size: int, warmup_steps: int,
-) -> RunConfig:  # fmt: skip
-    """Return an SMoE baseline of MomentumSMoE (arXiv 2410.14574), as MoGE, on WikiText-103.
-
-    Where this differs from the authors' model: the backbone is GPT-2, so positions are absolute
-    and learned, norms come before the sublayers (theirs after), the attention of a window does
-    not reach into a cache of earlier ones (theirs spans 256 tokens in S, 1024 in M), and the
-    dropout inside an expert is absent; Adam is AdamW without decay, gradients are clipped to norm
-    1. The group loss is the released one on the token mean, so that its strength does not depend
-    on the batch or the devices.
-    """
-    return RunConfig(
-        preset=name,
-        method="moge",
-        model=LanguageModelConfig(
-            context=context, hidden_size=hidden_size, depth=depth, num_heads=8,
-            ffn_size=hidden_size, activation="relu", dropout=dropout,
-        ),
-        moe=MoEConfig(
-            blocks=tuple(range(depth)), num_experts=16, top_k=2, renormalize=True, noise=False,
-            balance="switch", residual=residual,
-            group=on_token_mean(OFFICIAL_LANGUAGE["released"], OFFICIAL_LANGUAGE_TOKENS),
-        ),
-        data=TextDataConfig(name="wikitext-103", tokenizer="words", vocabulary_size=300_000),
-        training=TrainingConfig(
-            steps=steps, batch_size=batch_size, learning_rate=1e-3, schedule="constant",
-            warmup_steps=warmup_steps, weight_decay=0.0,
-        ),
-    )  # fmt: skip
-
-
-def _at_official_scale(system: RunConfig, scale: str) -> RunConfig:
-    """Return ``system`` with a set of official settings at the authors' scale: a sum over tokens.
-
-    A step is cut into micro-batches of ``OFFICIAL_LANGUAGE_TOKENS``, one for each device of
-    theirs, so that one device computes the objective that they trained. With as many devices as
-    theirs set ``training.gradient_accumulation`` to 1.
-    """
-    assert system.moe is not None
-    training, tokens = system.training, system.training.batch_size * system.model.tokens_per_example
-    return system.model_copy(
-        update={
-            "preset": f"{system.preset.replace('smoe', 'smoge')}-{scale}",
-            "moe": system.moe.model_copy(update={"group": OFFICIAL_LANGUAGE[scale]}),
-            "training": training.model_copy(
-                update={"gradient_accumulation": tokens // OFFICIAL_LANGUAGE_TOKENS}
-            ),
-        }
-    )
-
-
-_PLAIN = ResidualConfig()
-_MOMENTUM_S = ResidualConfig(kind="momentum", mu=0.7, gamma1=0.8, gamma2=1.0)
-_MOMENTUM_M = ResidualConfig(kind="momentum", mu=0.7, gamma1=1.0, gamma2=1.0)
-_ADAM_M = ResidualConfig(kind="adam", mu=0.7, gamma1=1.0, gamma2=1.0, beta1=0.9, beta2=0.999)
-_S: dict[str, Any] = {
-    "depth": 3, "hidden_size": 128, "context": 256, "dropout": 0.7,
-    "steps": 60_000, "batch_size": 96, "warmup_steps": 3000,
-}  # fmt: skip
-_M: dict[str, Any] = {
-    "depth": 6, "hidden_size": 352, "context": 512, "dropout": 0.1,
-    "steps": 80_000, "batch_size": 48, "warmup_steps": 4000,
-}  # fmt: skip
-
-_SMOE = {
-    "smoe-s": _smoe("smoe-s", _PLAIN, **_S),
-    "smoe-m": _smoe("smoe-m", _PLAIN, **_M),
-    "momentum-smoe-s": _smoe("momentum-smoe-s", _MOMENTUM_S, **_S),
-    "momentum-smoe-m": _smoe("momentum-smoe-m", _MOMENTUM_M, **_M),
-    "adam-smoe-m": _smoe("adam-smoe-m", _ADAM_M, **_M),
-}
-_OFFICIAL = [_at_official_scale(s, scale) for s in _SMOE.values() for scale in OFFICIAL_LANGUAGE]
-
-# A system's config is its MoGE run with everything set; other methods drop what they do not have.
-SYSTEMS: dict[str, RunConfig] = {
-    # Small enough to learn Fashion-MNIST in seconds on one core; the last two of four FFNs are MoE.
-    # The learning rate is that of ablations/learning_rate.yaml, lambda of group_weight.yaml.
-    "tiny-vit": RunConfig(
-        preset="tiny-vit",
-        method="moge",
-        moe=MoEConfig(group=GroupConfig(weight=4.0)),
-        training=TrainingConfig(steps=300, batch_size=64, learning_rate=2e-3),
-    ),
-    # Small enough to learn some English in minutes on two cores; every FFN is MoE. The learning
-    # rate is that of ablations/learning_rate_lm.yaml, lambda of group_weight_lm.yaml.
-    "tiny-lm": RunConfig(
-        preset="tiny-lm",
-        method="moge",
-        model=LanguageModelConfig(),
-        moe=MoEConfig(
-            blocks=(0, 1, 2), num_experts=16, top_k=2, renormalize=True, noise=False,
-            balance="switch", group=GroupConfig(weight=0.03),
-        ),
-        data=TextDataConfig(),
-        training=TrainingConfig(steps=600, batch_size=16, learning_rate=2e-3, weight_decay=0.01),
-    ),
-    **_SMOE,
-    **{system.preset: system for system in _OFFICIAL},
-}  # fmt: skip
-
-# Every name that can be run: its system, and the method it means when none is given.
-PRESETS: dict[str, tuple[str, str]] = {
-    "tiny-vit": ("tiny-vit", "moge"),
-    "tiny-lm": ("tiny-lm", "moge"),
-    **{name: (name, "moe") for name in _SMOE},
-    **{name.replace("smoe", "smoge"): (name, "moge") for name in _SMOE},
-    **{system.preset: (system.preset, "moge") for system in _OFFICIAL},
-    "dense-s": ("smoe-s", "dense"),
-    "dense-m": ("smoe-m", "dense"),
-}
+def find_preset(name: str) -> Preset:
+    """Return the preset called ``name``; ValueError names the nearest."""
+    if name not in PRESETS:
+        raise ValueError(f"no preset is called {name!r}{nearest(name, list(PRESETS))}")
+    return PRESETS[name]
 
 
 def resolve(
@@ -171,23 +35,30 @@ def resolve(
 
     ``method=None`` takes the preset's own: "smoe-s" and "smoge-s" are one system, run as MoE and
     as MoGE. An override of something the method does not have (``moe.top_k`` of a dense run,
-    ``moe.group.size`` of a plain MoE run) has no effect, so that the cells of a grid that would
-    compute the same are the same cell. Raises ValueError naming an unknown preset, method or
+    ``moe.group.size`` of a plain MoE run) has no effect, so that the arms of a grid that would
+    compute the same are the same arm. Raises ValueError naming an unknown preset, method or
     field, with the nearest that exists.
     """
-    if preset not in PRESETS:
-        raise ValueError(f"no preset is called {preset!r}{nearest(preset, list(PRESETS))}")
-    system, default_method = PRESETS[preset]
-    method = default_method if method is None else method
-    methods = list(get_args(Method))
-    if method not in methods:
-        raise ValueError(f"no method is called {method!r}{nearest(str(method), methods)}")
-    values = SYSTEMS[system].model_dump(mode="json")
+    found = find_preset(preset)
+    method = found.method if method is None else method
+    if method not in METHODS:
+        raise ValueError(f"no method is called {method!r}{nearest(str(method), list(METHODS))}")
+    values = found.system.model_dump(mode="json")
     for path, value in (overrides or {}).items():
+        if path in _BY_THEMSELVES:
+            raise ValueError(f"{path!r} cannot be set so; it has {_BY_THEMSELVES[path]}")
         set_path(values, path, value)
+    for path, value in METHODS[method].sets.items():
+        set_path(values, path, value)
+    for path in METHODS[method].drops:
+        drop_path(values, path)
     values.update(method=method, seed=seed)
-    if method == "dense":
-        values["moe"] = None
-    elif method == "moe":
-        values["moe"]["group"] = None
     return build_config(values)
+
+
+def drop_path(values: dict[str, Any], path: str) -> None:
+    """Set the optional section ``path`` of nested ``values`` to None."""
+    *parents, leaf = path.split(".")
+    for name in parents:
+        values = values[name]
+    values[leaf] = None

@@ -9,11 +9,11 @@ import threading
 
 
 def tie_to_parent() -> None:
-    """End this child process at once when the process that runs the grid is gone.
+    """End this child process at once when the process that runs the study is gone.
 
     Watching the parent is portable and survives a fork server: the kernel's parent-death signal
     follows the server, which lives as long as any child does. Ctrl-C is left to the parent, which
-    ends its children, so that an interrupt is no cell's failure.
+    ends its children, so that an interrupt is no run's failure.
     """
     parent = multiprocessing.parent_process()
     if parent is None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.metadata
-import os
 import platform
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,33 +13,44 @@ import torch
 
 from moge_bench import __version__
 from moge_bench.ops import extension
+from moge_bench.system import available_cores, cpu_name, digest_files, run_git
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CHECKOUT = PACKAGE.parent
 # What a result can depend on; results and documents may change without making a run "dirty".
 CODE = ("moge_bench", "csrc", "setup.py", "pyproject.toml", "constraints.txt")
-LIBRARIES = ("numpy", "accelerate", "transformers", "pydantic")
-# The Python that runs inside a timed training step.
-_TIMED = ("config", "ops", "routing", "moe", "models", "training")
+LIBRARIES = ("numpy", "accelerate", "transformers", "tokenizers", "pydantic")
+# The Python that can change what a run computes: nothing here formats, times or reads records.
+_COMPUTES = (
+    "config/schema.py", "ops", "routing", "moe", "models", "data", "training",
+)  # fmt: skip
 
 
 def code_version() -> dict[str, Any]:
-    """Return {"commit", "dirty"}; None for both where the package is not in a git checkout."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(CHECKOUT), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
-        return done.stdout.strip()
-
+    """Return {"commit", "dirty", "digest"}; None for the first two outside a git checkout."""
+    version: dict[str, Any] = {"commit": None, "dirty": None, "digest": code_digest()}
     try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != CHECKOUT:
-            return {"commit": None, "dirty": None}
-        return {
-            "commit": git("rev-parse", "HEAD"),
-            "dirty": bool(git("status", "--porcelain", "--", *CODE)),
-        }
-    except (OSError, subprocess.SubprocessError):
-        return {"commit": None, "dirty": None}
+        top = run_git(CHECKOUT, "rev-parse", "--show-toplevel").decode().strip()
+        if Path(top).resolve() == CHECKOUT:
+            version["commit"] = run_git(CHECKOUT, "rev-parse", "HEAD").decode().strip()
+            version["dirty"] = bool(run_git(CHECKOUT, "status", "--porcelain", "--", *CODE))
+    except ValueError:
+        pass
+    return version
+
+
+@functools.cache
+def code_digest() -> str:
+    """Return a digest of the code that can change a result: that Python, and the kernels' build."""
+    files = [
+        file
+        for part in _COMPUTES
+        for file in (
+            [PACKAGE / part] if (PACKAGE / part).is_file() else (PACKAGE / part).rglob("*.py")
+        )
+    ]
+    build = (extension_build() or {}).get("source_hash", "reference")
+    return f"{digest_files(files, PACKAGE)}-{build}"
 
 
 def versions() -> dict[str, str]:
@@ -60,49 +68,27 @@ def versions() -> dict[str, str]:
     return found
 
 
-@functools.cache
-def cpu_model() -> str:
-    """Return the processor's marketing name, or the architecture where it is not told."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
 def machine() -> dict[str, Any]:
     """Return the platform, the processor and how many of its cores this process may use."""
     return {
         "platform": f"{platform.system()}-{platform.machine()}",
-        "cpu": cpu_model(),
+        "cpu": cpu_name(),
         "cores": available_cores(),
+        "instruction_set": instruction_set(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 
 
-def available_cores() -> int:
-    """Return the number of cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def instruction_set() -> str | None:
+    """Return the instruction set that moge_bench._C runs with, or None where it is not built."""
+    module, _ = extension.load()
+    return None if module is None else module.instruction_set()
 
 
 def extension_build() -> dict[str, Any] | None:
     """Return the build facts of moge_bench._C as it reports them, or None where it is not built."""
     module, _ = extension.load()
     return None if module is None else dict(module.build_info())
-
-
-@functools.cache
-def timed_code_hash() -> str:
-    """Return a digest of the Python files that run inside a timed training step."""
-    digest = hashlib.sha256()
-    for part in _TIMED:
-        path = PACKAGE / part
-        for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
-            digest.update(file.relative_to(PACKAGE).as_posix().encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def peak_rss_mib() -> float:

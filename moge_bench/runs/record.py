@@ -1,23 +1,20 @@
-"""The record of one run: one JSON file, named by the hash of its config, never seen half-written.
+"""The record of one run: what it was, how well it went, on what. Evidence, never rewritten.
 
-A record answers, top to bottom: what ran, how well, how fast, on what. It is the only thing that
-tables and figures read.
+What is measured later, speed and memory, is kept apart (runs/speed.py).
 """
 
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
-from pydantic import Field, FiniteFloat, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from moge_bench.config import Frozen, RunConfig
+from moge_bench.config.identity import SCHEMA
 
-SCHEMA_VERSION: Final = 1
 # The fields in which two runs of one config and seed, on one machine and tree, may differ.
-VOLATILE_FIELDS = ("summary", "started", "wall_s", "peak_rss_mib", "speed")
+VOLATILE_FIELDS = ("summary", "started", "wall_s", "peak_rss_mib")
 
 
 class MetricValue(Frozen):
@@ -48,54 +45,30 @@ class RunError(Frozen):
 
 
 class Code(Frozen):
-    """The git commit, and whether the code differed from it; None outside a checkout."""
+    """The git commit, and whether the code differed from it; None outside a checkout.
+
+    ``digest`` is of the files that can change a result (runs/provenance.py); None in records of
+    schema 1, which did not have it.
+    """
 
     commit: str | None
     dirty: bool | None
-
-
-class Quartiles(Frozen):
-    """Median and quartiles of ``n`` measurements."""
-
-    median: FiniteFloat
-    lower: FiniteFloat
-    upper: FiniteFloat
-    n: int
-
-
-class Speed(Frozen):
-    """What the serial, interleaved speed pass of one grid measured for one config."""
-
-    key: str = Field(description="hash of all that the timing depends on; see perf/cells.py")
-    tokens_per_second: Quartiles
-    step_ms: Quartiles
-    scoring_tokens_per_second: Quartiles | None = Field(
-        None, description="forward pass alone, as in evaluation"
-    )
-    peak_memory_mib: FiniteFloat = Field(description="live tensor bytes in one training step")
-    peak_memory_source: str
-    threads: int
-    device: str
-    cpu: str
-    torch: str
-    build: dict[str, Any] | None
-    measured_at: str
-    compared_with: list[str] = Field(description="hashes of the configs timed in the same pass")
+    digest: str | None = None
 
 
 class Record(Frozen):
     """One run: what, how well, how fast, on what."""
 
-    schema_version: Literal[1] = 1
+    schema_: Literal[2] = Field(2, alias="schema")
+    run_id: str = ""
     summary: str = Field("", description="the record in one sentence, for people")
-    hash: str
-    status: Literal["finished", "failed"]
+    status: Literal["finished", "failed", "diverged"]
     error: RunError | None = None
-    config: RunConfig
+    diverged_at: int | None = Field(None, description="optimiser step at which it was given up")
+    settings: RunConfig
     seed: int
     metrics: list[MetricValue] = Field([])
     parameters: dict[str, int] = Field({})
-    speed: dict[str, Speed] = Field({}, description="one entry per grid that timed this config")
     peak_rss_mib: FiniteFloat | None = Field(None, description="of the process that trained")
     started: str
     wall_s: FiniteFloat
@@ -110,12 +83,27 @@ class Record(Frozen):
     routing: list[dict[str, Any]] = Field([])
     curves: list[CurvePoint] = Field([])
 
+    @model_validator(mode="before")
+    @classmethod
+    def _name(cls, values: Any) -> Any:
+        """Fill in the run_id where none is given: of a new record, or of an older schema."""
+        if isinstance(values, dict) and not values.get("run_id"):
+            settings = RunConfig.model_validate(values.get("settings"))
+            return {**values, "settings": settings, "run_id": settings.run_id}
+        return values
+
     @model_validator(mode="after")
     def _check(self) -> Record:
-        if self.hash != self.config.hash():
-            raise ValueError(f"hash {self.hash!r} is not that of its config, {self.config.hash()}")
+        if self.run_id != self.settings.run_id:
+            raise ValueError(
+                f"run_id {self.run_id!r} is not that of its settings, {self.settings.run_id}"
+            )
+        if self.seed != self.settings.seed:
+            raise ValueError(f"seed {self.seed} is not that of its settings, {self.settings.seed}")
         if (self.status == "failed") != (self.error is not None):
             raise ValueError("a failed record, and no other, has an error")
+        if (self.status == "diverged") != (self.diverged_at is not None):
+            raise ValueError("a diverged record, and no other, has the step of it")
         for name in ("routing", "checks"):
             try:
                 json.dumps(getattr(self, name), allow_nan=False)
@@ -143,18 +131,15 @@ def label(config: RunConfig) -> str:
 
 def summarize(record: Record) -> str:
     """Return the sentence that opens a record: what ran, how well, how fast, on what."""
-    config, parts = record.config, []
+    config, parts = record.settings, []
     if record.error is not None:
         parts.append(f"FAILED with {record.error.type}: {record.error.message}")
     split = "test" if config.data.evaluate_test else "validation"
     for metric in record.metrics:
         if metric.split == split and metric.step == config.training.steps:
             parts.append(f"{split} {metric.name} {metric.value:.4g} {metric.unit}")
-    for grid, speed in record.speed.items():
-        parts.append(
-            f"{speed.tokens_per_second.median:.0f} tokens/s and {speed.peak_memory_mib:.1f} MiB "
-            f"in a training step (speed pass of grid {grid!r})"
-        )
+    if record.diverged_at is not None:
+        parts.append(f"DIVERGED at step {record.diverged_at}")
     backends = ", ".join(f"{op}: {name}" for op, name in record.backends.items()) or "no MoE layer"
     parts.append(
         f"trained in {record.wall_s:.0f} s on {record.machine.get('cpu', 'unknown CPU')}, "
@@ -165,77 +150,13 @@ def summarize(record: Record) -> str:
     )
 
 
+def to_json(record: Record) -> dict[str, Any]:
+    """Return the record as it is written: the JSON form, with its summary."""
+    values = record.model_dump(mode="json", by_alias=True)
+    return {**values, "schema": SCHEMA, "summary": summarize(record)}
+
+
 def stable_part(record: Record) -> dict[str, Any]:
     """Return the record less ``VOLATILE_FIELDS``: equal for runs that must agree bit for bit."""
-    values = record.model_dump(mode="json")
+    values = record.model_dump(mode="json", by_alias=True)
     return {name: value for name, value in values.items() if name not in VOLATILE_FIELDS}
-
-
-class RecordStore:
-    """The records under ``root``/runs, one file per config and seed."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.runs = root / "runs"
-
-    def path(self, run_hash: str) -> Path:
-        """Return where the record of ``run_hash`` is or will be."""
-        return self.runs / f"{run_hash}.json"
-
-    def read(self, run_hash: str) -> Record | None:
-        """Return the record, or None where there is none; ValueError names a damaged file."""
-        path = self.path(run_hash)
-        return read_record(path) if path.exists() else None
-
-    def write(self, record: Record) -> Path:
-        """Write ``record`` so that a reader sees the old file or the whole of this one."""
-        record = record.model_copy(update={"summary": summarize(record)})
-        text = json.dumps(
-            record.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False
-        )
-        path = self.path(record.hash)
-        write_atomically(path, text + "\n")
-        return path
-
-
-def read_record(path: Path) -> Record:
-    """Read and validate one record file; ValueError names the file and what is wrong in it."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        found = values.get("schema_version") if isinstance(values, dict) else None
-        if found != SCHEMA_VERSION:
-            raise ValueError(f"schema_version is {found!r}, this version reads {SCHEMA_VERSION}")
-        record = Record.model_validate(values)
-        if record.hash != path.stem:
-            raise ValueError(
-                f"it holds the run {record.hash}; the file name must be the run's hash"
-            )
-    except ValidationError as error:
-        issue = error.errors()[0]
-        where = ".".join(str(part) for part in issue["loc"]) or "record"
-        raise ValueError(f"{path} is not a record: {where}: {issue['msg']}; delete it to train "
-                         "that cell again") from None  # fmt: skip
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is not a record: {error}; delete it to train that cell again"
-        ) from None
-    return record
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write ``content`` to a temporary file beside ``path``, sync it, and rename it into place.
-
-    An OSError (a full disk, say) leaves what was at ``path`` intact, and no temporary file.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile's: its files are readable by their owner alone, and results are to be shared.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content.encode("utf-8") if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

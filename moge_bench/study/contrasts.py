@@ -1,57 +1,71 @@
-"""Mean, spread and paired differences over seeds, each formula in its docstring."""
+"""Means, intervals and paired differences over seeds; the statistics are scipy's and statsmodels'.
+
+Few seeds are treated as few: no interval below three values, none where all values are equal.
+"""
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+MIN_SAMPLES = 3  # for an interval: with two, t(0.975, 1) = 12.7 says nothing but that
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Mean and sample standard deviation (n - 1) of n values; ``spread`` is None for n < 2."""
+    """n values: their mean, sample standard deviation (n - 1) and 95 % interval of the mean.
+
+    ``spread`` is None for n < 2. ``low`` and ``high``, mean -+ t(0.975, n - 1) spread / sqrt(n)
+    (Student's t), and ``p``, of a two-sided t test of mean 0, are None for n < 3 and where the
+    spread is 0.
+    """
 
     mean: float
     spread: float | None
     n: int
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
 
 
 def describe(values: Sequence[float]) -> Sample | None:
-    """Return the mean, the sample standard deviation and n; None for no values."""
+    """Return the sample's mean, spread and interval; None for no values."""
     if not values:
         return None
-    spread = statistics.stdev(values) if len(values) > 1 else None
-    return Sample(statistics.fmean(values), spread, len(values))
+    array = np.asarray(values, dtype=np.float64)
+    mean, n = float(array.mean()), len(array)
+    spread = float(array.std(ddof=1)) if n > 1 else None
+    if n < MIN_SAMPLES or not spread:
+        return Sample(mean, spread, n)
+    test = stats.ttest_1samp(array, 0.0)
+    interval = test.confidence_interval(0.95)
+    return Sample(mean, spread, n, float(interval.low), float(interval.high), float(test.pvalue))
 
 
 def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Sample | None:
-    """Return mean and sample standard deviation of value - baseline over the seeds of both.
+    """Return the sample of value - baseline over the seeds of both; None where no seed has both.
 
     Runs of one seed share initial weights and batches, so the difference within a seed is free
-    of what the seeds have in common. None where no seed has both.
+    of what the seeds have in common.
     """
     return describe(
         [values[seed] - baseline[seed] for seed in sorted(values.keys() & baseline.keys())]
     )
 
 
-def half_width_95(sample: Sample) -> float | None:
-    """Return t(0.975, n - 1) * spread / sqrt(n), half of the 95 % confidence interval of the mean.
+def survives(ps: Sequence[float | None], level: float = 0.05) -> list[bool]:
+    """Return which of a family's p-values stay below ``level`` after Holm's correction.
 
-    None for n < 2. Differences whose interval excludes 0 are marked in tables; with few seeds
-    the interval is wide, and that is the point.
+    A None (a difference without an interval) is no test: it does not survive and does not count.
     """
-    if sample.spread is None:
-        return None
-    return _t_quantile(sample.n - 1) * sample.spread / math.sqrt(sample.n)
-
-
-def _t_quantile(degrees: int) -> float:
-    """Return the 0.975 quantile of Student's t; from 30 degrees on the value of 30, 2.042."""
-    table = (
-        12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
-        2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
-        2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-    )  # fmt: skip
-    return table[min(degrees, len(table)) - 1]
+    known = [index for index, p in enumerate(ps) if p is not None]
+    kept = [False] * len(ps)
+    if known:
+        rejected = multipletests([ps[index] for index in known], level, method="holm")[0]
+        for index, reject in zip(known, rejected, strict=True):
+            kept[index] = bool(reject)
+    return kept

@@ -1,123 +1,176 @@
-"""The lines of a grid's table: distinct runs with their records, baselines and figures.
+"""A study's records as one DataFrame, and its arms: what tables, figures and the report read.
 
-What tables and figures share. Nothing here trains, times or formats.
+From the manifest, the records and the speed file alone. Nothing here trains, times or formats.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from moge_bench.runs.record import Quartiles, Record, RecordStore
-from moge_bench.study.grid import SPEED_METRICS, SPLIT_METRICS, Grid, Point
+import pandas as pd
 
-UNKNOWN = "-"
-# Name, unit and decimals of every metric in a table.
-SHOWN = {
-    "top1_accuracy": ("top-1", "%", 2), "top5_accuracy": ("top-5", "%", 2),
-    "cross_entropy": ("cross-entropy", "nats", 4), "perplexity": ("perplexity", "", 2),
-    "bits_per_byte": ("bits per byte", "bits", 4), "peak_memory_mib": ("peak memory", "MiB", 2),
-    "tokens_per_second": ("throughput", "tokens/s", 0), "step_ms": ("step", "ms", 2),
-    "scoring_tokens_per_second": ("scoring throughput", "tokens/s", 0),
-    "peak_rss_mib": ("peak RSS", "MiB", 0), "parameters": ("parameters", "", 0),
-    "active_parameters": ("active parameters", "", 0),
-}  # fmt: skip
-_WEAKER = {"moge": ("moe", "dense"), "moe": ("dense",), "dense": ()}
+from moge_bench.methods import METHODS
+from moge_bench.metrics import METRICS, Metric
+from moge_bench.runs.record import Record
+from moge_bench.runs.speed import ArmSpeed, Quartiles, SpeedPass, SpeedStore
+from moge_bench.runs.store import RecordStore
+from moge_bench.study.grid import GridFile, coordinates_key
+from moge_bench.study.manifest import ArmEntry, Manifest
+
+ANY = "-"  # an axis that makes no difference to an arm
 
 
 @dataclass(frozen=True)
-class Line:
-    """One distinct run: the first point of the grid that has it, and its records by seed."""
+class Arm:
+    """One arm with whatever records there are: finished ones by seed, and the others."""
 
-    point: Point
+    entry: ArmEntry
+    shown: dict[str, Any]
     records: dict[int, Record]
-    failed: dict[int, Record]
-    missing: int
+    unfinished: dict[int, Record]
+    speed: ArmSpeed | None
+
+    @property
+    def missing(self) -> int:
+        """How many of its runs have no record yet."""
+        return len(self.entry.runs) - len(self.records) - len(self.unfinished)
+
+    @property
+    def method(self) -> str:
+        """The method of all its runs."""
+        return self.entry.settings["method"]
+
+    @property
+    def label(self) -> str:
+        """The axis values that tell this arm from the others, in one string."""
+        return " ".join(str(value) for value in self.shown.values() if value != ANY)
+
+    def count(self, status: str) -> int:
+        """Return how many of its runs ended with ``status``: "failed" or "diverged"."""
+        return sum(record.status == status for record in self.unfinished.values())
 
 
-def collect_lines(grid: Grid, store: RecordStore) -> list[Line]:
-    """Return the grid's distinct runs with whatever records there are, rows first in order."""
-    shown = (*grid.file.table.rows, *grid.file.table.columns)
-    axes = grid.file.axes
-    lines: dict[tuple[str, ...], Line] = {}
-    for point in sorted(
-        grid.points, key=lambda p: [axes[axis].index(p.coordinates[axis]) for axis in shown]
-    ):
-        if point.hashes in lines:
-            continue
-        found = {config.seed: store.read(config.hash()) for config in point.configs}
-        finished = {s: r for s, r in found.items() if r is not None and r.status == "finished"}
-        failed = {s: r for s, r in found.items() if r is not None and r.status == "failed"}
-        missing = len(found) - len(finished) - len(failed)
-        lines[point.hashes] = Line(point, finished, failed, missing)
-    return list(lines.values())
+@dataclass(frozen=True)
+class Results:
+    """A study and what was found: its arms, in the order of the table's rows and columns."""
+
+    study: GridFile
+    arms: tuple[Arm, ...]
+    speed: SpeedPass | None
+    baselines: dict[str, Arm]  # arm_id -> what the arm is compared with
+
+    @property
+    def records(self) -> list[Record]:
+        """Every finished record, arm by arm."""
+        return [record for arm in self.arms for record in arm.records.values()]
 
 
-def baseline_of(line: Line, lines: list[Line], grid: Grid) -> Line | None:
-    """Return what ``line`` is compared with: the same coordinates under the next weaker method.
+def collect(manifest: Manifest, store: RecordStore, speeds: SpeedStore) -> Results:
+    """Read the records and the speed pass of a study. Each record is read once."""
+    study = manifest.study
+    speed = speeds.latest(study.name, [entry.arm_id for entry in manifest.arms])
+    arms = tuple(_arm(entry, study, store, speed) for entry in _in_order(manifest))
+    return Results(study, arms, speed, _baselines(arms, study))
 
-    MoGE is compared with MoE (or dense, where the grid has no MoE), MoE with dense. Without a
-    ``method`` axis every line is compared with the first one.
+
+def _in_order(manifest: Manifest) -> list[ArmEntry]:
+    """Sort the arms by the axes as the table shows them, each in the order of its values."""
+    table, axes = manifest.study.table, manifest.study.axes
+    places = {axis: {repr(v): i for i, v in enumerate(values)} for axis, values in axes.items()}
+
+    def place(entry: ArmEntry) -> list[int]:
+        return min(
+            [places[axis][repr(c[axis])] for axis in (*table.rows, *table.columns)]
+            for c in entry.coordinates
+        )
+
+    return sorted(manifest.arms, key=place)
+
+
+def _arm(entry: ArmEntry, study: GridFile, store: RecordStore, speed: SpeedPass | None) -> Arm:
+    found = {seed: store.read(run_id) for seed, run_id in entry.runs.items()}
+    records = {s: r for s, r in found.items() if r is not None and r.status == "finished"}
+    others = {s: r for s, r in found.items() if r is not None and r.status != "finished"}
+    shown = {}
+    for axis in (*study.table.rows, *study.table.columns):
+        values = [coordinates[axis] for coordinates in entry.coordinates]
+        shown[axis] = values[0] if all(value == values[0] for value in values) else ANY
+    return Arm(entry, shown, records, others, speed.arms.get(entry.arm_id) if speed else None)
+
+
+def _baselines(arms: Sequence[Arm], study: GridFile) -> dict[str, Arm]:
+    """Return what each arm is compared with: the same coordinates under the method's baseline.
+
+    Without a ``method`` axis every arm is compared with the first one.
     """
-    if "method" not in grid.file.axes:
-        return None if line is lines[0] else lines[0]
-    by_hashes = {other.point.hashes: other for other in lines}
-    for method in _WEAKER[line.point.configs[0].method]:
-        wanted = {**line.point.coordinates, "method": method}
-        for point in grid.points:
-            if point.coordinates == wanted:
-                return by_hashes[point.hashes]
-    return None
+    if "method" not in study.axes:
+        return {arm.entry.arm_id: arms[0] for arm in arms[1:]}
+    at = {coordinates_key(c): arm for arm in arms for c in arm.entry.coordinates}
+    found = {}
+    for arm in arms:
+        for method in METHODS[arm.method].baselines:
+            wanted = {**arm.entry.coordinates[0], "method": method}
+            other = at.get(coordinates_key(wanted))
+            if other is not None:
+                found[arm.entry.arm_id] = other
+                break
+    return found
 
 
-def values_by_seed(line: Line, metric: str, split: str, grid: str) -> dict[int, float]:
-    """Return metric values by seed; the speed pass gives one figure per config, of any seed."""
-    found: dict[int, float | None] = {}
-    for seed, record in line.records.items():
-        if metric in SPLIT_METRICS:
-            found[seed] = record.value(metric, split)
-        elif metric in SPEED_METRICS:
-            speed = record.speed.get(grid)
-            value: Any = getattr(speed, metric) if speed is not None else None
-            found[seed] = value.median if isinstance(value, Quartiles) else value
-        elif metric == "peak_rss_mib":
-            found[seed] = record.peak_rss_mib
-        else:
-            name = {"parameters": "total", "active_parameters": "active"}[metric]
-            found[seed] = record.parameters.get(name)
+def figures(study: GridFile) -> list[tuple[Metric, str]]:
+    """Return (metric, split) of every figure the table shows; "" where no split is read."""
+    return [
+        (METRICS[name], split)
+        for name in study.table.metrics
+        for split in (study.table.splits if METRICS[name].source == "evaluation" else ("",))
+    ]
+
+
+def values_by_seed(arm: Arm, metric: Metric, split: str) -> dict[int, float]:
+    """Return the metric of every finished run of ``arm``; a speed is one figure for all seeds."""
+    if metric.source == "speed":
+        value = speed_value(arm, metric)
+        return {} if value is None else dict.fromkeys(arm.records, value)
+    found = {seed: _value(record, metric, split) for seed, record in arm.records.items()}
     return {seed: value for seed, value in found.items() if value is not None}
 
 
-def quartiles(line: Line, metric: str, grid: str) -> dict[str, float | None]:
-    """Return the quartiles and the number of timed steps; nothing for an exact figure."""
-    if metric == "peak_memory_mib":
-        return {}
-    speeds = [record.speed[grid] for record in line.records.values() if grid in record.speed]
-    if not speeds:
-        return dict.fromkeys(("lower", "upper", "n"))
-    return getattr(speeds[0], metric).model_dump(include={"lower", "upper", "n"})
+def _value(record: Record, metric: Metric, split: str) -> float | None:
+    if metric.source == "evaluation":
+        return record.value(metric.name, split)
+    value: Any = record
+    for name in metric.path.split("."):
+        value = value.get(name) if isinstance(value, dict) else getattr(value, name)
+    return value
 
 
-def axes_that_matter(point: Point, grid: Grid) -> dict[str, Any]:
-    """Return the coordinates, with `-` where another value of the axis would be the same run.
+def speed_value(arm: Arm, metric: Metric) -> float | None:
+    """Return the arm's figure of the speed pass, its median where it was timed; None if absent."""
+    value = getattr(arm.speed, metric.name) if arm.speed is not None else None
+    return value.median if isinstance(value, Quartiles) else value
 
-    In the order of the table's rows, then its columns.
+
+def quartiles(arm: Arm, metric: Metric) -> Quartiles | None:
+    """Return the quartiles of a timed figure; None for an exact or an absent one."""
+    value = getattr(arm.speed, metric.name) if arm.speed is not None else None
+    return value if isinstance(value, Quartiles) else None
+
+
+def run_frame(results: Results) -> pd.DataFrame:
+    """Return one row a run that has a record: axes, seed, run_id, status, and every figure.
+
+    Figures are columns named "metric.split", or "metric" where no split is read; a run that did
+    not finish has none.
     """
-    shown: dict[str, Any] = {}
-    for axis in (*grid.file.table.rows, *grid.file.table.columns):
-        value = point.coordinates[axis]
-        others = [
-            other
-            for other in grid.points
-            if other.coordinates[axis] != value
-            and all(other.coordinates[a] == v for a, v in point.coordinates.items() if a != axis)
-        ]
-        irrelevant = others and all(other.hashes == point.hashes for other in others)
-        shown[axis] = UNKNOWN if irrelevant else value
-    return shown
-
-
-def line_label(line: Line, grid: Grid) -> str:
-    """Return the axis values that tell ``line`` from the others, in one string."""
-    shown = axes_that_matter(line.point, grid)
-    return " ".join(str(value) for value in shown.values() if value != UNKNOWN)
+    rows = []
+    for arm in results.arms:
+        by_seed = {
+            f"{metric.name}.{split}" if split else metric.name: values_by_seed(arm, metric, split)
+            for metric, split in figures(results.study)
+        }
+        for seed, record in sorted({**arm.records, **arm.unfinished}.items()):
+            row = {**arm.shown, "seed": seed, "run_id": record.run_id, "status": record.status}
+            rows.append(row | {name: values.get(seed) for name, values in by_seed.items()})
+    return pd.DataFrame(rows)

@@ -1,47 +1,56 @@
 """A grid file: what is varied, what is held, what the table shows. Checked before anything trains.
 
-Format: DESIGN.md "One grid file". A grid expands to points, one per combination of axis values;
-points whose resolved configs are equal (dense ignores the MoE axes) share one run.
+Format: DESIGN.md "One study file". A grid expands to arms; combinations of axis values whose
+resolved settings are equal (dense ignores the axes of MoE) are one arm, with one run a seed.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
-from moge_bench.config import Frozen, Method, RunConfig, field_paths, nearest
-from moge_bench.data import images, text
-from moge_bench.presets import PRESETS, SYSTEMS, resolve
-from moge_bench.runs.record import write_atomically
+from moge_bench.config import MAX_SEED, Frozen, RunConfig, field_paths, nearest
+from moge_bench.data.registry import find_data
+from moge_bench.methods import METHODS
+from moge_bench.metrics import METRICS, SPLITS
+from moge_bench.presets import PRESETS, resolve
 from moge_bench.study.published import published_results
-
-# What a table can show: measured by a run on a data split, or by the speed pass, or of the model.
-SPLIT_METRICS = ("top1_accuracy", "top5_accuracy", "cross_entropy", "perplexity", "bits_per_byte")
-SPEED_METRICS = (
-    "peak_memory_mib", "tokens_per_second", "step_ms", "scoring_tokens_per_second",
-)  # fmt: skip
-RUN_METRICS = ("peak_rss_mib", "parameters", "active_parameters")
-SPLITS = ("validation", "test", "validation_attacked", "test_attacked")
-METRICS = (*SPLIT_METRICS, *SPEED_METRICS, *RUN_METRICS)
+from moge_bench.study.strict_yaml import load_mapping
 
 
 class Base(Frozen):
-    """What every cell has in common; further dotted settings go under ``set``."""
+    """What every arm has in common; further dotted settings go under ``set``."""
 
     preset: str
+    method: str | None = None
     data: str | None = None
-    seeds: tuple[int, ...] = Field((0, 1), min_length=1)
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="a number n means 0..n-1")
     set: dict[str, Any] = Field({}, description="dotted settings held fixed")
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _count_or_list(cls, value: Any) -> Any:
+        return tuple(range(value)) if isinstance(value, int) and 0 < value <= 10_000 else value
+
+    @field_validator("seeds")
+    @classmethod
+    def _bounded(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if outside := [seed for seed in seeds if not 0 <= seed <= MAX_SEED]:
+            raise ValueError(f"seeds go from 0 to {MAX_SEED}, got {outside[0]}")
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"a seed is named twice: {list(seeds)}")
+        return seeds
 
 
 class TableLayout(Frozen):
-    """Rows and columns are axes; metrics are numbers, ``split`` is where they are read."""
+    """Rows and columns are axes; metrics are numbers, ``splits`` is where they are read."""
 
     rows: tuple[str, ...]
     columns: tuple[str, ...] = ()
@@ -64,39 +73,33 @@ class GridFile(Frozen):
     question: str
     base: Base
     axes: dict[str, tuple[Any, ...]] = Field(min_length=1)
+    skip: tuple[dict[str, Any], ...] = Field(
+        (), description="combinations left out on purpose: each names values of some axes"
+    )
     table: TableLayout
 
 
 @dataclass(frozen=True)
-class Point:
-    """One combination of axis values, and its run for every seed of the grid."""
+class Arm:
+    """One arm: every combination of axis values that resolves to it, and its run for each seed."""
 
-    coordinates: dict[str, Any]
+    arm_id: str
+    coordinates: tuple[dict[str, Any], ...]
     configs: tuple[RunConfig, ...]
-
-    @property
-    def hashes(self) -> tuple[str, ...]:
-        """The records of this point, in the order of the grid's seeds."""
-        return tuple(config.hash() for config in self.configs)
+    run_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A validated grid, expanded; ``text`` is the file as it was read."""
+    """A validated grid, expanded."""
 
     file: GridFile
-    points: tuple[Point, ...]
-    text: str
+    arms: tuple[Arm, ...]
 
     @property
     def configs(self) -> list[RunConfig]:
-        """Every distinct run, in the order of the points, all seeds of a point together."""
-        distinct = {config.hash(): config for point in self.points for config in point.configs}
-        return list(distinct.values())
-
-    def save(self, root: Path) -> None:
-        """Keep the file beside the records, so that ``tables`` needs nothing else."""
-        write_atomically(root / "grids" / f"{self.file.name}.yaml", self.text)
+        """Every run, in the order of the arms, all seeds of an arm together."""
+        return [config for arm in self.arms for config in arm.configs]
 
 
 def default_grid_path() -> Path:
@@ -116,31 +119,15 @@ def load_grid(path: Path) -> Grid:
 def parse_grid(content: str, source: str) -> Grid:
     """Validate and expand the text of a grid file; ``source`` names it in errors."""
     try:
-        file = _validate(yaml.load(content, _Loader))
-        return Grid(file, tuple(_expand(file)), content)
+        file = _validate(load_mapping(content))
+        return Grid(file, tuple(_expand(file)))
     except yaml.YAMLError as error:
         raise ValueError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
 
 
-class _Loader(yaml.SafeLoader):
-    """PyYAML keeps the last of two equal keys; here the second is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise ValueError(f"{key.value!r} stands twice, again in line "
-                                 f"{key.start_mark.line + 1}")  # fmt: skip
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def _validate(values: Any) -> GridFile:
-    if not isinstance(values, dict):
-        raise ValueError(f"a grid file is a mapping with name, question, base, axes, table; got "
-                         f"{type(values).__name__}")  # fmt: skip
+def _validate(values: dict[str, Any]) -> GridFile:
     try:
         file = GridFile.model_validate(values)
     except ValidationError as error:
@@ -149,15 +136,13 @@ def _validate(values: Any) -> GridFile:
     for axis, axis_values in file.axes.items():
         if axis in ("seed", "preset"):
             raise ValueError(f"axes.{axis}: not an axis; seeds and preset stand under base")
-        if axis in file.base.set:
-            raise ValueError(f"axes.{axis}: it is held fixed in base.set too; keep one of the two")
+        if axis in file.base.set or (axis == "method" and file.base.method is not None):
+            raise ValueError(f"axes.{axis}: it is held fixed in base too; keep one of the two")
         if not axis_values:
             raise ValueError(f"axes.{axis} has no values")
         if len({_canonical(value) for value in axis_values}) < len(axis_values):
             raise ValueError(f"axes.{axis} names a value twice: {list(axis_values)}")
-    seeds = file.base.seeds
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"base.seeds names a seed twice: {list(seeds)}")
+    _check_skip(file)
     _check_layout(file)
     return file
 
@@ -165,11 +150,20 @@ def _validate(values: Any) -> GridFile:
 def _check_settings(file: GridFile) -> None:
     """Check preset and dotted paths by themselves, so that a typo is not blamed on the table."""
     _check_name("base.preset", "preset", file.base.preset, tuple(PRESETS))
-    system, _ = PRESETS[file.base.preset]
-    known = field_paths(SYSTEMS[system].model_dump(mode="json"))
+    known = field_paths(PRESETS[file.base.preset].system.model_dump(mode="json"))
     for field, paths in (("base.set", file.base.set), ("axes", file.axes)):
         for path in paths:
             _check_name(field, "setting", path, known)
+
+
+def _check_skip(file: GridFile) -> None:
+    for index, combination in enumerate(file.skip):
+        for axis, value in combination.items():
+            _check_name(f"skip.{index}", "axis", axis, tuple(file.axes))
+            if _canonical(value) not in map(_canonical, file.axes[axis]):
+                raise ValueError(
+                    f"skip.{index}: {axis} has no value {value!r}; it has {list(file.axes[axis])}"
+                )
 
 
 def _canonical(value: Any) -> str:
@@ -183,7 +177,7 @@ def _canonical(value: Any) -> str:
 def _explain(issue: Any) -> str:
     path = ".".join(str(part) for part in issue["loc"])
     if issue["type"] != "extra_forbidden":
-        return f"{path}: {issue['msg']}"
+        return f"{path}: {issue['msg'].removeprefix('Value error, ')}"
     owner: Any = GridFile
     for part in issue["loc"][:-1]:
         owner = owner.model_fields[part].annotation
@@ -191,33 +185,70 @@ def _explain(issue: Any) -> str:
 
 
 def _check_layout(file: GridFile) -> None:
-    table, axes = file.table, list(file.axes)
+    table, axes = file.table, tuple(file.axes)
     for place in ("rows", "columns"):
         for axis in getattr(table, place):
             _check_name(f"table.{place}", "axis", axis, axes)
     shown = (*table.rows, *table.columns)
     if sorted(shown) != sorted(axes):
         raise ValueError(
-            f"table.rows and table.columns must name every axis once: axes are {axes}, "
+            f"table.rows and table.columns must name every axis once: axes are {list(axes)}, "
             f"the table shows {list(shown)}"
         )
     for metric in table.metrics:
-        _check_name("table.metrics", "metric", metric, METRICS)
+        _check_name("table.metrics", "metric", metric, tuple(METRICS))
     for split in table.splits:
         _check_name("table.splits", "split", split, SPLITS)
     for method, name in table.published.items():
-        _check_name("table.published", "method", method, get_args(Method))
+        _check_name("table.published", "method", method, tuple(METHODS))
         _check_name("table.published", "published result", name, tuple(published_results()))
 
 
-def _check_name(field: str, kind: str, name: str, known: Sequence[str]) -> None:
+def _check_name(field: str, kind: str, name: str, known: tuple[str, ...] | list[str]) -> None:
     if name not in known:
         raise ValueError(f"{field}: no {kind} is called {name!r}{nearest(name, list(known))}")
 
 
-def _check_data(config: RunConfig, table: TableLayout) -> None:
-    """Check that the run will find its data and read the splits that the table shows."""
-    (images if config.data.kind == "images" else text).check_name(config.data.name)
+def _expand(file: GridFile) -> Iterator[Arm]:
+    """Yield the arms; ValueError says at which coordinates one is impossible."""
+    held = dict(file.base.set)
+    if file.base.data is not None:
+        held["data.name"] = file.base.data
+    coordinates_of: dict[str, list[dict[str, Any]]] = {}
+    first_of: dict[str, RunConfig] = {}
+    for values in itertools.product(*file.axes.values()):
+        coordinates = dict(zip(file.axes, values, strict=True))
+        if any(_matches(coordinates, combination) for combination in file.skip):
+            continue
+        overrides = {**held, **coordinates}
+        method = overrides.pop("method", file.base.method)
+        try:
+            config = find_data(resolve(file.base.preset, method, overrides, file.base.seeds[0]))
+            _check_splits(config, file.table)
+        except ValueError as error:
+            where = ", ".join(f"{axis}={value}" for axis, value in coordinates.items())
+            raise ValueError(
+                f"at {where}: {error} (a combination can be left out with `skip:`)"
+            ) from None
+        arm_id = config.arm_id
+        first_of.setdefault(arm_id, config)
+        coordinates_of.setdefault(arm_id, []).append(coordinates)
+    if not first_of:
+        raise ValueError("skip leaves no combination of axis values")
+    for arm_id, config in first_of.items():
+        configs = tuple(config.model_copy(update={"seed": seed}) for seed in file.base.seeds)
+        run_ids = tuple(each.run_id for each in configs)
+        yield Arm(arm_id, tuple(coordinates_of[arm_id]), configs, run_ids)
+
+
+def _matches(coordinates: Mapping[str, Any], combination: Mapping[str, Any]) -> bool:
+    return all(
+        _canonical(coordinates[axis]) == _canonical(value) for axis, value in combination.items()
+    )
+
+
+def _check_splits(config: RunConfig, table: TableLayout) -> None:
+    """Check that a run reads the splits that the table shows."""
     if not config.data.evaluate_test and any(split.startswith("test") for split in table.splits):
         raise ValueError(
             "table.splits shows the test split, which data.evaluate_test=false leaves unread; "
@@ -225,21 +256,6 @@ def _check_data(config: RunConfig, table: TableLayout) -> None:
         )
 
 
-def _expand(file: GridFile) -> Iterator[Point]:
-    """Yield every point; ValueError says at which coordinates a config is impossible."""
-    held = dict(file.base.set)
-    if file.base.data is not None:
-        held["data.name"] = file.base.data
-    for values in itertools.product(*file.axes.values()):
-        coordinates = dict(zip(file.axes, values, strict=True))
-        overrides = {**held, **coordinates}
-        method = overrides.pop("method", None)
-        try:
-            configs = tuple(
-                resolve(file.base.preset, method, overrides, seed) for seed in file.base.seeds
-            )
-            _check_data(configs[0], file.table)
-        except ValueError as error:
-            where = ", ".join(f"{axis}={value}" for axis, value in coordinates.items())
-            raise ValueError(f"at {where}: {error}") from None
-        yield Point(coordinates, configs)
+def coordinates_key(coordinates: Mapping[str, Any]) -> str:
+    """Return a text that is equal for equal coordinates, whatever the order of their axes."""
+    return json.dumps(coordinates, sort_keys=True)

@@ -11,14 +11,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from moge_bench.config import nearest
-
-# The file's words for what this suite measures.
-_METRICS = {
-    "top1_accuracy": "top-1 accuracy",
-    "top5_accuracy": "top-5 accuracy",
-    "perplexity": "perplexity",
-    "bits_per_byte": "bits per byte",
-}
+from moge_bench.metrics import METRICS
 
 
 @dataclass(frozen=True)
@@ -41,7 +34,7 @@ class Published:
 
     def cell(self, metrics: tuple[str, ...]) -> str | None:
         """Return the table cell, or None where the number is of none of ``metrics``."""
-        if not self.value or self.metric not in {_METRICS.get(metric) for metric in metrics}:
+        if not self.value or self.metric not in {METRICS[metric].published for metric in metrics}:
             return None
         unit = self.unit.replace("percent", "%")
         return f"{self.value} {unit} {self.metric}, {self.dataset}"

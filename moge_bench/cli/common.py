@@ -1,0 +1,37 @@
+"""What every group of commands shares: consoles, the results folder, errors in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+RESULTS = Path("results/local")
+ResultsDir = Annotated[Path, typer.Option("--results", help="Folder of runs, studies and speed.")]
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn what a user can mend into one sentence: exit code 2, or 1 for the machine's refusals."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        err.print(
+            f"moge-bench: the package {error.name} is missing; this command needs the extra "
+            "'suite': pip install 'moge-bench[suite]'", markup=False,
+        )  # fmt: skip
+        raise typer.Exit(1) from None
+    except (ValueError, OSError, RuntimeError) as error:
+        err.print(f"moge-bench: {escape(str(error))}")
+        raise typer.Exit(2 if isinstance(error, ValueError) else 1) from None
+    except KeyboardInterrupt:
+        err.print("moge-bench: interrupted; finished runs are kept, the rest will run next time")
+        raise typer.Exit(130) from None

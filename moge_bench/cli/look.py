@@ -1,0 +1,30 @@
+"""Commands that look at what is here: ``doctor`` and ``presets``."""
+
+from __future__ import annotations
+
+import typer
+from rich.markup import escape
+
+from moge_bench.cli.common import out, user_errors
+
+
+def doctor() -> None:
+    """Say what is built, which backends run, which data are found; exit 1 if anything is broken."""
+    from moge_bench.doctor import run_checks
+
+    checks = run_checks()
+    for check in checks:
+        mark = {True: "ok    ", False: "BROKEN", None: "      "}[check.ok]
+        out.print(f"{mark} {check.name:<28} {escape(check.detail)}")
+    raise typer.Exit(any(check.ok is False for check in checks))
+
+
+def presets() -> None:
+    """List every preset: what it is, its parameters, what it should reach, what it costs."""
+    with user_errors():
+        from moge_bench.presets import PRESETS
+
+        for preset in PRESETS.values():
+            out.print(f"[bold]{preset.name}[/bold] ({preset.method}): {escape(preset.about)}")
+            out.print(f"    reaches: {escape(preset.reaches)}")
+            out.print(f"    costs:   {escape(preset.cost)}")

@@ -1,0 +1,189 @@
+"""Commands that train: ``train`` and ``ablate``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+from rich.markup import escape
+
+from moge_bench.cli.common import RESULTS, ResultsDir, err, out, user_errors
+from moge_bench.cli.read import print_tables
+
+if TYPE_CHECKING:
+    from moge_bench.config import RunConfig
+    from moge_bench.runs.execute import Progress
+    from moge_bench.runs.store import RecordStore
+    from moge_bench.study.grid import Grid
+
+
+def train(
+    preset: str,
+    method: Annotated[
+        str | None, typer.Option(help="dense, moe or moge; default: the preset's.")
+    ] = None,
+    seed: int = 0,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="a.b=value, repeatable.")
+    ] = None,
+    results: ResultsDir = RESULTS,
+) -> None:
+    """Train one run and save its record."""
+    with user_errors():
+        from moge_bench.data.registry import find_data
+        from moge_bench.presets import resolve
+        from moge_bench.runs.store import RecordStore
+
+        overrides = dict(map(_assignment, settings or []))
+        config = find_data(resolve(preset, method, overrides, seed))
+        store = RecordStore(results)
+        failed = _execute([config], store, jobs=1, executor="local")
+        record = store.read(config.run_id)
+    if record is not None:
+        out.print(escape(record.summary))
+        out.print(f"record: {store.path(config.run_id)}")
+    raise typer.Exit(1 if failed else 0)
+
+
+def ablate(
+    grid_file: Annotated[Path | None, typer.Argument(help="Default: the quick grid.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default: cores.")] = None,
+    executor: Annotated[str, typer.Option(help="local, or ray for many machines.")] = "local",
+    shard: Annotated[
+        str, typer.Option(help="i/n: only every n-th run, from the i-th on; for SLURM arrays.")
+    ] = "1/1",
+    results: ResultsDir = RESULTS,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Train at most this many runs; time after the last.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the runs, train none.")] = False,
+) -> None:
+    """Run the arms of a study that have no record, time them, print the tables."""
+    with user_errors():
+        from moge_bench.runs.execute import pending
+        from moge_bench.runs.store import RecordStore
+        from moge_bench.study.grid import default_grid_path, load_grid
+        from moge_bench.study.manifest import make_manifest, save_manifest
+        from moge_bench.training.tasks import check_tasks
+
+        if executor not in ("local", "ray"):
+            raise ValueError(f"--executor must be 'local' or 'ray', got {executor!r}")
+        first, step = _shard(shard)
+        grid = load_grid(grid_file or default_grid_path())
+        check_tasks([arm.configs[0] for arm in grid.arms])
+        store = RecordStore(results)
+        todo = pending(grid.configs, store)
+        done = len(grid.configs) - len(todo)
+        out.print(f"{grid.file.name}: {len(grid.configs)} runs, {done} done, {len(todo)} to do")
+        if dry_run:
+            _list_runs(grid, {config.run_id for config in todo})
+            return
+        for note in save_manifest(results, make_manifest(grid)):
+            out.print(f"note: {escape(note)}")
+        chosen = todo[first::step][:limit]
+        failed = _execute(chosen, store, jobs=jobs, executor=executor)
+        # Arms are timed against each other, so those still to come would make it stale.
+        timed = len(chosen) < len(todo) or _measure(grid, store)
+        print_tables(results, grid.file.name)
+    if failed:
+        err.print(
+            f"moge-bench: {failed} of {len(chosen)} runs did not finish, for the reasons "
+            "above; the next ablate tries them again"
+        )
+    if failed or not timed:
+        raise typer.Exit(1)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """Return (first, step) of "i/n", counted from 0."""
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+        raise ValueError(f"--shard must be i/n with 1 <= i <= n, e.g. 2/8, got {text!r}")
+    return int(index) - 1, int(count)
+
+
+def _list_runs(grid: Grid, todo: set[str]) -> None:
+    """Print a line a run: state, id, and the axis values that tell it from the others."""
+    lines = []
+    for arm in grid.arms:
+        values = " ".join(f"{axis}={value}" for axis, value in arm.coordinates[0].items())
+        for config, run_id in zip(arm.configs, arm.run_ids, strict=True):
+            state = "to do   " if run_id in todo else "finished"
+            lines.append(f"{state} {run_id} {values} seed={config.seed}")
+    print("\n".join(lines))
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    path, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--set takes a.b=value, got {text!r}")
+    try:
+        return path, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ValueError(f"--set {path}: the value is not YAML, got {value!r}") from None
+
+
+def _execute(
+    configs: list[RunConfig], store: RecordStore, *, jobs: int | None, executor: str
+) -> int:
+    """Execute runs with a progress bar; return how many failed or could not be written."""
+    if not configs:
+        return 0
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    from moge_bench.runs.record import label
+
+    failed = ended = 0
+    steps: dict[str, int] = {}
+    columns = (
+        TextColumn("runs {task.description}"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("steps, left"), TimeRemainingColumn(elapsed_when_finished=True),
+    )  # fmt: skip
+    with Bar(*columns, console=err, disable=not sys.stderr.isatty()) as bar:
+        total = sum(config.training.steps for config in configs)
+        task = bar.add_task(f"0/{len(configs)}", total=total)
+        for report in _reports(configs, store, jobs, executor):
+            steps[report.config.run_id] = report.steps
+            if report.status is not None:
+                ended += 1
+                failed += report.status not in ("finished", "diverged")
+                words = f"[{ended}/{len(configs)}] {report.status}: {label(report.config)}"
+                bar.console.print(escape(f"{words}, {report.message}"))
+            bar.update(task, completed=sum(steps.values()), description=f"{ended}/{len(configs)}")
+    return failed
+
+
+def _reports(
+    configs: list[RunConfig], store: RecordStore, jobs: int | None, executor: str
+) -> Iterator[Progress]:
+    from moge_bench.system import available_cores
+
+    if executor == "ray":
+        from moge_bench.runs.executors.ray import run_on_ray
+
+        return run_on_ray(configs, store, jobs)
+    from moge_bench.runs.executors.local import run_locally
+
+    threads = max(config.training.threads for config in configs)
+    return run_locally(configs, store, jobs or max(available_cores() // threads, 1))
+
+
+def _measure(grid: Grid, store: RecordStore) -> bool:
+    """Run the speed pass where it is due; False if it failed, which costs no trained run."""
+    from moge_bench.perf.cells import measure_study
+    from moge_bench.runs.speed import SpeedStore
+
+    def announce(count: int) -> None:
+        err.print(f"timing {count} arms in turns, nothing else running")
+
+    try:
+        measure_study(grid, store, SpeedStore(store.root), announce)
+    except (OSError, RuntimeError) as error:
+        err.print(f"moge-bench: the speed pass failed: {escape(str(error))}")
+        return False
+    return True

@@ -1,0 +1,37 @@
+"""Which data a config names: a set that is known by name, or local files, told by their content."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+from moge_bench.config import RunConfig
+from moge_bench.data import images, text
+from moge_bench.system import digest_files
+
+
+def find_data(config: RunConfig) -> RunConfig:
+    """Return ``config`` with the digest of its local data; ValueError if there is no such data.
+
+    Known sets keep a digest of None: their names are enough. Local text has that of its files, so
+    that an edited corpus is another run, and one name in two folders is two.
+    """
+    if config.data.kind == "images":
+        images.check_name(config.data.name)
+        return config
+    text.check_name(config.data.name)
+    path = Path(config.data.name).expanduser()
+    if text.is_known(config.data.name) or not path.exists():
+        return config
+    stamp = tuple((str(file), file.stat().st_mtime_ns) for file in _files(path))
+    data = config.data.model_copy(update={"digest": _digest(path, stamp)})
+    return config.model_copy(update={"data": data})
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+
+
+@functools.lru_cache(maxsize=64)  # a grid asks for the same files at each of its arms
+def _digest(path: Path, stamp: tuple[tuple[str, int], ...]) -> str:
+    return digest_files(_files(path), path if path.is_dir() else path.parent)

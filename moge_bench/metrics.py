@@ -1,0 +1,77 @@
+"""Every number a table can show. The only list: name, title, unit, digits, direction, source.
+
+To add one, add an entry here and let its source produce it: a task's ``evaluate`` (training/), the
+speed pass (perf/cells.py), or a field of the record (runs/record.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Source = Literal["evaluation", "speed", "record"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One kind of number.
+
+    Attributes:
+        name: as grids, records and CSV files write it.
+        title: as headings write it.
+        unit: "" for pure numbers.
+        digits: decimals in a table for people.
+        better: "higher", "lower", or None where neither is.
+        source: "evaluation" (of a trained model on a split), "speed" (the timing pass of a study)
+            or "record" (a field of the record: of the run as a whole).
+        kind: the table it belongs to: "quality", "speed", "memory" or "size".
+        published: what results/published_results.csv calls it, or None.
+        path: of a field of the record, dotted, where the source is "record".
+    """
+
+    name: str
+    title: str
+    unit: str
+    digits: int
+    better: Literal["higher", "lower"] | None
+    source: Source
+    kind: Literal["quality", "speed", "memory", "size"]
+    published: str | None = None
+    path: str = ""
+
+    @property
+    def heading(self) -> str:
+        """Title and unit, as a column's head has them."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("top1_accuracy", "top-1", "%", 2, "higher", "evaluation", "quality",
+               "top-1 accuracy"),
+        Metric("top5_accuracy", "top-5", "%", 2, "higher", "evaluation", "quality",
+               "top-5 accuracy"),
+        Metric("cross_entropy", "cross-entropy", "nats", 4, "lower", "evaluation", "quality"),
+        Metric("perplexity", "perplexity", "", 2, "lower", "evaluation", "quality", "perplexity"),
+        Metric("bits_per_byte", "bits per byte", "bits", 4, "lower", "evaluation", "quality",
+               "bits per byte"),
+        Metric("peak_memory_mib", "peak memory", "MiB", 2, "lower", "speed", "memory"),
+        Metric("tokens_per_second", "throughput", "tokens/s", 0, "higher", "speed", "speed"),
+        Metric("step_ms", "step", "ms", 2, "lower", "speed", "speed"),
+        Metric("scoring_tokens_per_second", "scoring throughput", "tokens/s", 0, "higher", "speed",
+               "speed"),
+        Metric("peak_rss_mib", "peak RSS", "MiB", 0, "lower", "record", "memory",
+               path="peak_rss_mib"),
+        Metric("parameters", "parameters", "", 0, None, "record", "size", path="parameters.total"),
+        Metric("active_parameters", "active parameters", "", 0, None, "record", "size",
+               path="parameters.active"),
+    )
+}  # fmt: skip
+
+SPLITS = ("validation", "test", "validation_attacked", "test_attacked")
+
+
+def from_source(source: Source) -> tuple[str, ...]:
+    """Return the names of the metrics that ``source`` produces."""
+    return tuple(name for name, metric in METRICS.items() if metric.source == source)

@@ -1,0 +1,28 @@
+"""What a preset is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moge_bench.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A system that can be run by name.
+
+    Attributes:
+        name: what `moge-bench train` takes.
+        system: its settings as a MoGE run, everything set; other methods drop what they lack.
+        method: the method it means when none is given.
+        about: the model in one line.
+        reaches: the result to expect, with n and where it was measured; or that none is known.
+        cost: time and memory of one run, and on what.
+    """
+
+    name: str
+    system: RunConfig
+    method: str
+    about: str
+    reaches: str
+    cost: str

@@ -1,0 +1,139 @@
+"""What a study consists of: results/studies/<name>/manifest.json, written when a grid is expanded.
+
+Coordinates -> resolved settings -> run ids. Tables, figures and the report read the manifest, so a
+study does not depend on today's presets, on its data or on the folder it was started in.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from moge_bench.config import Frozen
+from moge_bench.study.grid import Arm, Grid, GridFile, coordinates_key
+from moge_bench.system import write_atomically
+
+FILE = "manifest.json"
+
+
+class ArmEntry(Frozen):
+    """One arm: where it stands in the grid, what it is, and its runs by seed.
+
+    Several combinations of axis values can be one arm (dense ignores the axes of MoE);
+    ``coordinates`` lists them all, the first one first.
+    """
+
+    arm_id: str
+    coordinates: tuple[dict[str, Any], ...]
+    settings: dict[str, Any] = Field(description="resolved, less the seed")
+    runs: dict[int, str] = Field(description="seed -> run_id")
+
+
+class Manifest(Frozen):
+    """A study: its file, and its arms in the order of the grid."""
+
+    schema_: Literal[1] = Field(1, alias="schema")
+    study: GridFile
+    arms: tuple[ArmEntry, ...]
+
+    @property
+    def run_ids(self) -> list[str]:
+        """Every run, arm by arm."""
+        return [run_id for arm in self.arms for run_id in arm.runs.values()]
+
+
+def make_manifest(grid: Grid) -> Manifest:
+    """Return the manifest of an expanded grid."""
+    return Manifest(study=grid.file, arms=tuple(_entry(arm) for arm in grid.arms))
+
+
+def _entry(arm: Arm) -> ArmEntry:
+    settings = arm.configs[0].model_dump(mode="json")
+    del settings["seed"]
+    runs = {config.seed: run_id for config, run_id in zip(arm.configs, arm.run_ids, strict=True)}
+    return ArmEntry(arm_id=arm.arm_id, coordinates=arm.coordinates, settings=settings, runs=runs)
+
+
+def manifest_path(root: Path, study: str) -> Path:
+    """Return where the manifest of ``study`` is or will be in the results folder ``root``."""
+    return root / "studies" / study / FILE
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest; ValueError names the file and what is wrong in it."""
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        issue = error.errors()[0]
+        where = ".".join(str(part) for part in issue["loc"]) or "manifest"
+        reason = f"{where}: {issue['msg']}"
+    except OSError as error:
+        reason = str(error)
+    raise ValueError(
+        f"{path} is not a manifest: {reason}; `moge-bench ablate` of its study file writes it anew"
+    )
+
+
+def study_paths(root: Path) -> list[Path]:
+    """Return the manifests of every study in ``root``; ValueError if there is none."""
+    found = sorted((root / "studies").glob(f"*/{FILE}"))
+    if not found:
+        raise ValueError(f"no study was run in {root}; `moge-bench ablate` runs one")
+    return found
+
+
+def save_manifest(root: Path, manifest: Manifest) -> list[str]:
+    """Write the manifest of a study; return sentences on what differs from the one before.
+
+    ValueError if another study, one with another question, has the name already.
+    """
+    path = manifest_path(root, manifest.study.name)
+    notes = []
+    if path.exists():
+        before = read_manifest(path)
+        if before.study.question != manifest.study.question:
+            raise ValueError(
+                f"{path.parent} holds another study called {manifest.study.name!r}, which asks "
+                f"{before.study.question!r}; give this one another name, or move that folder away "
+                "(its records stay)"
+            )
+        notes = _changes(before, manifest)
+    values = manifest.model_dump(mode="json", by_alias=True)
+    write_atomically(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+    return notes
+
+
+def _changes(before: Manifest, after: Manifest) -> list[str]:
+    """Say which arms came, went or have other settings than under the same coordinates before."""
+    old = {coordinates_key(c): arm for arm in before.arms for c in arm.coordinates}
+    new = {coordinates_key(c): arm for arm in after.arms for c in arm.coordinates}
+    notes = []
+    for words, names in (("added", new.keys() - old.keys()), ("gone", old.keys() - new.keys())):
+        if names:
+            notes.append(
+                f"{len(names)} combinations of axis values are {words} since the last time"
+            )
+    changed: dict[str, int] = {}
+    for key in new.keys() & old.keys():
+        if new[key].arm_id != old[key].arm_id:
+            for path in differing(old[key].settings, new[key].settings):
+                changed[path] = changed.get(path, 0) + 1
+    for path, count in sorted(changed.items()):
+        what = "the content of its data" if path == "data.digest" else path
+        notes.append(f"{what} has changed since the last time: {count} arms are other runs now")
+    return notes
+
+
+def differing(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[str]:
+    """Return the dotted paths at which nested ``a`` and ``b`` differ."""
+    paths = []
+    for name in [*a, *(name for name in b if name not in a)]:
+        left, right = a.get(name), b.get(name)
+        if isinstance(left, dict) and isinstance(right, dict):
+            paths += differing(left, right, f"{prefix}{name}.")
+        elif left != right:
+            paths.append(prefix + name)
+    return paths

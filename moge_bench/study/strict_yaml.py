@@ -1,0 +1,36 @@
+"""YAML as grid files are written in it: one mapping, no key twice, keys that are words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys; here the second is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise ValueError(
+                    f"line {line}: a key must be a word, got a list or a mapping; text with "
+                    "braces or brackets needs quotes"
+                )
+            if key.value in seen:
+                raise ValueError(f"{key.value!r} stands twice, again in line {line}")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def load_mapping(content: str) -> dict[str, Any]:
+    """Return the mapping that ``content`` is; ValueError or yaml.YAMLError says what it is not."""
+    values = yaml.load(content, _Loader)
+    if not isinstance(values, dict):
+        raise ValueError(
+            "a grid file is a mapping with name, question, base, axes, table; got "
+            f"{type(values).__name__}"
+        )
+    return values

@@ -1,0 +1,76 @@
+"""What this package asks of the system it runs on: files, git, the processor. One way for each.
+
+Lowest layer, beside ``ops.topography``: it imports nothing of the package, and no torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write ``content`` to a temporary file beside ``path``, sync it, and rename it into place.
+
+    An OSError (a full disk, say) leaves what was at ``path`` intact, and no temporary file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not tempfile's: its files are readable by their owner alone, and results are to be shared.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def run_git(folder: Path, *arguments: str) -> bytes:
+    """Return what git prints when run in ``folder``; ValueError says what it could not do."""
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, timeout=120)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ValueError(f"git {' '.join(arguments)} failed in {folder}: {error}") from None
+    if done.returncode:
+        reason = done.stderr.decode(errors="replace").strip()
+        raise ValueError(f"git {' '.join(arguments)} failed in {folder}: {reason}")
+    return done.stdout
+
+
+@functools.cache
+def cpu_name() -> str:
+    """Return the processor's marketing name, or the architecture where it is not told."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def available_cores() -> int:
+    """Return the number of cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def digest_files(files: Iterable[Path], root: Path) -> str:
+    """Return 16 hex digits of the SHA-256 of the files' names below ``root`` and their bytes."""
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0")
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()[:16]
