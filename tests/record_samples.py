@@ -2,14 +2,14 @@
 
 from moge_bench.config import RunConfig
 from moge_bench.runs.record import Record
+from moge_bench.runs.speed import SpeedPass
 
 
 def make_record(config: RunConfig, accuracy: float = 50.0, **changes) -> Record:
     """A finished record as a run of ``config`` would leave it, with a given test accuracy."""
     values = {
-        "hash": config.hash(),
         "status": "finished",
-        "config": config,
+        "settings": config,
         "seed": config.seed,
         "metrics": [
             {"name": "top1_accuracy", "value": accuracy, "unit": "%", "split": "test",
@@ -29,13 +29,22 @@ def make_record(config: RunConfig, accuracy: float = 50.0, **changes) -> Record:
     return Record.model_validate(values)
 
 
-def make_speed(tokens_per_second: float, peak_mib: float, key: str = "key") -> dict:
+def make_speed(tokens_per_second: float = 1000.0, peak_mib: float = 2.0) -> dict:
+    """The figures of one arm as a speed pass would give them."""
+
     def quartiles(value):
         return {"median": value, "lower": value, "upper": value, "n": 3}
 
     return {
-        "key": key, "tokens_per_second": quartiles(tokens_per_second), "step_ms": quartiles(1.0),
+        "tokens_per_second": quartiles(tokens_per_second), "step_ms": quartiles(1.0),
         "peak_memory_mib": peak_mib, "peak_memory_source": "test", "threads": 1, "device": "cpu",
-        "cpu": "Test CPU", "torch": "2.13.0", "build": {"source_hash": "abc"},
-        "measured_at": "2026-01-02T03:04:05Z", "compared_with": [],
     }  # fmt: skip
+
+
+def make_pass(arms: dict[str, dict], key: str = "key", **changes) -> SpeedPass:
+    """A speed pass: arm_id -> ``make_speed``."""
+    values = {
+        "key": key, "measured_at": "2026-01-02T03:04:05Z", "machine": {"cpu": "Test CPU"},
+        "torch": "2.13.0", "build": {"source_hash": "abc"}, "arms": arms, **changes,
+    }  # fmt: skip
+    return SpeedPass.model_validate(values)

@@ -8,7 +8,6 @@ declare it with ``added`` (config/identity.py): no id changes.
 
 from __future__ import annotations
 
-import functools
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -262,12 +261,12 @@ class RunConfig(Frozen):
                 rule = "needs" if method.has(section) else "has no"
                 raise ValueError(f"method={self.method!r} {rule} {section} settings")
 
-    @functools.cached_property
+    @property
     def run_id(self) -> str:
         """The record's name: 16 hex digits of the settings that decide the result, and the seed."""
         return digest_of(hashed_settings(self))
 
-    @functools.cached_property
+    @property
     def arm_id(self) -> str:
         """The same without the seed: equal for the runs that one table row averages."""
         settings = hashed_settings(self)

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from moge_bench.cli import app
 from moge_bench.ops import extension
 from moge_bench.perf import cells
-from moge_bench.runs.record import RecordStore
+from moge_bench.runs.store import RecordStore
 
 TINY = ["--set", "training.steps=2", "--set", "training.batch_size=8"]
 
@@ -54,10 +54,10 @@ def test_train_saves_a_record_and_says_where(tmp_path):
         "train", "tiny-vit", "--method", "dense", "--seed", 4, *TINY, "--results", tmp_path
     )
     assert result.exit_code == 0, result.output
-    (path,) = (tmp_path / "runs").glob("*.json")
+    (path,) = (tmp_path / "runs").glob("??/*.json")
     assert str(path) in result.output.replace("\n", "")
     record = RecordStore(tmp_path).read(path.stem)
-    assert (record.seed, record.config.method, record.config.training.steps) == (4, "dense", 2)
+    assert (record.seed, record.settings.method, record.settings.training.steps) == (4, "dense", 2)
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ def test_train_saves_a_record_and_says_where(tmp_path):
         (["train", "tiny-vit", "--set", "steps"], "--set takes a.b=value, got 'steps'"),
         (["ablate", "none.yaml"], "grid file none.yaml cannot be read"),
         (["ablate", "--executor", "slurm"], "--executor must be 'local' or 'ray', got 'slurm'"),
-        (["tables", "--results", "nowhere"], "no grid was run in nowhere"),
-        (["figures", "--results", "nowhere"], "no grid was run in nowhere"),
+        (["tables", "--results", "nowhere"], "no study was run in nowhere"),
+        (["figures", "--results", "nowhere"], "no study was run in nowhere"),
     ],
 )
 def test_mistakes_are_one_sentence_and_exit_code_2(arguments, message):
@@ -101,7 +101,7 @@ def test_limit_and_failure_set_the_exit_code(tmp_path):
     result = run("ablate", path, "--results", tmp_path / "results", "--limit", 1)
     assert result.exit_code == 1
     assert "batch_size must be at most 9000 examples" in result.output
-    assert len(list((tmp_path / "results/runs").glob("*.json"))) == 1
+    assert len(list((tmp_path / "results/runs").glob("??/*.json"))) == 1
     assert "Incomplete" in result.output
 
 
@@ -117,10 +117,10 @@ def test_timing_waits_for_the_cells_that_a_limit_leaves(tmp_path, monkeypatch):
     path.write_text(yaml.safe_dump(grid))
     finished_when_timed = []
 
-    def measure(_grid, store, _announce):
-        finished_when_timed.append(len(list(store.runs.glob("*.json"))))
+    def measure(_grid, store, _speeds, _announce):
+        finished_when_timed.append(len(list(store.runs.glob("??/*.json"))))
 
-    monkeypatch.setattr(cells, "measure_grid", measure)
+    monkeypatch.setattr(cells, "measure_study", measure)
     for _ in range(2):
         result = run("ablate", path, "--results", tmp_path / "results", "--limit", 1)
         assert result.exit_code == 0, result.output

@@ -12,7 +12,8 @@ import pytest
 
 from moge_bench.presets import resolve
 from moge_bench.runs import execute
-from moge_bench.runs.record import RecordStore
+from moge_bench.runs.executors import local
+from moge_bench.runs.store import RecordStore
 
 LONG = {"training.steps": 200_000, "training.batch_size": 8, "training.warmup_steps": 1}
 
@@ -61,7 +62,7 @@ def test_a_cell_does_not_outlive_a_killed_command(tmp_path, kill):
 
 def test_stopping_early_ends_the_cells_and_records_nothing(tmp_path):
     store = RecordStore(tmp_path)
-    reports = execute.run_locally([resolve("tiny-vit", "dense", LONG)], store, jobs=1)
+    reports = local.run_locally([resolve("tiny-vit", "dense", LONG)], store, jobs=1)
     assert next(reports).status is None
     (cell,) = cells_of(os.getpid())
     reports.close()
@@ -71,11 +72,11 @@ def test_stopping_early_ends_the_cells_and_records_nothing(tmp_path):
 
 def test_the_record_of_a_killed_cell_claims_no_memory_figure(tmp_path):
     store, config = RecordStore(tmp_path), resolve("tiny-vit", "dense", LONG)
-    for report in execute.run_locally([config], store, jobs=1):
+    for report in local.run_locally([config], store, jobs=1):
         if report.status is None:
             for cell in cells_of(os.getpid()):
                 cell.kill()
-    record = store.read(config.hash())
+    record = store.read(config.run_id)
     assert (record.status, record.error.type) == ("failed", "ProcessDied")
     assert "SIGKILL; the kernel does so when memory runs out" in record.error.message
     assert record.peak_rss_mib is None
@@ -87,7 +88,7 @@ def test_a_nan_result_is_a_failed_record_that_names_it(monkeypatch):
 
     result = RunResult(metrics=[Metric("perplexity", float("nan"), "", "test", 3)])
     monkeypatch.setattr("moge_bench.training.loop.train", lambda *_: result)
-    record = execute.run_cell(resolve("tiny-vit"), {"commit": None, "dirty": None}, None)
+    record = execute.execute_run(resolve("tiny-vit"), {"commit": None, "dirty": None}, None)
     assert record.status == "failed"
     assert "finite number" in record.error.message
 
@@ -97,6 +98,6 @@ def test_a_nan_among_the_routing_statistics_fails_the_cell_too(monkeypatch):
 
     result = RunResult(routing=[{"block": 2, "group_loss": float("nan")}])
     monkeypatch.setattr("moge_bench.training.loop.train", lambda *_: result)
-    record = execute.run_cell(resolve("tiny-vit"), {"commit": None, "dirty": None}, None)
+    record = execute.execute_run(resolve("tiny-vit"), {"commit": None, "dirty": None}, None)
     assert record.status == "failed"
     assert "routing must hold plain finite numbers" in record.error.message

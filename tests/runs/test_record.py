@@ -7,9 +7,10 @@ import signal
 import pytest
 from record_samples import make_record
 
+from moge_bench import system
 from moge_bench.presets import resolve
-from moge_bench.runs import record as records
-from moge_bench.runs.record import RecordStore, label, read_record, stable_part
+from moge_bench.runs.record import label, stable_part
+from moge_bench.runs.store import RecordStore, read_record
 
 CONFIG = resolve("tiny-vit", "moge", seed=3)
 
@@ -17,8 +18,8 @@ CONFIG = resolve("tiny-vit", "moge", seed=3)
 def test_round_trip(tmp_path):
     store = RecordStore(tmp_path)
     path = store.write(make_record(CONFIG, 81.5))
-    assert path == tmp_path / "runs" / f"{CONFIG.hash()}.json"
-    record = store.read(CONFIG.hash())
+    assert path == tmp_path / "runs" / CONFIG.run_id[:2] / f"{CONFIG.run_id}.json"
+    record = store.read(CONFIG.run_id)
     assert stable_part(record) == stable_part(make_record(CONFIG, 81.5))
     assert record.value("top1_accuracy", "test") == 81.5
     assert record.value("top1_accuracy", "validation") is None
@@ -61,7 +62,7 @@ def test_full_disk_leaves_the_old_record(tmp_path, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(records.os, "fsync", full)
+    monkeypatch.setattr(system.os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         store.write(make_record(CONFIG, 2.0))
     assert path.read_bytes() == before
@@ -70,13 +71,13 @@ def test_full_disk_leaves_the_old_record(tmp_path, monkeypatch):
 
 def test_a_refusal_of_the_kernel_half_way_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.json"
-    records.write_atomically(path, "old")
+    system.write_atomically(path, "old")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
         with pytest.raises(OSError, match="File too large"):
-            records.write_atomically(path, "x" * 5000)  # 1,000 bytes of it reach the disk
+            system.write_atomically(path, "x" * 5000)  # 1,000 bytes of it reach the disk
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
@@ -96,11 +97,16 @@ def test_others_may_read_a_record_as_the_umask_allows(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda v: v | {"schema_version": 9}, "schema_version is 9, this version reads 1"),
+        (lambda v: v | {"schema": 9}, "schema 9 and this version reads up to 2.*newer moge-bench"),
+        (lambda v: v | {"schema": "two"}, "it has schema 'two'; schemas 1 to 2 are known"),
         (lambda v: v | {"seed": "three"}, "seed: "),
-        (lambda v: v | {"hash": "0" * 16}, "is not that of its config"),
+        (lambda v: v | {"seed": 4}, "seed 4 is not that of its settings, 3"),
+        (lambda v: v | {"run_id": "0" * 16}, "is not that of its settings"),
+        (lambda v: v | {"mood": "good"}, "mood: Extra inputs are not permitted"),
+        (lambda v: v | {"status": "diverged"}, "a diverged record, and no other, has the step"),
+        (lambda v: {n: x for n, x in v.items() if n != "settings"}, "settings"),
         (lambda v: v | {"status": "failed"}, "a failed record, and no other, has an error"),
-        (lambda v: [v], "schema_version is None"),
+        (lambda v: [v], "a record is a JSON object, got list"),
     ],
 )
 def test_damaged_record_is_named_with_what_to_do(tmp_path, damage, message):
@@ -109,7 +115,7 @@ def test_damaged_record_is_named_with_what_to_do(tmp_path, damage, message):
     with pytest.raises(ValueError, match=message) as caught:
         read_record(path)
     assert str(path) in str(caught.value)
-    assert "delete it to train that cell again" in str(caught.value)
+    assert "move it away to run that run again" in str(caught.value)
 
 
 def test_half_a_file_is_named(tmp_path):

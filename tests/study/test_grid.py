@@ -25,11 +25,11 @@ def differences(a, b):
 
 
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
-def test_cells_differ_only_in_their_declared_axes(path):
-    """The test that guards every table: no hidden difference between cells that are compared."""
+def test_arms_differ_only_in_their_declared_axes(path):
+    """The test that guards every table: no hidden difference between arms that are compared."""
     grid = load_grid(path)
-    cells = [(p.coordinates, config) for p in grid.points for config in p.configs]
-    for (at_a, a), (at_b, b) in itertools.combinations(cells, 2):
+    runs = [(arm.coordinates[0], config) for arm in grid.arms for config in arm.configs]
+    for (at_a, a), (at_b, b) in itertools.combinations(runs, 2):
         allowed = {"seed"} if a.seed != b.seed else set()
         allowed |= {axis for axis in at_a if at_a[axis] != at_b[axis]}
         for difference in differences(a, b) - allowed:
@@ -40,27 +40,42 @@ def test_cells_differ_only_in_their_declared_axes(path):
                 assert difference.startswith("moe.group"), difference
 
 
-def test_expansion_counts(tiny_grid):
-    # 3 methods * 2 experts * 2 sizes = 12 points; distinct runs: dense 1, moe 2, moge 4; 2 seeds.
-    assert len(tiny_grid.points) == 12
+def test_combinations_that_compute_the_same_are_one_arm(tiny_grid):
+    # 3 methods * 2 experts * 2 sizes = 12 combinations; arms: dense 1, moe 2, moge 4; 2 seeds.
+    combinations = [c for arm in tiny_grid.arms for c in arm.coordinates]
+    assert len(combinations) == 12
     assert len(tiny_grid.configs) == 2 * (1 + 2 + 4)
-
-
-def test_points_that_compute_the_same_share_their_runs(tiny_grid):
-    hashes = {
-        method: {p.hashes for p in tiny_grid.points if p.coordinates["method"] == method}
-        for method in ("dense", "moe", "moge")
-    }
-    assert {method: len(found) for method, found in hashes.items()} == {
-        "dense": 1,
-        "moe": 2,
-        "moge": 4,
-    }
+    assert [len(arm.coordinates) for arm in tiny_grid.arms] == [4, 2, 2, 1, 1, 1, 1]
+    assert len({run_id for arm in tiny_grid.arms for run_id in arm.run_ids}) == 14
 
 
 def test_expansion_is_the_same_every_time(tiny_text):
-    first, second = (parse_grid(tiny_text, "x").configs for _ in range(2))
-    assert [c.hash() for c in first] == [c.hash() for c in second]
+    first, second = (parse_grid(tiny_text, "x").arms for _ in range(2))
+    assert first == second
+
+
+def test_impossible_combinations_can_be_skipped(tiny_text):
+    impossible = tiny_text.replace("size: [1, 2]", "size: [1, 3]")
+    with pytest.raises(ValueError, match=r"does not fit the 2x2 map.*left out with `skip:`"):
+        parse_grid(impossible, "x")
+    skip = "skip: [{method: moge, moe.num_experts: 4, moe.group.size: 3}]\ntable:"
+    grid = parse_grid(impossible.replace("table:", skip), "x")
+    # One of the four arms of moge is gone: 9 experts with h = 1 and 3, 4 experts with h = 1.
+    assert len(grid.arms) == 1 + 2 + 3
+
+
+def test_a_number_of_seeds_means_the_first_ones(tiny_text):
+    grid = parse_grid(tiny_text.replace("seeds: [0, 1]", "seeds: 4"), "x")
+    assert grid.file.base.seeds == (0, 1, 2, 3)
+    assert parse_grid(tiny_text.replace("  seeds: [0, 1]\n", ""), "x").file.base.seeds == (0, 1, 2)
+
+
+def test_a_method_may_be_held_fixed(tiny_text):
+    text = tiny_text.replace("preset: tiny-vit", "preset: tiny-vit\n  method: moe")
+    with pytest.raises(ValueError, match=r"axes\.method: it is held fixed in base too"):
+        parse_grid(text, "x")
+    text = text.replace("  method: [dense, moe, moge]\n", "").replace("size, method]", "size]")
+    assert {config.method for config in parse_grid(text, "x").configs} == {"moe"}
 
 
 def test_shorthands_of_the_base_reach_the_config(tiny_grid):
@@ -97,7 +112,29 @@ BROKEN = [
     (setter("table", "metric", []), r"'table\.metric'; the nearest is 'metrics'"),
     (setter("base", "preset", "tiny-vot"), "'tiny-vot'; the nearest is 'tiny-vit'"),
     (setter("base", "seeds", []), r"base\.seeds: .*at least 1"),
-    (setter("base", "seeds", [0, 0]), r"base\.seeds names a seed twice: \[0, 0\]"),
+    (
+        setter("base", "seeds", [2**32]),
+        r"base\.seeds: seeds go from 0 to 4294967295, got",
+    ),
+    (
+        setter("base", "set", {"moe": None}),
+        "'moe' is a section, not a setting; got None",
+    ),
+    (setter("base", "set", {"seed": 7}), "no setting is called 'seed'|'seed' cannot be set so"),
+    (setter("base", "set", {"method": "moe"}), r"axes\.method: it is held fixed in base too"),
+    (setter("base", "set", {"training.clip_norm": float("inf")}), "clip_norm: .*finite number"),
+    (setter("base", "set", {"moe.blocks": [2, 2]}), "moe.blocks: every block may be named once"),
+    (
+        setter("base", "set", {"training.gradient_accumulation": 3}),
+        "batch_size=.* must be a multiple of gradient_accumulation=3",
+    ),
+    (setter("skip", [{"moe.num_experts": 5}]), r"skip\.0: moe\.num_experts has no value 5"),
+    (
+        setter("skip", [{"moe.experts": 4}]),
+        r"skip\.0: no axis is called 'moe\.experts'",
+    ),
+    (setter("skip", [{"moe.group.size": 1}, {"moe.group.size": 2}]), "skip leaves no combination"),
+    (setter("base", "seeds", [0, 0]), r"base\.seeds: a seed is named twice: \[0, 0\]"),
     (setter("base", "data", "fashion-mnist"), "'fashion-mnist'; the nearest is 'fashion-mnist-sub"),
     (
         setter("base", "set", {"training.step": 4}),
@@ -113,7 +150,7 @@ BROKEN = [
     (setter("table", "metrics", ["top1"]), "table.metrics: no metric is called 'top1'"),
     (setter("name", "../escape"), "name: .*pattern"),
     (setter("axes", "seed", [1]), "no setting is called 'seed'|axes.seed: not an axis"),
-    (setter("axes", "training.steps", [1, 2]), "training.steps: it is held fixed in base.set too"),
+    (setter("axes", "training.steps", [1, 2]), "training.steps: it is held fixed in base too"),
     (
         setter("axes", "moe.num_expert", [4]),
         "axes: .*'moe.num_expert'; the nearest is 'moe.num_exp",
@@ -139,6 +176,11 @@ def test_broken_files_name_the_field_and_the_nearest(tiny_text, change, message)
 def test_a_repeated_key_is_not_quietly_dropped(tiny_text):
     with pytest.raises(ValueError, match=r"tiny\.yaml: 'method' stands twice, again in line 11"):
         parse_grid(tiny_text.replace("axes:\n", "axes:\n  method: [moe]\n"), "tiny.yaml")
+
+
+def test_keys_are_words():
+    with pytest.raises(ValueError, match=r"x\.yaml: line 1: a key must be a word.*needs quotes"):
+        parse_grid("name: {{ name }}", "x.yaml")
 
 
 def test_not_yaml_and_not_a_mapping(tmp_path):

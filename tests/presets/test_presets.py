@@ -6,13 +6,8 @@ import torch
 from moge_bench import group_norm
 from moge_bench.config import GroupConfig
 from moge_bench.models.build import build_moe_layer
-from moge_bench.presets import (
-    OFFICIAL_LANGUAGE,
-    OFFICIAL_LANGUAGE_TOKENS,
-    PRESETS,
-    on_token_mean,
-    resolve,
-)
+from moge_bench.presets import PRESETS, resolve
+from moge_bench.presets.smoe import OFFICIAL_LANGUAGE, OFFICIAL_LANGUAGE_TOKENS, on_token_mean
 
 AUX_WEIGHT = 0.01
 
@@ -86,7 +81,7 @@ def test_every_language_system_of_the_method_is_there():
         wanted |= {f"{prefix}{method}-{size}" for prefix in ("", "momentum-") for size in "sm"}
     assert wanted <= PRESETS.keys()
     for name in wanted:
-        assert resolve(name).method == PRESETS[name][1]
+        assert resolve(name).method == PRESETS[name].method
 
 
 _S = {"depth": 3, "hidden_size": 128, "ffn_size": 128, "context": 256, "dropout": 0.7}

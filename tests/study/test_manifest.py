@@ -1,0 +1,116 @@
+import json
+
+import pytest
+from record_samples import make_record
+
+from moge_bench.data import registry
+from moge_bench.presets import tiny
+from moge_bench.runs.speed import SpeedStore
+from moge_bench.runs.store import RecordStore
+from moge_bench.study.frame import collect
+from moge_bench.study.grid import parse_grid
+from moge_bench.study.manifest import (
+    differing,
+    make_manifest,
+    manifest_path,
+    read_manifest,
+    save_manifest,
+    study_paths,
+)
+
+
+def save(root, text):
+    return save_manifest(root, make_manifest(parse_grid(text, "x")))
+
+
+def test_round_trip(tiny_grid, tmp_path):
+    manifest = make_manifest(tiny_grid)
+    assert save_manifest(tmp_path, manifest) == []
+    path = manifest_path(tmp_path, "tiny")
+    assert path == tmp_path / "studies/tiny/manifest.json"
+    assert read_manifest(path) == manifest
+    assert study_paths(tmp_path) == [path]
+    assert sorted(manifest.run_ids) == sorted(config.run_id for config in tiny_grid.configs)
+    assert [arm.coordinates for arm in manifest.arms] == [a.coordinates for a in tiny_grid.arms]
+
+
+def test_a_study_does_not_depend_on_todays_presets(tiny_grid, tmp_path, monkeypatch):
+    save_manifest(tmp_path, make_manifest(tiny_grid))
+    store = RecordStore(tmp_path)
+    for config in tiny_grid.configs:
+        store.write(make_record(config))
+    monkeypatch.setattr("moge_bench.presets.PRESETS", {})
+    monkeypatch.delattr(tiny, "PRESETS")
+    results = collect(read_manifest(study_paths(tmp_path)[0]), store, SpeedStore(tmp_path))
+    assert [len(arm.records) for arm in results.arms] == [2] * 7
+
+
+def test_another_study_under_a_taken_name_is_refused(tiny_text, tmp_path):
+    save(tmp_path, tiny_text)
+    other = tiny_text.replace("Does it run?", "Does it fly?")
+    with pytest.raises(ValueError, match="another study called 'tiny', which asks 'Does it run"):
+        save(tmp_path, other)
+    assert read_manifest(manifest_path(tmp_path, "tiny")).study.question == "Does it run?"
+
+
+def test_what_changed_in_a_study_is_said(tiny_text, tmp_path):
+    save(tmp_path, tiny_text)
+    # 9 experts are gone, 16 are new: 3 methods x 2 sizes each.
+    notes = save(tmp_path, tiny_text.replace("[4, 9]", "[4, 16]"))
+    assert notes == [
+        "6 combinations of axis values are added since the last time",
+        "6 combinations of axis values are gone since the last time",
+    ]
+    longer = tiny_text.replace("[4, 9]", "[4, 16]").replace("steps: 3", "steps: 4")
+    notes = save(tmp_path, longer)
+    assert notes == ["training.steps has changed since the last time: 12 arms are other runs now"]
+    assert save(tmp_path, longer) == []
+
+
+def test_an_edited_corpus_is_another_run_and_it_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    corpus = tmp_path / "c.txt"
+    text = """
+name: text
+question: q
+base: {preset: tiny-lm, data: c.txt, seeds: [0]}
+axes: {method: [dense, moe]}
+table: {rows: method, metrics: perplexity}
+"""
+    corpus.write_text("some words " * 100)
+    save(tmp_path / "results", text)
+    before = read_manifest(manifest_path(tmp_path / "results", "text")).run_ids
+    corpus.write_text("other words " * 100)
+    registry._digest.cache_clear()
+    assert save(tmp_path / "results", text) == [
+        "the content of its data has changed since the last time: 2 arms are other runs now"
+    ]
+    after = read_manifest(manifest_path(tmp_path / "results", "text")).run_ids
+    assert not set(before) & set(after)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not a manifest: "),
+        ("[]", "is not a manifest: "),
+        (json.dumps({"schema": 2, "study": {}, "arms": []}), "schema: Input should be 1"),
+    ],
+)
+def test_a_damaged_manifest_is_named_with_what_to_do(tmp_path, content, message):
+    path = tmp_path / "manifest.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_manifest(path)
+    assert str(path) in str(caught.value) and "`moge-bench ablate`" in str(caught.value)
+
+
+def test_a_folder_without_studies_is_said(tmp_path):
+    with pytest.raises(ValueError, match=r"no study was run in .*`moge-bench ablate` runs one"):
+        study_paths(tmp_path)
+
+
+def test_differing_paths_of_nested_settings():
+    a = {"x": 1, "m": {"y": 2, "z": 3}, "gone": 0}
+    assert differing(a, {"x": 1, "m": {"y": 5, "z": 3}, "new": 0}) == ["m.y", "gone", "new"]
+    assert differing(a, a) == []
