@@ -1,0 +1,96 @@
+"""The state of a run between two steps, on disk: killed and resumed, a run gives the same record.
+
+A safetensors file: tensors, and JSON in its header. Reading one executes nothing. It holds model,
+optimiser, random generators, the place in the data and what was measured so far; schedules are
+functions of the step. It is of one run and one state of the code: the file's name says which.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from moge_bench.system import write_atomically
+
+_MODEL, _OPTIMIZER, _RANDOM, _DATA = "model.", "optimizer.", "random.", "data.epoch"
+
+
+@dataclass
+class Checkpoint:
+    """What is needed beside the config to go on after ``step`` optimiser steps."""
+
+    step: int
+    tensors: dict[str, torch.Tensor]
+    measured: dict[str, Any]
+
+
+def save_checkpoint(
+    path: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    data_state: torch.Tensor,
+    measured: dict[str, Any],
+) -> None:
+    """Write the state after ``step`` steps to ``path``, whole or not at all.
+
+    ``data_state`` is that of ``BatchStream.state``; ``measured`` is plain JSON.
+    """
+    tensors = {f"{_MODEL}{name}": value for name, value in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"{_OPTIMIZER}{index}.{name}": value for name, value in state.items()}
+    tensors[f"{_RANDOM}cpu"] = torch.get_rng_state()
+    for index in range(torch.cuda.device_count()):
+        tensors[f"{_RANDOM}cuda.{index}"] = torch.cuda.get_rng_state(index)
+    tensors[_DATA] = data_state
+    # Tied weights are one tensor under two names, which the format refuses: each gets its copy.
+    plain = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
+    header = {"step": str(step), "measured": json.dumps(measured)}
+    write_atomically(path, save(plain, header))
+
+
+def load_checkpoint(path: Path) -> Checkpoint | None:
+    """Return the checkpoint at ``path``, None where there is none; ValueError if it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return Checkpoint(int(header["step"]), tensors, json.loads(header["measured"]))
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"checkpoint {path} is damaged ({error}); delete it to start that run anew"
+        ) from None
+
+
+def restore(
+    checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> torch.Tensor:
+    """Put model, optimiser and random generators back; return the data state.
+
+    RuntimeError, from torch, where the model is another than the one that was saved.
+    """
+    tensors = checkpoint.tensors
+    model.load_state_dict(_below(tensors, _MODEL))
+    states: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in _below(tensors, _OPTIMIZER).items():
+        index, _, field = name.partition(".")
+        states.setdefault(int(index), {})[field] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": states, "param_groups": groups})
+    torch.set_rng_state(tensors[f"{_RANDOM}cpu"])
+    for name, value in _below(tensors, f"{_RANDOM}cuda.").items():
+        torch.cuda.set_rng_state(value, int(name))
+    return tensors[_DATA]
+
+
+def _below(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name[len(prefix) :]: v for name, v in tensors.items() if name.startswith(prefix)}
