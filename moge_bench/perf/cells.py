@@ -29,6 +29,7 @@ from moge_bench.runs import provenance
 from moge_bench.runs.processes import tie_to_parent
 from moge_bench.runs.record import RecordStore, Speed
 from moge_bench.study.grid import SPEED_METRICS, Grid
+from moge_bench.training.allocator import freed_memory_kept
 
 if TYPE_CHECKING:
     from moge_bench.training.task import Task
@@ -144,6 +145,7 @@ def _child(config_jsons: list[str], sender: Connection) -> None:
     sender.send(json.dumps(answer))
 
 
+@freed_memory_kept()
 def measure(configs: list[RunConfig]) -> dict[str, dict[str, Any]]:
     """Time ``configs`` in turns in this process, then take the peak memory of each."""
     from moge_bench.training.loop import TrainingStep
