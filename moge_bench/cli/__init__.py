@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
 from rich.markup import escape
 
+from moge_bench.cli.terminal import forgiving, reader_is_gone
 from moge_bench.perf.cli import app as perf_app
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ def _user_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, RuntimeError) as error:
+        if isinstance(error, BrokenPipeError) and reader_is_gone():
+            raise  # ``main`` ends quietly
         err.print(f"moge-bench: {escape(str(error))}")
         raise typer.Exit(2 if isinstance(error, ValueError) else 1) from None
     except KeyboardInterrupt:
@@ -81,7 +83,7 @@ def train(
         record = store.read(config.hash())
     if record is not None:
         out.print(escape(record.summary))
-        out.print(f"record: {store.path(config.hash())}")
+        out.print(escape(f"record: {store.path(config.hash())}"))
     raise typer.Exit(1 if failed else 0)
 
 
@@ -151,7 +153,7 @@ def figures(results: ResultsDir = Path("results")) -> None:
 
         for file in _run_grids(results):
             for path in write_figures(load_grid(file), RecordStore(results), results / "figures"):
-                out.print(f"written: {path}")
+                out.print(escape(f"written: {path}"))
 
 
 def _run_grids(results: Path) -> list[Path]:
@@ -165,10 +167,9 @@ def _assignment(text: str) -> tuple[str, Any]:
     path, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"--set takes a.b=value, got {text!r}")
-    try:
-        return path, yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ValueError(f"--set {path}: the value is not YAML, got {value!r}") from None
+    from moge_bench.config.words import read_value
+
+    return path, read_value(path, value)
 
 
 def _run_cells(
@@ -229,9 +230,10 @@ def _print_table(grid: Grid, store: RecordStore) -> None:
 
     folder = store.root / "tables"
     sys.stdout.write(write_tables(grid, store, folder) + "\n")
-    out.print(f"written: {folder / grid.file.name}.md, .tex, .csv")
+    out.print(escape(f"written: {folder / grid.file.name}.md, .tex, .csv"))
 
 
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    with forgiving():
+        app()

@@ -190,7 +190,7 @@ def _separated(delimiter: str) -> Callable[[bytes, Path], _Found]:
 
 
 def _column(rows: Any, path: Path) -> _Found:
-    header = next(rows, [])
+    header: list[str] = next(rows, [])
     if header.count("text") != 1:
         raise ValueError(f"{path} needs a column 'text', got {header}")
     index = header.index("text")

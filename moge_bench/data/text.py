@@ -66,9 +66,11 @@ def load_corpus(name: str) -> Corpus:
 def check_name(name: str) -> None:
     """Raise ValueError unless ``name`` is a known corpus or an existing file or folder."""
     known = ["state-of-the-union", *_HUB]
+    path = _expand(name)
     # os.path.exists: False, not an error, for a name that is too long or a folder that is closed
-    if name not in known and not os.path.exists(_expand(name)):
-        raise ValueError(f"no corpus, file or folder is called {name!r}{nearest(name, known)}")
+    if name not in known and not os.path.exists(path):
+        hint = f" ({path.absolute()})" if os.sep in name else nearest(name, known)
+        raise ValueError(f"no corpus, file or folder is called {name!r}{hint}")
 
 
 def _expand(name: str) -> Path:
@@ -126,8 +128,8 @@ def _load_hub(name: str) -> Corpus:
         raise ValueError(
             f"corpus {name!r} could not be loaded from the hub ({type(error).__name__}: {error}); "
             f"offline, put {', '.join(f'{stems[0]}.tokens' for stems in _STEMS.values())} (or "
-            ".txt, .jsonl, .parquet files named train, valid, test) into a folder and give its path, or "
-            "that of the unpacked enwik8 or text8 file, as data.name"
+            ".txt, .jsonl, .parquet files named train, valid, test) into a folder and give its "
+            "path, or that of the unpacked enwik8 or text8 file, as data.name"
         ) from None
     corpus = {split: ["".join(loaded[hub]["text"])] for split, hub in _hub_splits(loaded).items()}
     return corpus if len(corpus) == len(SPLITS) else _split_90_5_5(corpus["training"][0])

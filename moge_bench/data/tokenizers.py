@@ -111,7 +111,9 @@ class BPETokenizer(Tokenizer):
                 f"only {found} tokens: set data.vocabulary_size to at most {found}"
             )
         self.vocabulary_size = found
-        self.separator = self._backend.token_to_id(SEPARATOR)
+        separator = self._backend.token_to_id(SEPARATOR)
+        assert separator is not None  # _train_bpe puts it in
+        self.separator = separator
 
     def encode(self, documents: list[str]) -> list[list[int]]:
         """Return the token ids of every document."""

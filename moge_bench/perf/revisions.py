@@ -145,8 +145,9 @@ def build_tree(tree: Path, commit: str, cache: Path, name: str) -> Revision:
         command = [sys.executable, "setup.py", "build_ext", "--inplace"]
         environment = {**os.environ, "MOGE_CUDA": "0"}  # what is compared here runs on the CPU
         result = subprocess.run(
-            command, cwd=tree, env=environment, capture_output=True, text=True, check=False
-        )
+            command, cwd=tree, env=environment, capture_output=True, text=True, check=False,
+            errors="replace",  # compilers quote in the letters of their own locale
+        )  # fmt: skip
         if result.returncode:
             tail = "\n".join((result.stdout + result.stderr).splitlines()[-20:])
             raise RuntimeError(f"building {name} ({commit}) failed:\n{tail}")

@@ -16,6 +16,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from moge_bench.config import Frozen, Method, RunConfig, field_paths, nearest
+from moge_bench.config.words import keep_words, string_settings
 from moge_bench.data import images, text
 from moge_bench.presets import PRESETS, SYSTEMS, resolve
 from moge_bench.runs.record import write_atomically
@@ -124,12 +125,18 @@ def parse_grid(content: str, source: str) -> Grid:
         raise ValueError(f"{source}: {error}") from None
 
 
+# Fields of the file and settings whose values are strings: "precision: no" is not False.
+_STRINGS = string_settings() | {"name", "question", "preset", "data"}
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML keeps the last of two equal keys; here the second is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
-        for key, _ in node.value:
+        for key, value in node.value:
+            if key.value in _STRINGS:
+                keep_words(value)
             if key.value in seen:
                 raise ValueError(f"{key.value!r} stands twice, again in line "
                                  f"{key.start_mark.line + 1}")  # fmt: skip

@@ -32,7 +32,7 @@ _CURVE_POINTS = 50
 class RunResult:
     """What one run measured; a record is this and where it came from.
 
-    ``backends`` maps an op to the backend that really ran; ``checks`` holds the liveness check.
+    ``backends`` maps an op to the backend that really ran; ``checks`` holds the gradient check.
     """
 
     metrics: list[Metric] = field(default_factory=list)
