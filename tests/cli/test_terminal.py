@@ -13,9 +13,11 @@ from moge_bench import cli
 from moge_bench.cli import terminal
 
 
-@pytest.fixture
 def narrow(monkeypatch):
-    """Stdout and stderr as under PYTHONIOENCODING=ascii; return what came out of both."""
+    """Make stdout and stderr as PYTHONIOENCODING=ascii does; return what comes out of both.
+
+    No fixture: pytest puts its own streams back between a fixture and its test.
+    """
     raw = io.BytesIO()
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, io.TextIOWrapper(raw, "ascii", write_through=True))
@@ -30,33 +32,27 @@ def run_main(*arguments):
     return end.value.code
 
 
-def test_what_ascii_lacks_is_written_in_plain_letters(narrow):
+def test_what_ascii_lacks_is_written_in_plain_letters(monkeypatch):
+    raw = narrow(monkeypatch)
     with terminal.forgiving():
         print("55.0 ± 0.3 × café λ = σ … 東京")
-    assert narrow.getvalue() == b"55.0 +- 0.3 x cafe lambda = sigma ... ??\n"
+    assert raw.getvalue() == b"55.0 +- 0.3 x cafe lambda = sigma ... ??\n"
 
 
-def test_help_and_mistakes_are_shown_in_ascii(narrow):
+def test_help_and_mistakes_are_shown_in_ascii(monkeypatch):
+    raw = narrow(monkeypatch)
     assert run_main("--help") == 0
     assert run_main("ablate", "größe_±.yaml") == 2
-    text = narrow.getvalue().decode("ascii")
+    text = raw.getvalue().decode("ascii")
     assert "Run the cells of a grid" in text and "grid file gro?e_+-.yaml cannot" in text
 
 
-class Pipe(io.RawIOBase):
-    """A pipe whose reader has gone."""
-
-    def writable(self):
-        return True
-
-    def write(self, _):
-        raise BrokenPipeError(32, "Broken pipe")
-
-
 def test_a_reader_that_goes_ends_the_command_quietly(monkeypatch, capfd):
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(Pipe()), "utf-8"))
-    monkeypatch.setattr(terminal, "_discard_the_rest", lambda: None)
-    assert run_main("ablate", "--dry-run", "--results", "none") == 1
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as gone:
+        monkeypatch.setattr(sys, "stdout", gone)
+        assert run_main("ablate", "--dry-run", "--results", "none") == 1
     assert capfd.readouterr().err == ""
 
 
