@@ -8,6 +8,7 @@ import typer
 
 from moge_bench import __version__
 from moge_bench.cli import look, read, run
+from moge_bench.cli.terminal import forgiving
 from moge_bench.perf.cli import app as perf_app
 
 app = typer.Typer(
@@ -38,4 +39,5 @@ def _options(
 
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    with forgiving():
+        app()

@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from moge_bench.cli.terminal import reader_is_gone
+
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
@@ -30,6 +32,8 @@ def user_errors() -> Iterator[None]:
         )  # fmt: skip
         raise typer.Exit(1) from None
     except (ValueError, OSError, RuntimeError) as error:
+        if isinstance(error, BrokenPipeError) and reader_is_gone():
+            raise  # ``main`` ends quietly
         err.print(f"moge-bench: {escape(str(error))}")
         raise typer.Exit(2 if isinstance(error, ValueError) else 1) from None
     except KeyboardInterrupt:

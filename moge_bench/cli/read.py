@@ -29,7 +29,7 @@ def figures(results: ResultsDir = RESULTS) -> None:
         from moge_bench.publish.figures import write_figures
 
         for path in write_figures(_collect(results, name), results / "studies" / name):
-            out.print(f"written: {path}")
+            out.print(escape(f"written: {path}"))
 
     _for_every_study(results, draw)
 
@@ -57,7 +57,7 @@ def print_tables(results: Path, study: str) -> None:
 
     folder = results / "studies" / study
     sys.stdout.write(write_tables(_collect(results, study), folder) + "\n")
-    out.print(f"written: {folder}")
+    out.print(escape(f"written: {folder}"))
 
 
 def _collect(results: Path, study: str) -> Results:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 from rich.markup import escape
 
 from moge_bench.cli.common import RESULTS, ResultsDir, err, out, user_errors
@@ -45,7 +44,7 @@ def train(
         record = store.read(config.run_id)
     if record is not None:
         out.print(escape(record.summary))
-        out.print(f"record: {store.path(config.run_id)}")
+        out.print(escape(f"record: {store.path(config.run_id)}"))
     raise typer.Exit(1 if failed else 0)
 
 
@@ -121,10 +120,9 @@ def _assignment(text: str) -> tuple[str, Any]:
     path, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"--set takes a.b=value, got {text!r}")
-    try:
-        return path, yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ValueError(f"--set {path}: the value is not YAML, got {value!r}") from None
+    from moge_bench.config.words import read_value
+
+    return path, read_value(path, value)
 
 
 def _execute(

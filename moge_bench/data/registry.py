@@ -20,11 +20,14 @@ def find_data(config: RunConfig) -> RunConfig:
         images.check_name(config.data.name)
         return config
     text.check_name(config.data.name)
-    path = Path(config.data.name).expanduser()
-    if text.is_known(config.data.name) or not path.exists():
+    if text.is_known(config.data.name):
         return config
-    stamp = tuple((str(file), file.stat().st_mtime_ns) for file in _files(path))
-    data = config.data.model_copy(update={"digest": _digest(path, stamp)})
+    path = text.local_path(config.data.name)
+    try:
+        stamp = tuple((str(file), file.stat().st_mtime_ns) for file in _files(path))
+        data = config.data.model_copy(update={"digest": _digest(path, stamp)})
+    except OSError as error:
+        raise ValueError(f"data.name={config.data.name!r} cannot be read: {error}") from None
     return config.model_copy(update={"data": data})
 
 

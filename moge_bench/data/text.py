@@ -1,7 +1,7 @@
 """Text corpora as documents, split into training, validation and test.
 
 Shipped: the State of the Union addresses. Others come through ``datasets``, from the hub or from
-a local copy: WikiText-2/103, enwik8, text8. Any folder or file of text, JSON lines or parquet.
+a local copy: WikiText-2/103, enwik8, text8. Any folder or file that ``local_text`` reads.
 """
 
 from __future__ import annotations
@@ -9,27 +9,30 @@ from __future__ import annotations
 import itertools
 import json
 import lzma
+import os
 import random
 import re
 from pathlib import Path
 
 from moge_bench.config import nearest
 from moge_bench.data.assets import ASSETS
+from moge_bench.data.local_text import base_name, read_documents
 
 SPLITS = ("training", "validation", "test")
 Corpus = dict[str, list[str]]
 
-# Hub name, configuration, and the file names that a local copy of the original release has.
+# Hub name and configuration.
 _HUB = {
     "wikitext-2": ("Salesforce/wikitext", "wikitext-2-v1"),
     "wikitext-103": ("Salesforce/wikitext", "wikitext-103-v1"),
     "enwik8": ("LTCB/enwik8", "enwik8"),
     "text8": ("afmck/text8", None),
 }
-_LOCAL_NAMES = {
-    "training": ("wiki.train.tokens", "train.txt", "train.jsonl", "train.parquet"),
-    "validation": ("wiki.valid.tokens", "valid.txt", "valid.jsonl", "valid.parquet"),
-    "test": ("wiki.test.tokens", "test.txt", "test.jsonl", "test.parquet"),
+# What the file of a split is called, in any case, before its suffix.
+_STEMS = {
+    "training": ("wiki.train", "train"),
+    "validation": ("wiki.valid", "valid", "validation"),
+    "test": ("wiki.test", "test"),
 }
 
 
@@ -37,21 +40,23 @@ def load_corpus(name: str) -> Corpus:
     """Return {"training", "validation", "test"}: lists of documents of the corpus ``name``.
 
     ``name`` is "state-of-the-union", one of the hub's corpora above, the path of a folder with a
-    file per split (``wiki.train.tokens``, ``train.txt``, ``train.jsonl`` or ``train.parquet``, and
-    ``valid``, ``test`` alike), or the path of one file, of which the first 90 % of the bytes are
-    the training split, the next 5 % validation, the rest test (as is usual for enwik8, text8).
-    Raises ValueError for an unknown name, a file that is missing, is not UTF-8, cannot be read as
-    what its suffix says, or has no text, and says where to put what is absent.
+    file per split (``wiki.train.tokens``, ``train.txt``, ``train.jsonl.gz``, ..., and ``valid``,
+    ``test`` alike), or the path of one file, of which the first 90 % of the bytes are the training
+    split, the next 5 % validation, the rest test (as is usual for enwik8, text8). ``~`` is the
+    home folder. Raises ValueError for an unknown name, a file that is missing, cannot be read as
+    what it is (``local_text.read_documents``), or has no text, and says where to put what is
+    absent.
     """
     check_name(name)
+    path = local_path(name)
     if name == "state-of-the-union":
         corpus = _load_addresses()
     elif name in _HUB:
         corpus = _load_hub(name)
-    elif Path(name).is_file():
-        corpus = _split_90_5_5("\n".join(_read_documents(Path(name))))
+    elif path.is_file():
+        corpus = _split_90_5_5("\n".join(read_documents(path)))
     else:
-        corpus = {split: _read_documents(_find_split(Path(name), split)) for split in SPLITS}
+        corpus = {split: read_documents(_find_split(path, split)) for split in SPLITS}
     for split, documents in corpus.items():
         if not any(document.strip() for document in documents):
             raise ValueError(f"corpus {name!r} has no text in its {split} split")
@@ -66,8 +71,19 @@ def is_known(name: str) -> bool:
 def check_name(name: str) -> None:
     """Raise ValueError unless ``name`` is a known corpus or an existing file or folder."""
     known = ["state-of-the-union", *_HUB]
-    if name not in known and not Path(name).exists():
-        raise ValueError(f"no corpus, file or folder is called {name!r}{nearest(name, known)}")
+    path = local_path(name)
+    # os.path.exists: False, not an error, for a name that is too long or a folder that is closed
+    if name not in known and not os.path.exists(path):
+        hint = f" ({path.absolute()})" if os.sep in name else nearest(name, known)
+        raise ValueError(f"no corpus, file or folder is called {name!r}{hint}")
+
+
+def local_path(name: str) -> Path:
+    """Return the path that ``name`` is, ``~`` expanded; ValueError where it cannot be."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:  # no home folder is known, or ~name is nobody
+        raise ValueError(f"the path {name!r} cannot be expanded: {error}") from None
 
 
 def _load_addresses() -> Corpus:
@@ -82,54 +98,25 @@ def _load_addresses() -> Corpus:
 
 
 def _find_split(folder: Path, split: str) -> Path:
-    candidates = [folder / name for name in _LOCAL_NAMES[split]]
-    path = next((path for path in candidates if path.is_file()), None)
-    if path is None:
-        names = ", ".join(candidate.name for candidate in candidates)
-        raise ValueError(f"folder {folder} has no {split} split; it needs one of: {names}")
-    return path
-
-
-def _read_documents(path: Path) -> list[str]:
-    """Return the documents of a .parquet or .jsonl file (its "text"), or a file as one document."""
-    if path.suffix == ".parquet":
-        return _read_parquet(path)
+    """Return the one file of ``folder`` that is called as the split."""
     try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+    except OSError as error:
+        raise ValueError(f"folder {folder} cannot be read: {error.strerror}") from None
+    names = [(path, base_name(path)) for path in files]
+    found = [path for path, name in names if name is not None and name[0] in _STEMS[split]]
+    if not found:
+        wanted = ", ".join(f"{stem}.txt" for stem in _STEMS[split])
         raise ValueError(
-            f"{path} is not UTF-8: byte {error.object[error.start]:#04x} at {error.start}; "
-            "convert it, e.g. with iconv -t UTF-8"
-        ) from None
-    if path.suffix == ".jsonl":
-        lines = enumerate(text.split("\n"), start=1)
-        return [_document(line, f"{path}, line {n}") for n, line in lines if line.strip()]
-    return [text]
-
-
-def _read_parquet(path: Path) -> list[str]:
-    import pandas as pd
-
-    try:
-        frame = pd.read_parquet(path)
-    except ImportError:
-        raise ValueError(f"{path} needs the package pyarrow: pip install pyarrow") from None
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as parquet: {error}") from None
-    if "text" not in frame:
-        raise ValueError(f"{path} needs a column 'text', got {list(frame.columns)}")
-    return [str(text) for text in frame["text"]]
-
-
-def _document(line: str, where: str) -> str:
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not JSON: {error}") from None
-    text = value.get("text") if isinstance(value, dict) else None
-    if not isinstance(text, str):
-        raise ValueError(f"{where} must be an object whose 'text' is a string, got {line[:60]}")
-    return text
+            f"folder {folder} has no {split} split; it needs one of: {_STEMS[split][0]}.tokens, "
+            f"{wanted} (or .jsonl, .json, .csv, .tsv, .parquet; also with .gz, .bz2, .xz after it)"
+        )
+    if len(found) > 1:
+        raise ValueError(
+            f"folder {folder} has more than one {split} split: "
+            f"{', '.join(path.name for path in found)}; keep one"
+        )
+    return found[0]
 
 
 def _load_hub(name: str) -> Corpus:
@@ -146,9 +133,9 @@ def _load_hub(name: str) -> Corpus:
     except Exception as error:
         raise ValueError(
             f"corpus {name!r} could not be loaded from the hub ({type(error).__name__}: {error}); "
-            f"offline, put {', '.join(names[0] for names in _LOCAL_NAMES.values())} (or .txt, "
-            ".jsonl, .parquet files named train, valid, test) into a folder and give its path, or "
-            "that of the unpacked enwik8 or text8 file, as data.name"
+            f"offline, put {', '.join(f'{stems[0]}.tokens' for stems in _STEMS.values())} (or "
+            ".txt, .jsonl, .parquet files named train, valid, test) into a folder and give its "
+            "path, or that of the unpacked enwik8 or text8 file, as data.name"
         ) from None
     corpus = {split: ["".join(loaded[hub]["text"])] for split, hub in _hub_splits(loaded).items()}
     return corpus if len(corpus) == len(SPLITS) else _split_90_5_5(corpus["training"][0])

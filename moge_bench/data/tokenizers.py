@@ -1,29 +1,34 @@
 """Text to token ids: byte-level BPE, raw bytes, or whole words as WikiText's baselines use.
 
 A tokenizer ends every document with one separator; a stream of documents starts with one too, so
-that every token of the text, the first included, has something to be predicted from.
+that every token of the text, the first included, has something to be predicted from. Separators
+stand between documents only: "<|endoftext|>" within a text is text like any other.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-import tempfile
+import io
 from abc import ABC, abstractmethod
 from collections import Counter
-from pathlib import Path
+from collections.abc import Iterator
 
 import torch
+
+from moge_bench import cache
 
 SEPARATOR = "<|endoftext|>"
 
 
 class Tokenizer(ABC):
-    """Maps text to ids 0 .. vocabulary_size - 1, the separator among them."""
+    """Maps text to ids 0 .. vocabulary_size - 1, the separator among them.
+
+    ``lossless``: the text can be made again from its ids, so that its bytes can be counted.
+    """
 
     vocabulary_size: int
     separator: int
+    lossless: bool = True
 
     @abstractmethod
     def encode(self, documents: list[str]) -> list[list[int]]:
@@ -49,44 +54,56 @@ class ByteTokenizer(Tokenizer):
 
 
 class WordTokenizer(Tokenizer):
-    """White-space words of the training split, the most frequent first; lines end in <eos>.
+    """White-space words of the training split, the most frequent first; lines end in an id.
 
     As the SMoE baselines read WikiText (wiki.{train,valid,test}.tokens). A word outside the
-    vocabulary becomes <unk>. Of equally frequent words the one that comes first in the text wins.
+    vocabulary becomes 1, and so does the word "<unk>", which WikiText holds in the place of rare
+    words; no other word has a meaning of its own. Of equally frequent words the one that comes
+    first in the text wins (``tokenizers``' WordLevel orders those by their letters, and would
+    read "<eos>" in a text as the end of a line).
     """
 
-    def __init__(self, training: list[str], vocabulary_size: int) -> None:
-        counts = Counter(word for text in training for word in self._words(text))
-        for special in ("<unk>", "<eos>"):
-            counts.pop(special, None)
-        words = [word for word, _ in counts.most_common(vocabulary_size - 3)]
-        self._ids = {word: i for i, word in enumerate([SEPARATOR, "<unk>", "<eos>", *words])}
-        self.vocabulary_size = len(self._ids)
-        self.separator = 0
+    separator, _UNKNOWN, _END_OF_LINE, _NUM_SPECIAL = 0, 1, 2, 3
+    lossless = False  # spacing and rare words are gone
 
-    @staticmethod
-    def _words(text: str) -> list[str]:
-        return [word for line in text.splitlines() for word in [*line.split(), "<eos>"]]
+    def __init__(self, training: list[str], vocabulary_size: int) -> None:
+        counts = Counter(word for text in training for line in _lines(text) for word in line)
+        del counts["<unk>"]
+        words = counts.most_common(vocabulary_size - self._NUM_SPECIAL)
+        self._ids = {word: i for i, (word, _) in enumerate(words, start=self._NUM_SPECIAL)}
+        self.vocabulary_size = self._NUM_SPECIAL + len(self._ids)
 
     def encode(self, documents: list[str]) -> list[list[int]]:
         """Return the word ids of every document."""
-        unknown = self._ids["<unk>"]
-        return [[self._ids.get(word, unknown) for word in self._words(d)] for d in documents]
+        return [
+            [i for line in _lines(document) for i in self._encode_line(line)]
+            for document in documents
+        ]
+
+    def _encode_line(self, words: list[str]) -> list[int]:
+        return [*(self._ids.get(word, self._UNKNOWN) for word in words), self._END_OF_LINE]
+
+
+def _lines(text: str) -> Iterator[list[str]]:
+    """Yield the words of every line, where a file's lines end: not at U+2028 or a form feed."""
+    for line in io.StringIO(text, newline=None):
+        yield line.split()
 
 
 class BPETokenizer(Tokenizer):
     """Byte-level BPE trained on the training split by ``tokenizers``; deterministic, cached."""
 
     def __init__(self, training: list[str], vocabulary_size: int) -> None:
-        from tokenizers import Tokenizer as Backend
+        import tokenizers
 
-        path = _cache_folder() / f"bpe-{_digest(training, vocabulary_size)}.json"
-        if path.is_file():
-            self._backend = Backend.from_file(str(path))
+        name = f"bpe-{_digest(training, vocabulary_size, tokenizers.__version__)}.json"
+        kept = cache.read_text(name)
+        if kept is not None:
+            self._backend = tokenizers.Tokenizer.from_str(kept)
         else:
             self._backend = _train_bpe(training, vocabulary_size)
-            with contextlib.suppress(OSError):  # a cache: without it the next run trains again
-                _save_atomically(path, self._backend.to_str())
+            cache.write_text(name, self._backend.to_str())
+        self._backend.encode_special_tokens = True  # as the text that they are in a document
         found = self._backend.get_vocab_size()
         if found < vocabulary_size:
             raise ValueError(
@@ -94,7 +111,9 @@ class BPETokenizer(Tokenizer):
                 f"only {found} tokens: set data.vocabulary_size to at most {found}"
             )
         self.vocabulary_size = found
-        self.separator = self._backend.encode(SEPARATOR).ids[0]
+        separator = self._backend.token_to_id(SEPARATOR)
+        assert separator is not None  # _train_bpe puts it in
+        self.separator = separator
 
     def encode(self, documents: list[str]) -> list[list[int]]:
         """Return the token ids of every document."""
@@ -122,23 +141,9 @@ def _train_bpe(training: list[str], vocabulary_size: int):  # type: ignore[no-un
     return trainer._tokenizer
 
 
-def _digest(training: list[str], vocabulary_size: int) -> str:
-    digest = hashlib.sha256(f"{vocabulary_size}".encode())
+def _digest(training: list[str], vocabulary_size: int, version: str) -> str:
+    digest = hashlib.sha256(f"{version} {vocabulary_size}".encode())
     for text in training:
-        digest.update(b"\0" + text.encode("utf-8"))
+        data = text.encode("utf-8")
+        digest.update(b"\0%d\0" % len(data) + data)
     return digest.hexdigest()[:16]
-
-
-def _cache_folder() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "moge-bench"
-
-
-def _save_atomically(path: Path, text: str) -> None:
-    """Two cells may train the same tokenizer at once: the last rename wins, both are whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8"
-    ) as file:
-        file.write(text)
-    os.replace(file.name, path)

@@ -32,6 +32,7 @@ from moge_bench.runs.processes import tie_to_parent
 from moge_bench.runs.speed import SpeedPass, SpeedStore
 from moge_bench.runs.store import RecordStore
 from moge_bench.study.grid import Grid
+from moge_bench.training.allocator import freed_memory_kept
 
 if TYPE_CHECKING:
     from moge_bench.training.task import Task
@@ -135,6 +136,7 @@ def _child(config_jsons: list[str], sender: Connection) -> None:
     sender.send(json.dumps(answer))
 
 
+@freed_memory_kept()
 def measure(configs: list[RunConfig]) -> dict[str, dict[str, Any]]:
     """Time ``configs`` in turns in this process, then take the peak memory of each."""
     from moge_bench.training.loop import TrainingStep

@@ -69,7 +69,7 @@ def run(
             report.write(result, facts, output, f"bench_{set_name}")
             progress.advance(task)
     paths = report.write(result, facts, output, f"bench_{set_name}")
-    print(paths[2].read_text())
+    print(paths[2].read_text(encoding="utf-8"))
     if instructions:
         count(output=output)
     failed = report.failures(result)
@@ -77,7 +77,7 @@ def run(
         console.print(
             f"{row.case} {row.candidate}: {row.status}: {row.detail}", style="red", markup=False
         )
-    console.print(f"wrote {', '.join(map(str, paths))}")
+    console.print(f"wrote {', '.join(map(str, paths))}", markup=False)
     if failed:
         raise typer.Exit(1)
 
@@ -93,7 +93,7 @@ def count(
         repo = revisions.repository_root(Path.cwd())
         head = revisions.build(repo, None, cache or revisions.default_cache(), "head")
         counts = callgrind.count(head)
-    except (ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise _fail(str(error)) from None
     text = report.instruction_table(callgrind.per_token(counts), head.commit)
     report.write_atomic(output / "instructions.md", text)
@@ -151,14 +151,16 @@ def gate_command(
         cases = registry.select("gate", case) if time else []
         repo = revisions.repository_root(Path.cwd())
         folder = cache or revisions.default_cache()
-        console.print(f"building base ({base}) and head ({head or 'working tree'}) in {folder}")
+        console.print(
+            f"building base ({base}) and head ({head or 'working tree'}) in {folder}", markup=False
+        )
         base_build = revisions.build(repo, base, folder, "base")
         head_build = revisions.build(repo, head, folder, "head")
         outcome = gate.run(
             base_build, head_build, cases, policy, instructions=instructions, time=time,
             backend=None if backend == "any" else backend, progress=console.print,
         )  # fmt: skip
-    except (ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise _fail(str(error)) from None
     facts = rows.environment("cpu") | {"base": base_build.commit, "head": head_build.commit}
     _report_gate(outcome, facts, output)
@@ -166,8 +168,11 @@ def gate_command(
         console.print("the working tree has uncommitted changes: not recorded in the history")
     elif record:
         path = output / "history.jsonl"
-        history.append(path, history.entries(outcome, base_build, head_build, facts))
-        history.figure(history.read(path), output)
+        try:
+            history.append(path, history.entries(outcome, base_build, head_build, facts))
+            history.figure(history.read(path), output)
+        except (OSError, ValueError) as error:
+            raise _fail(str(error)) from None
     if outcome.verdict != PASS:
         for decision in outcome.decisions:
             if decision.verdict != PASS:

@@ -143,10 +143,14 @@ def earlier(path: Path, **same: Any) -> dict[str, Any] | None:
     """Return the report at ``path`` if its entries equal those given, else None.
 
     With the facts among them: what the same code has measured on the same machine, to go on with.
+    A damaged report is none.
     """
-    if not path.exists():
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        return None
     wanted = json.loads(json.dumps(same))
     return found if all(found.get(name) == value for name, value in wanted.items()) else None
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -14,7 +16,10 @@ from pathlib import Path
 
 import torch
 
-BUILT = ".gate-built"  # written last: a folder without it is a build that was interrupted
+from moge_bench.cache import cache_folder
+
+# Written last, with a digest of each library: a folder without it is a build that was interrupted.
+BUILT = ".gate-built"
 
 
 @dataclass(frozen=True)
@@ -28,14 +33,30 @@ class Revision:
 
 
 def default_cache() -> Path:
-    """Return the folder that holds built revisions, under XDG_CACHE_HOME or ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "moge-bench" / "gate"
+    """Return the folder that holds built revisions, under XDG_CACHE_HOME or ~/.cache.
+
+    Where there is no home, or none that can be written, a temporary folder, removed at the end:
+    then every call builds anew.
+    """
+    folder = cache_folder()
+    if folder is not None:
+        try:
+            (folder / "gate").mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder / "gate").close()
+            return folder / "gate"
+        except OSError:
+            pass
+    temporary = Path(tempfile.mkdtemp(prefix="moge-bench-gate-"))
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    return temporary
 
 
 def _git(repo: Path, *arguments: str) -> bytes:
     command = ["git", "-C", str(repo), *arguments]
-    result = subprocess.run(command, capture_output=True, check=False)
+    try:
+        result = subprocess.run(command, capture_output=True, check=False)
+    except FileNotFoundError:
+        raise ValueError("git was not found: install it, revisions come from it") from None
     if result.returncode:
         reason = result.stderr.decode(errors="replace").strip()
         raise ValueError(f"git {' '.join(arguments)} failed in {repo}: {reason}")
@@ -48,8 +69,19 @@ def repository_root(start: Path) -> Path:
 
 
 def resolve(repo: Path, ref: str) -> str:
-    """Return the commit that ``ref`` names; ValueError says what git could not find."""
-    return _git(repo, "rev-parse", "--verify", f"{ref}^{{commit}}").decode().strip()
+    """Return the commit that ``ref`` names; ValueError says what git could not find.
+
+    In a shallow clone (``git clone --depth``, and what CI checks out by default) it names that.
+    """
+    try:
+        return _git(repo, "rev-parse", "--verify", f"{ref}^{{commit}}").decode().strip()
+    except ValueError:
+        if _git(repo, "rev-parse", "--is-shallow-repository").strip() != b"true":
+            raise
+    raise ValueError(
+        f"{ref!r} is not in {repo}, which is a shallow clone: fetch the base with "
+        "git fetch --unshallow"
+    )
 
 
 def snapshot(repo: Path, ref: str | None, folder: Path) -> str:
@@ -101,25 +133,51 @@ def build(repo: Path, ref: str | None, cache: Path, name: str) -> Revision:
 
 
 def build_tree(tree: Path, commit: str, cache: Path, name: str) -> Revision:
-    """Build the sources in ``tree``, moving it to its place in ``cache``; see ``build``."""
+    """Build the sources in ``tree``, moving it to its place in ``cache``; see ``build``.
+
+    The folder that holds ``tree`` is temporary: what was damaged in ``cache`` is moved there.
+    """
     if not (tree / "setup.py").exists():
         raise ValueError(f"{name} ({commit}) has no setup.py: there is nothing to compare with")
     key = build_key(tree)
     home = cache / key
-    if not (home / BUILT).exists():
+    if not _is_whole(home, key):
         command = [sys.executable, "setup.py", "build_ext", "--inplace"]
         environment = {**os.environ, "MOGE_CUDA": "0"}  # what is compared here runs on the CPU
         result = subprocess.run(
-            command, cwd=tree, env=environment, capture_output=True, text=True, check=False
-        )
+            command, cwd=tree, env=environment, capture_output=True, text=True, check=False,
+            errors="replace",  # compilers quote in the letters of their own locale
+        )  # fmt: skip
         if result.returncode:
             tail = "\n".join((result.stdout + result.stderr).splitlines()[-20:])
             raise RuntimeError(f"building {name} ({commit}) failed:\n{tail}")
-        (tree / BUILT).write_text(commit + "\n")
-        shutil.rmtree(home, ignore_errors=True)
-        try:
-            tree.rename(home)
-        except OSError:
-            if not (home / BUILT).exists():  # else another run built the same sources meanwhile
-                raise
+        (tree / BUILT).write_text(json.dumps({"commit": commit, "libraries": _libraries(tree)}))
+        _move_into_place(tree, home, key)
     return Revision(name, commit, home, key)
+
+
+def _libraries(tree: Path) -> dict[str, str]:
+    files = sorted((tree / "moge_bench").glob("*.so"))
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def _is_whole(home: Path, key: str) -> bool:
+    """Say whether ``home`` is a finished build with nothing changed, cut off or cleaned away."""
+    try:
+        built = json.loads((home / BUILT).read_text(encoding="utf-8"))
+        return built["libraries"] == _libraries(home) and build_key(home) == key
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _move_into_place(tree: Path, home: Path, key: str) -> None:
+    """Rename ``tree`` to ``home``, unless another process has built the same there meanwhile."""
+    if _is_whole(home, key):  # and may be using it
+        return
+    if home.exists():
+        home.rename(tree.with_name("damaged"))  # beside ``tree``, in what the caller removes
+    try:
+        tree.rename(home)
+    except OSError:
+        if not _is_whole(home, key):
+            raise

@@ -32,6 +32,7 @@ _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "moge-bench", "svg.fonttype": "none", "font.size": 8, "axes.grid": True,
     "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False,
     "legend.frameon": False, "savefig.dpi": 150,
+    "text.parse_math": False,  # a $ in a name is a letter
 }  # fmt: skip
 _METHOD_COLOURS = {"dense": "#555555", "moe": "#1f77b4", "moge": "#d62728"}
 _SPLIT_MARKERS = {"validation": "o", "test": "s", "validation_attacked": "^", "test_attacked": "D"}

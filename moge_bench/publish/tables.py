@@ -97,8 +97,8 @@ def write_tables(grid: Grid, store: RecordStore, folder: Path) -> str:
     shown = pd.DataFrame([_display(row, grid) for row in rows])
     markdown = "\n".join(
         [
-            f"# {grid.file.name}", "", grid.file.question, "",
-            shown.to_markdown(index=False, disable_numparse=True), "",
+            f"# {grid.file.name}", "", markdown_line(grid.file.question), "",
+            shown.map(markdown_cell).to_markdown(index=False, disable_numparse=True), "",
             *notes(grid, lines), "",
         ]
     )  # fmt: skip
@@ -106,6 +106,17 @@ def write_tables(grid: Grid, store: RecordStore, folder: Path) -> str:
     write_atomically(folder / f"{grid.file.name}.tex", _latex(shown, grid))
     write_atomically(folder / f"{grid.file.name}.csv", _csv(rows))
     return markdown
+
+
+def markdown_cell(text: str) -> str:
+    """Return ``text`` on one line, with what would end a cell of a Markdown table escaped."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def markdown_line(text: str) -> str:
+    """Return ``text`` as one paragraph: no line break, no mark that starts another kind of line."""
+    line = " ".join(text.split())
+    return f"\\{line}" if line.startswith(("#", "|", ">", "- ", "* ", "+ ", "```")) else line
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:
@@ -117,8 +128,9 @@ def _csv(rows: list[dict[str, Any]]) -> str:
 
 
 def _latex(shown: pd.DataFrame, grid: Grid) -> str:
-    plain = shown.map(lambda cell: str(cell).replace("±", "+-"))
-    body = plain.to_latex(index=False, escape=True).replace("+-", r"$\pm$")
+    # Escaped first: a name may hold what LaTeX reads as a command. ± is ours, in numbers alone.
+    plain = shown.map(lambda cell: " ".join(cell.split()))
+    body = plain.to_latex(index=False, escape=True).replace("±", r"$\pm$")
     question = " ".join(grid.file.question.split())  # a line break would end the comment
     return f"% {grid.file.name}: {question}\n{body}"
 

@@ -6,19 +6,26 @@ from typing import Any
 
 import yaml
 
+from moge_bench.config.words import keep_words, string_settings
+
+# Fields of the file and settings whose values are strings: "precision: no" is not False.
+_STRINGS = string_settings() | {"name", "question", "preset", "data"}
+
 
 class _Loader(yaml.SafeLoader):
     """PyYAML keeps the last of two equal keys; here the second is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
-        for key, _ in node.value:
+        for key, value in node.value:
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode):
                 raise ValueError(
                     f"line {line}: a key must be a word, got a list or a mapping; text with "
                     "braces or brackets needs quotes"
                 )
+            if key.value in _STRINGS:
+                keep_words(value)
             if key.value in seen:
                 raise ValueError(f"{key.value!r} stands twice, again in line {line}")
             seen.add(key.value)

@@ -25,6 +25,11 @@ class ImageTask(Task):
         """Images with labels."""
         return self._splits["training"]
 
+    def first_validation(self, count: int) -> Batch:
+        """Return images and their labels."""
+        split = self._splits["validation"]
+        return split.images[:count], split.labels[:count]
+
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Return the cross-entropy, with the config's label smoothing."""
         images, labels = batch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,9 +18,10 @@ from moge_bench.models.build import build_model, count_parameters
 from moge_bench.moe.insert import collect_aux
 from moge_bench.moe.layer import MoEAux
 from moge_bench.routing.schedule import SigmaSchedule
-from moge_bench.training.allocator import keep_freed_memory
+from moge_bench.training.allocator import freed_memory_kept
 from moge_bench.training.evaluate import Metric, evaluating
 from moge_bench.training.gradient_check import check_gradients
+from moge_bench.training.process import AccelerateState, left_as_found, require_determinism
 from moge_bench.training.task import Batch, Task
 from moge_bench.training.tasks import make_task
 
@@ -30,7 +32,7 @@ _CURVE_POINTS = 50
 class RunResult:
     """What one run measured; a record is this and where it came from.
 
-    ``backends`` maps an op to the backend that really ran; ``checks`` holds the liveness check.
+    ``backends`` maps an op to the backend that really ran; ``checks`` holds the gradient check.
     """
 
     metrics: list[Metric] = field(default_factory=list)
@@ -71,12 +73,33 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
 
 
 class Trainer:
-    """Model, optimiser and schedules of one run; ``step`` makes one optimiser step."""
+    """Model, optimiser and schedules of one run; ``step`` makes one optimiser step.
+
+    Everything but the constructor is to be called ``in_force``. The constructor seeds torch.
+    """
 
     def __init__(self, config: RunConfig, task: Task) -> None:
-        torch.set_num_threads(config.training.threads)
-        keep_freed_memory()
         self.config, self.task = config, task
+        self._accelerate = AccelerateState()
+        with self.in_force():
+            self._build()
+        self.backends: dict[str, str] = {}
+        self.checks: dict[str, Any] = {}
+        torch.manual_seed(config.seed)  # from here on: dropout and gate noise
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Give the process this trainer's number of threads and accelerate state for the body."""
+        threads = torch.get_num_threads()
+        with self._accelerate.in_force():
+            torch.set_num_threads(self.config.training.threads)
+            try:
+                yield
+            finally:
+                torch.set_num_threads(threads)
+
+    def _build(self) -> None:
+        config = self.config
         self.accelerator = Accelerator(
             mixed_precision=config.training.precision,
             # An epoch's end must not cut a step short: every step sees the same number of images.
@@ -85,7 +108,7 @@ class Trainer:
             ),
             dataloader_config=DataLoaderConfiguration(split_batches=True),
         )
-        model = build_model(config, task.vocabulary_size)
+        model = build_model(config, self.task.vocabulary_size)
         self.parameters = count_parameters(model)
         optimizer = make_optimizer(model, config.training)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
@@ -95,9 +118,6 @@ class Trainer:
             self.sigma_schedule = SigmaSchedule(
                 sigma.start, sigma.end, sigma.gamma, total_steps=config.training.steps
             )
-        self.backends: dict[str, str] = {}
-        self.checks: dict[str, Any] = {}
-        torch.manual_seed(config.seed)  # from here on: dropout and gate noise
 
     def step(self, batches: list[Batch], index: int) -> float:
         """Make optimiser step ``index`` from its micro-batches; return the mean task loss."""
@@ -152,12 +172,18 @@ def train(config: RunConfig, on_step: Callable[[int, int], None] | None = None) 
 
     The result depends on the config (seed and threads included) and the machine alone. The test
     split is read once, at the end, and only where ``data.evaluate_test`` says so.
+    The process is left as it was found, after an exception too: any number of runs fit in one,
+    one after the other.
     """
-    torch.use_deterministic_algorithms(True)
-    # Else determinism writes NaN into every empty tensor first: 7 % of a step of tiny-lm.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    settings = config.training
-    trainer = Trainer(config, make_task(config))
+    with left_as_found(), freed_memory_kept():
+        require_determinism()
+        trainer = Trainer(config, make_task(config))
+        with trainer.in_force():
+            return _train(trainer, on_step)
+
+
+def _train(trainer: Trainer, on_step: Callable[[int, int], None] | None) -> RunResult:
+    config, settings = trainer.config, trainer.config.training
     loader = trainer.accelerator.prepare(
         trainer.task.loader(settings.batch_size // settings.gradient_accumulation, config.seed)
     )
@@ -198,11 +224,13 @@ class TrainingStep:
 
     The model is freshly initialised, so its routing is close to balanced; the step is forward,
     backward, clipping and the AdamW update, as in ``train``. ``task`` is the loaded data of
-    ``config``, which steps may share.
+    ``config``, which steps may share. Steps of any configs can take turns in one process, which
+    each call leaves as it found it but for torch's random numbers that it draws.
     """
 
     def __init__(self, config: RunConfig, task: Task) -> None:
-        self._trainer = Trainer(config, task)
+        with left_as_found():
+            self._trainer = Trainer(config, task)
         per_step = config.training.gradient_accumulation
         size = config.training.batch_size // per_step
         self.device: torch.device = self._trainer.accelerator.device
@@ -212,13 +240,12 @@ class TrainingStep:
 
     def __call__(self) -> None:
         """Run the step at the middle of the schedule, on the config's number of threads."""
-        torch.set_num_threads(self._trainer.config.training.threads)
-        self._trainer.model.train()
-        self._trainer.step(self._batches, self._trainer.config.training.steps // 2)
+        with self._trainer.in_force():
+            self._trainer.model.train()
+            self._trainer.step(self._batches, self._trainer.config.training.steps // 2)
 
     def score(self) -> None:
         """Run the forward pass alone, as in evaluation: no gradient, no noise, no dropout."""
-        torch.set_num_threads(self._trainer.config.training.threads)
-        with evaluating(self._trainer.model):
+        with self._trainer.in_force(), evaluating(self._trainer.model):
             for batch in self._batches:
                 self._trainer.task.loss(self._trainer.model, batch)

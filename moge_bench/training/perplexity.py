@@ -23,9 +23,12 @@ class Score:
         return self.total_nats / self.num_tokens
 
     @property
-    def perplexity(self) -> float:
-        """exp(nats per token); a uniform model scores the vocabulary size."""
-        return math.exp(self.cross_entropy)
+    def perplexity(self) -> float | None:
+        """exp(nats per token), None above 1.8e308; a uniform model scores the vocabulary size."""
+        try:
+            return math.exp(self.cross_entropy)
+        except OverflowError:
+            return None
 
     def bits_per_byte(self, num_bytes: int) -> float:
         """Return the bits that a byte of the text costs, which no tokenizer changes.

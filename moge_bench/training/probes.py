@@ -1,9 +1,9 @@
-"""Routing on fixed inputs, saved once per run, for the analyses: results/probes/<run_id>.safetensors.
+"""Routing on fixed inputs, saved once per run, for the analyses: probes/<run_id>.safetensors.
 
 The inputs are the first ones of the validation split, the same for every run of a data set. Per MoE
 layer, named by its block: ``scores`` (tokens, N) float32, ``experts`` (tokens, k) int16, ``gate``
-(N, hidden size) float32 where the gate is a plain matrix; ``labels`` (tokens,) int64, the class of a
-token's image or the id of the token that follows it. The header gives map, method and run.
+(N, hidden size) float32 where the gate is a plain matrix; ``labels`` (tokens,) int64, the class of
+a token's image or the id of the token that follows it. The header gives map, method and run.
 """
 
 from __future__ import annotations

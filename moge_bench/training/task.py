@@ -44,6 +44,10 @@ class Task(ABC):
             collate_fn=_take_batch,
         )  # fmt: skip
 
+    @abstractmethod
+    def first_validation(self, count: int) -> Batch:
+        """Return the first ``count`` examples of the validation split, or all where it has less."""
+
     def fixed_batch(self, batch_size: int) -> Batch:
         """Return the first ``batch_size`` training examples, for timing."""
         indices: Sequence[int] = range(batch_size)

@@ -66,6 +66,12 @@ class TextTask(Task):
         """Windows of the training split."""
         return self._windows
 
+    def first_validation(self, count: int) -> Batch:
+        """Return windows of the clean text, and the tokens that follow theirs."""
+        stream = self._tokenizer.stream(self._corpus["validation"])
+        windows = Windows(stream, self._context)
+        return windows.__getitems__(range(min(count, len(windows))))
+
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Return the cross-entropy per token."""
         tokens, targets = batch
@@ -77,8 +83,9 @@ class TextTask(Task):
     def evaluate(self, model: nn.Module, split: str, step: int) -> Evaluation:
         """Score the whole split, clean and, under the name ``split``_attacked, with words swapped.
 
-        Metrics: perplexity, bits_per_byte, cross_entropy in nats per token. The routing
-        statistics are those of the clean text.
+        Metrics: perplexity (absent where it exceeds the numbers, at a cross-entropy above 709),
+        bits_per_byte (absent where the tokenizer loses text), cross_entropy in nats per token.
+        The routing statistics are those of the clean text.
         """
         documents = self._corpus[split]
         metrics, routing = self._score(model, documents, split, step)
@@ -109,10 +116,11 @@ class TextTask(Task):
                 length=self._context + 1,
                 stride=self._data.stride or self._context,
             )
-        num_bytes = sum(len(document.encode("utf-8")) for document in documents)
-        metrics = [
-            Metric("perplexity", score.perplexity, "", name, step),
-            Metric("bits_per_byte", score.bits_per_byte(num_bytes), "bits/byte", name, step),
-            Metric("cross_entropy", score.cross_entropy, "nats/token", name, step),
-        ]
+        metrics = [Metric("cross_entropy", score.cross_entropy, "nats/token", name, step)]
+        if self._tokenizer.lossless:
+            num_bytes = sum(len(document.encode("utf-8")) for document in documents)
+            bits = score.bits_per_byte(num_bytes)
+            metrics.insert(0, Metric("bits_per_byte", bits, "bits/byte", name, step))
+        if score.perplexity is not None:
+            metrics.insert(0, Metric("perplexity", score.perplexity, "", name, step))
         return metrics, statistics.summary()

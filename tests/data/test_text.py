@@ -1,3 +1,4 @@
+import gzip
 import json
 import sys
 import types
@@ -60,20 +61,36 @@ def test_bad_json_lines_name_the_line(tmp_path, line, message):
         load_corpus(str(tmp_path))
 
 
-def test_local_parquet(tmp_path):
-    pd = pytest.importorskip("pandas")
-    pytest.importorskip("pyarrow", reason="the extra `hub` is not installed")
+def test_splits_are_found_in_any_case_and_compressed(tmp_path):
+    (tmp_path / "TRAIN.TXT").write_text("a")
+    (tmp_path / "validation.ndjson").write_text('{"text": "b"}')
+    (tmp_path / "test.txt.gz").write_bytes(gzip.compress(b"c"))
+    (tmp_path / "README.md").write_text("of no split")
+    assert load_corpus(str(tmp_path)) == {"training": ["a"], "validation": ["b"], "test": ["c"]}
+
+
+def test_two_files_of_one_split_are_not_chosen_from(tmp_path):
     write_splits(tmp_path)
-    path = tmp_path / "train.parquet"
-    (tmp_path / "train.txt").unlink()
-    pd.DataFrame({"text": ["x", "y"]}).to_parquet(path)
-    assert load_corpus(str(tmp_path))["training"] == ["x", "y"]
-    pd.DataFrame({"texts": ["x", "y"]}).to_parquet(path)
-    with pytest.raises(ValueError, match=r"needs a column 'text', got \['texts'\]"):
+    (tmp_path / "train.jsonl").write_text('{"text": "a"}')
+    with pytest.raises(ValueError, match=r"more than one training split: train\.jsonl, train\.txt"):
         load_corpus(str(tmp_path))
-    path.write_text("not parquet")
-    with pytest.raises(ValueError, match=r"train\.parquet cannot be read as parquet"):
-        load_corpus(str(tmp_path))
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "corpus").mkdir()
+    write_splits(tmp_path / "corpus")
+    assert load_corpus("~/corpus")["test"] == ["the test text"]
+    with pytest.raises(ValueError, match=rf"called '~/none' \({tmp_path}/none\)"):
+        load_corpus("~/none")
+    with pytest.raises(ValueError, match="'~nobody-by-this-name/x' cannot be expanded"):
+        load_corpus("~nobody-by-this-name/x")
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a/" * 3000, "a\0b"])
+def test_names_that_no_file_can_have(name):
+    with pytest.raises(ValueError, match="no corpus, file or folder is called"):
+        load_corpus(name)
 
 
 def test_one_file_is_cut_by_bytes_between_characters(tmp_path):

@@ -100,3 +100,21 @@ def test_command_draws_every_grid_that_was_run(store, tmp_path):
 
 def test_grid_without_records_has_no_figure(grid, tmp_path):
     assert write_figures(grid, RecordStore(tmp_path), tmp_path / "figures") == []
+
+
+def test_a_dollar_in_a_name_is_a_letter(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("$a$", r"$\frac$"):  # as mathematics the second one does not parse
+        (tmp_path / name).write_text("text of three words " * 20)
+    text = r"""
+name: dollars
+question: Which file?
+base: {preset: tiny-lm, seeds: [0], set: {data.tokenizer: bytes}}
+axes: {data.name: [$a$, '$\frac$']}
+table: {rows: data.name, metrics: perplexity}
+"""
+    grid, store = parse_grid(text, "dollars"), RecordStore(tmp_path)
+    for config in grid.configs:
+        store.write(make_record(config))
+    paths = write_figures(grid, store, tmp_path / "figures")
+    assert r"$\frac$" in paths[1].read_text()

@@ -1,6 +1,8 @@
 import csv
+import re
 
 import pytest
+import yaml
 from record_samples import make_record, make_speed
 
 from moge_bench.publish.tables import table_rows, write_tables
@@ -102,3 +104,50 @@ def test_without_methods_the_first_line_is_the_baseline(tmp_path):
     rows = table_rows(grid, store)
     assert [row["baseline"] for row in rows] == ["-", "2 5", "2 5", "2 5"]
     assert [row["top1_accuracy.test.difference"] for row in rows] == [None, 5.0, 0.0, 5.0]
+
+
+NAMES = ("a|b.txt", "50% of $x$ & y_z.txt", r"back\slash{}~^#.txt", "line\nbreak.txt")
+
+
+def named_grid(folder):
+    """A grid whose axis is files of text with names that a table's marks are made of."""
+    for name in NAMES:
+        (folder / name).write_text("text of three words " * 20)
+    files = [str(folder / name) for name in NAMES]
+    values = yaml.safe_load(TEXT) | {
+        "question": "| Which file\n# of $x$ & y?",
+        "base": {"preset": "tiny-lm", "seeds": [0], "set": {"data.tokenizer": "bytes"}},
+        "axes": {"data.name": files}, "table": {"rows": "data.name", "metrics": "perplexity"},
+    }  # fmt: skip
+    return parse_grid(yaml.safe_dump(values), "golden"), files
+
+
+def test_names_do_not_break_a_markdown_table(tmp_path):
+    grid, files = named_grid(tmp_path)
+    markdown = write_tables(grid, RecordStore(tmp_path), tmp_path / "tables")
+    assert "\n\\| Which file # of $x$ & y?\n" in markdown
+    table = [line for line in markdown.splitlines() if line.startswith("|")]
+    cells = [re.split(r"(?<!\\)\|", line.strip("|")) for line in table]
+    assert len(table) == 2 + len(NAMES) and len({len(row) for row in cells}) == 1
+    shown = [row[0].strip().replace("\\|", "|") for row in cells[2:]]
+    assert shown == [name.replace("\n", " ") for name in files]
+
+
+def test_names_do_not_break_a_latex_table(tmp_path):
+    grid, _ = named_grid(tmp_path)
+    write_tables(grid, RecordStore(tmp_path), tmp_path / "tables")
+    latex = (tmp_path / "tables/golden.tex").read_text()
+    assert latex.startswith("% golden: | Which file # of $x$ & y?\n\\begin{tabular}")
+    rows = [line for line in latex.splitlines() if line.endswith(r"\\")][1:]
+    assert [row.count(" & ") for row in rows] == [rows[0].count(" & ")] * len(NAMES)
+    assert r"50\% of \$x\$ \& y\_z.txt" in latex
+    assert r"back\textbackslash slash\{\}\textasciitilde \textasciicircum \#.txt" in latex
+    assert "line break.txt" in latex
+
+
+def test_a_plus_minus_sign_in_a_name_is_not_taken_for_ours(tmp_path):
+    grid, _ = named_grid(tmp_path)
+    text = grid.text.replace("a|b.txt", "a+-b.txt")
+    (tmp_path / "a+-b.txt").write_text("text of three words " * 20)
+    write_tables(parse_grid(text, "golden"), RecordStore(tmp_path), tmp_path / "tables")
+    assert "a+-b.txt" in (tmp_path / "tables/golden.tex").read_text()

@@ -190,3 +190,17 @@ def test_not_yaml_and_not_a_mapping(tmp_path):
         parse_grid("- a", "x.yaml")
     with pytest.raises(ValueError, match=r"grid file .*none\.yaml cannot be read"):
         load_grid(tmp_path / "none.yaml")
+
+
+def test_words_that_yaml_reads_as_other_things_stay_words(tiny_text):
+    text = tiny_text.replace("name: tiny", "name: 2024").replace("question: Does it run?",
+                                                                 "question: no")  # fmt: skip
+    text = text.replace("method: [dense, moe, moge]", "training.precision: [no, bf16]")
+    text = text.replace("moe.group.size, method]", "moe.group.size, training.precision]")
+    grid = parse_grid(text, "g")
+    assert (grid.file.name, grid.file.question) == ("2024", "no")
+    assert grid.file.axes["training.precision"] == ("no", "bf16")
+    assert {c.training.precision for c in grid.configs} == {"no", "bf16"}
+    # A setting that is no string keeps YAML's reading.
+    text = text.replace("training.precision", "moe.renormalize").replace("bf16", "yes")
+    assert {c.moe.renormalize for c in parse_grid(text, "g").configs} == {False, True}

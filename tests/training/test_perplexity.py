@@ -76,6 +76,13 @@ def test_bits_per_byte_by_hand():
     assert Score(10 * math.log(4), 10).bits_per_byte(5) == pytest.approx(4.0)
 
 
+def test_perplexity_beyond_the_numbers_is_none():
+    # The largest float64 is exp(709.78).
+    assert Score(3 * 709.0, 3).perplexity == pytest.approx(8.218e307, rel=1e-3)
+    assert Score(3 * 710.0, 3).perplexity is None
+    assert Score(3 * 710.0, 3).cross_entropy == 710.0
+
+
 @pytest.mark.parametrize("tokens", [[], [3]])
 def test_too_few_tokens(tokens):
     with pytest.raises(ValueError, match="at least 2 ids"):

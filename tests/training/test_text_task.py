@@ -51,6 +51,21 @@ def test_bits_per_byte_counts_the_bytes_of_the_text(corpus):
     assert metrics["bits_per_byte", "test"] == pytest.approx(nats / math.log(2) / num_bytes)
 
 
+def test_no_bits_per_byte_of_words_for_they_lose_text(corpus):
+    result = train(config(corpus, "dense", **{"data.tokenizer": "words"}))
+    assert {metric.name for metric in result.metrics} == {"perplexity", "cross_entropy"}
+
+
+def test_a_huge_loss_is_recorded_without_a_perplexity(corpus):
+    settings = config(corpus, "dense", **{"data.attacked_share": 0.0})
+    task = make_task(settings)
+    model = build_model(settings, task.vocabulary_size)
+    model.transformer.wte.weight.data.mul_(1e5)  # tied: every logit is as much larger
+    values = {m.name: m.value for m in task.evaluate(model, "test", 0).metrics}
+    assert set(values) == {"bits_per_byte", "cross_entropy"}
+    assert math.isfinite(values["cross_entropy"]) and values["cross_entropy"] > 709
+
+
 def test_twenty_tokens_of_a_real_model_by_hand(tmp_path):
     """Separator, 18 bytes, separator: 20 tokens, 19 of them predicted, in windows of 8."""
     for name in ("train", "valid", "test"):

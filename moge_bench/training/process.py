@@ -1,0 +1,66 @@
+"""What training sets for the whole process, and how the process is given back as it was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+
+
+@contextmanager
+def left_as_found() -> Iterator[None]:
+    """Restore at the end, after an exception too, what the body sets for the whole process.
+
+    Deterministic algorithms and the filling of empty tensors, the number of threads, torch's
+    random generators, on the devices too. (accelerate's state: ``AccelerateState``; the C
+    library's memory: ``allocator.freed_memory_kept``.)
+    """
+    threads = torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+
+
+def require_determinism() -> None:
+    """Let torch refuse what would not give the same bits twice."""
+    torch.use_deterministic_algorithms(True)
+    # Else determinism writes NaN into every empty tensor first: 7 % of a step of tiny-lm.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+class AccelerateState:
+    """accelerate's state for one trainer.
+
+    accelerate keeps precision, accumulation and loaders in class attributes that all its objects
+    of a process share: a second ``Accelerator`` of another precision is refused, and one with
+    another ``gradient_accumulation`` changes the first one's. Here each trainer has its own, put
+    in force while it works. What the process knows of its device and peers is taken over.
+    """
+
+    def __init__(self) -> None:
+        self._own: dict[Any, Any] = {
+            PartialState: dict(PartialState._shared_state), AcceleratorState: {}, GradientState: {},
+        }  # fmt: skip
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Give accelerate this state for the body, and then the one it had."""
+        # vars(): on TPUs the attribute is a descriptor, to be put back itself.
+        found = {kind: vars(kind)["_shared_state"] for kind in self._own}
+        try:
+            for kind, state in self._own.items():
+                kind._shared_state = state
+            yield
+        finally:
+            for kind, state in found.items():
+                kind._shared_state = state
