@@ -139,8 +139,8 @@ def _child(config_jsons: list[str], sender: Connection) -> None:
 @freed_memory_kept()
 def measure(configs: list[RunConfig]) -> dict[str, dict[str, Any]]:
     """Time ``configs`` in turns in this process, then take the peak memory of each."""
-    from moge_bench.training.loop import TrainingStep
     from moge_bench.training.tasks import make_task
+    from moge_bench.training.trainer import TrainingStep
 
     tasks = {_data_key(config): make_task(config) for config in configs}
     names = [config.arm_id for config in configs]
@@ -183,7 +183,7 @@ def _data_key(config: RunConfig) -> str:
 
 
 def _peak_memory(config: RunConfig, task: Task, device: torch.device) -> tuple[int, str]:
-    from moge_bench.training.loop import TrainingStep
+    from moge_bench.training.trainer import TrainingStep
 
     if device.type == "cuda":
         step = TrainingStep(config, task)

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from moge_bench.config import RunConfig
@@ -29,8 +30,17 @@ class Progress:
     message: str = ""
 
 
-def execute_run(config: RunConfig, code: dict[str, Any], on_step: StepCallback | None) -> Record:
-    """Train one run in this process and return its record; an exception becomes a failed one."""
+def execute_run(
+    config: RunConfig,
+    code: dict[str, Any],
+    on_step: StepCallback | None,
+    folder: Path | None = None,
+) -> Record:
+    """Train one run in this process and return its record; an exception becomes a failed one.
+
+    In ``folder``, a results folder, it keeps its state while it runs (checkpoints/) and what its
+    router did with fixed inputs (probes/); without one it keeps neither.
+    """
     from moge_bench.training.loop import train
 
     started, begin = _now(), time.perf_counter()
@@ -40,16 +50,27 @@ def execute_run(config: RunConfig, code: dict[str, Any], on_step: StepCallback |
         return _record(config, code, started, wall_s, peak_rss_mib=rss, **values)
 
     try:
-        result = train(config, on_step)
+        files = {} if folder is None else _files(folder, config, code)
+        result = train(config, on_step, **files)
         # A NaN among the figures is refused by the record, and so fails the run by name.
         return record(
-            status="finished", device=result.device, parameters=result.parameters,
+            status="finished" if result.diverged_at is None else "diverged",
+            diverged_at=result.diverged_at, device=result.device, parameters=result.parameters,
             metrics=[MetricValue(**asdict(metric)) for metric in result.metrics],
             curves=result.curves, routing=result.routing, backends=result.backends,
             checks=result.checks,
         )  # fmt: skip
     except Exception as error:
         return record(status="failed", error=explain(error))
+
+
+def _files(folder: Path, config: RunConfig, code: dict[str, Any]) -> dict[str, Path]:
+    # A checkpoint of other code is not found: a run is of one state of the code from end to end.
+    state = f"{config.run_id}-{code['digest']}.safetensors"
+    return {
+        "checkpoint": folder / "checkpoints" / state,
+        "probe": folder / "probes" / f"{config.run_id}.safetensors",
+    }
 
 
 def explain(error: Exception) -> RunError:

@@ -10,8 +10,9 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from moge_bench.presets import resolve
 from moge_bench.training import allocator
-from moge_bench.training.loop import TrainingStep, train
+from moge_bench.training.loop import train
 from moge_bench.training.tasks import make_task
+from moge_bench.training.trainer import TrainingStep
 
 SHARED = (PartialState, AcceleratorState, GradientState)
 SHORT = {"training.steps": 2, "training.batch_size": 16, "training.warmup_steps": 0}

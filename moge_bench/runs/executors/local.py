@@ -86,5 +86,5 @@ def _child(config_json: str, root: str, code: dict[str, Any], sender: Connection
             last = time.monotonic()
             sender.send(Progress(config, done))
 
-    record = execute_run(config, code, report)
+    record = execute_run(config, code, report, Path(root))
     sender.send(save_record(config, RecordStore(Path(root)), record))

@@ -1,0 +1,148 @@
+"""One optimiser step of any run, on accelerate: one CPU core to many devices, the same code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.utils import GradientAccumulationPlugin
+
+from moge_bench.config import RunConfig
+from moge_bench.models.build import build_model, count_parameters
+from moge_bench.moe.insert import collect_aux
+from moge_bench.moe.layer import MoEAux
+from moge_bench.routing.schedule import SigmaSchedule
+from moge_bench.routing.selection_bias import update_selection_bias
+from moge_bench.training.device import check_device
+from moge_bench.training.divergence import Diverged
+from moge_bench.training.evaluate import evaluating
+from moge_bench.training.gradient_check import check_gradients
+from moge_bench.training.optimizer import learning_rate_factor, make_optimizer
+from moge_bench.training.process import AccelerateState, left_as_found
+from moge_bench.training.task import Batch, Task
+
+
+class Trainer:
+    """Model, optimiser and schedules of one run; ``step`` makes one optimiser step.
+
+    Everything but the constructor is to be called ``in_force``. The constructor seeds torch.
+    """
+
+    def __init__(self, config: RunConfig, task: Task) -> None:
+        self.config, self.task = config, task
+        self._accelerate = AccelerateState()
+        with self.in_force():
+            self._build()
+        self.backends: dict[str, str] = {}
+        self.checks: dict[str, Any] = {}
+        torch.manual_seed(config.seed)  # from here on: dropout and gate noise
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Give the process this trainer's number of threads and accelerate state for the body."""
+        threads = torch.get_num_threads()
+        with self._accelerate.in_force():
+            torch.set_num_threads(self.config.training.threads)
+            try:
+                yield
+            finally:
+                torch.set_num_threads(threads)
+
+    def _build(self) -> None:
+        config = self.config
+        check_device(config.device)
+        self.accelerator = Accelerator(
+            cpu=config.device == "cpu",
+            mixed_precision=config.training.precision,
+            # An epoch's end must not cut a step short: every step sees the same number of images.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(
+                num_steps=config.training.gradient_accumulation, sync_with_dataloader=False
+            ),
+            dataloader_config=DataLoaderConfiguration(split_batches=True),
+        )
+        model = build_model(config, self.task.vocabulary_size)
+        self.parameters = count_parameters(model)
+        optimizer = make_optimizer(model, config.training)
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.sigma_schedule: SigmaSchedule | None = None
+        if config.moe is not None and config.moe.group is not None:
+            sigma = config.moe.group.sigma
+            self.sigma_schedule = SigmaSchedule(
+                sigma.start, sigma.end, sigma.gamma, total_steps=config.training.steps
+            )
+
+    def step(self, batches: list[Batch], index: int) -> float:
+        """Make optimiser step ``index`` from its micro-batches; return the mean task loss.
+
+        Raises Diverged, before anything is updated, where the loss is not finite.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.training.learning_rate * learning_rate_factor(
+                self.config.training, index
+            )
+        if self.sigma_schedule is not None:
+            self.sigma_schedule.apply(self.model, index)
+        total = 0.0
+        for batch in batches:
+            total += self._accumulate(batch, index)
+        if self.config.moe is not None and self.config.moe.bias_update_rate:
+            update_selection_bias(self.model)
+        return total / len(batches)
+
+    def _accumulate(self, batch: Batch, index: int) -> float:
+        """Add the gradient of one micro-batch; the last one of a step also updates the weights."""
+        config = self.config.training
+        with self.accelerator.accumulate(self.model):
+            with collect_aux(self.model) as auxes, self.accelerator.autocast():
+                task = self.task.loss(self.model, batch)
+            self._first_time(auxes)
+            # METHOD.md "Total objective": the sum runs over the MoE layers.
+            loss = sum((aux.loss for aux in auxes), start=task)
+            if not torch.isfinite(loss):
+                raise Diverged(index + 1, f"the training loss is {loss.item()}")
+            self.accelerator.backward(loss)
+            if self.accelerator.sync_gradients and config.clip_norm is not None:
+                self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return float(task.detach())
+
+    def _first_time(self, auxes: list[MoEAux]) -> None:
+        if auxes and not self.backends:
+            self.backends = {"route": auxes[0].routing.backend, "experts": auxes[0].experts_backend}
+            self.checks = check_gradients(self.accelerator.unwrap_model(self.model), auxes)
+
+
+class TrainingStep:
+    """One training step on a fixed batch, for timing and memory: call it again and again.
+
+    The model is freshly initialised, so its routing is close to balanced; the step is forward,
+    backward, clipping and the AdamW update, as in ``train``. ``task`` is the loaded data of
+    ``config``, which steps may share. Steps of any configs can take turns in one process, which
+    each call leaves as it found it but for torch's random numbers that it draws.
+    """
+
+    def __init__(self, config: RunConfig, task: Task) -> None:
+        with left_as_found():
+            self._trainer = Trainer(config, task)
+        per_step = config.training.gradient_accumulation
+        size = config.training.batch_size // per_step
+        self.device: torch.device = self._trainer.accelerator.device
+        inputs, targets = task.fixed_batch(size)
+        self._batches = [(inputs.to(self.device), targets.to(self.device))] * per_step
+        self.tokens_per_step = size * per_step * config.model.tokens_per_example
+
+    def __call__(self) -> None:
+        """Run the step at the middle of the schedule, on the config's number of threads."""
+        with self._trainer.in_force():
+            self._trainer.model.train()
+            self._trainer.step(self._batches, self._trainer.config.training.steps // 2)
+
+    def score(self) -> None:
+        """Run the forward pass alone, as in evaluation: no gradient, no noise, no dropout."""
+        with self._trainer.in_force(), evaluating(self._trainer.model):
+            for batch in self._batches:
+                self._trainer.task.loss(self._trainer.model, batch)
