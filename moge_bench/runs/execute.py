@@ -50,8 +50,8 @@ def execute_run(
         return _record(config, code, started, wall_s, peak_rss_mib=rss, **values)
 
     try:
-        files = {} if folder is None else _files(folder, config, code)
-        result = train(config, on_step, **files)
+        checkpoint, probe = (None, None) if folder is None else _files(folder, config, code)
+        result = train(config, on_step, checkpoint=checkpoint, probe=probe)
         # A NaN among the figures is refused by the record, and so fails the run by name.
         return record(
             status="finished" if result.diverged_at is None else "diverged",
@@ -64,13 +64,11 @@ def execute_run(
         return record(status="failed", error=explain(error))
 
 
-def _files(folder: Path, config: RunConfig, code: dict[str, Any]) -> dict[str, Path]:
+def _files(folder: Path, config: RunConfig, code: dict[str, Any]) -> tuple[Path, Path]:
+    """Return where the run keeps its state, and where it leaves its probe."""
     # A checkpoint of other code is not found: a run is of one state of the code from end to end.
     state = f"{config.run_id}-{code['digest']}.safetensors"
-    return {
-        "checkpoint": folder / "checkpoints" / state,
-        "probe": folder / "probes" / f"{config.run_id}.safetensors",
-    }
+    return folder / "checkpoints" / state, folder / "probes" / f"{config.run_id}.safetensors"
 
 
 def explain(error: Exception) -> RunError:
