@@ -18,5 +18,10 @@ def test_citation_names_this_version_and_the_paper():
     assert citation["license"] == "MIT"
     (paper,) = citation["references"]
     assert {"type", "title", "authors"} <= paper.keys()
-    assert [author["family-names"] for author in paper["authors"]] == ["Kang", "Li", "Tian", "Huang"]
+    assert [author["family-names"] for author in paper["authors"]] == [
+        "Kang",
+        "Li",
+        "Tian",
+        "Huang",
+    ]
     assert "2504.09265" in paper["url"]

@@ -7,8 +7,8 @@ import itertools
 import math
 import re
 
-import method_page as page
 import numpy as np
+import pages as page
 import pytest
 import torch
 from scipy.optimize import minimize
@@ -145,7 +145,8 @@ def test_scores_of_a_sigmoid_pay_for_every_active_group():
 
 
 def test_loss_of_one_expert_in_corner_edge_and_middle_of_4x8():
-    numbers = re.search(r"([\d.]+) in a corner, ([\d.]+) .*?, ([\d.]+) in", page.PAGE, re.DOTALL)
+    prose = page.prose("Group-sparse loss")
+    numbers = re.search(r"([\d.]+) in a corner, ([\d.]+) .*?, ([\d.]+) in", prose)
     corner, edge, middle = map(float, numbers.groups())
     # A window in which the expert has weights (a, b) of the taps gives sqrt(a b); P = 2 * 6 = 12.
     # Taps: e^-0.5 : 1 : e^-0.5, sum 1: outer 0.27407, centre 0.45186; roots 0.52351, 0.67221.
@@ -169,13 +170,14 @@ def test_groups_of_one_are_plain_moe():
         gradients[h] = gradient.norm().item()
         if h == 1:  # mean of 16 scores that sum to 1; eps adds at most sqrt(eps) = 1e-4
             assert 1 / 16 < value.item() < 1 / 16 + 1e-4
-    quoted = re.search(r"normal logits: (\S+), against (\S+) with h = 3", page.PAGE).groups()
+    prose = page.prose("Group-sparse loss")
+    quoted = re.search(r"normal logits: (\S+), against (\S+) with h = 3", prose).groups()
     assert gradients[1] == pytest.approx(float(quoted[0]), rel=0.5)
     assert gradients[3] == pytest.approx(float(quoted[1]), rel=0.5)
 
 
 def test_default_maps():
-    quoted = re.findall(r"(\d+) -> (\d+)x(\d+)", page.section("Group-sparse loss"))
+    quoted = re.findall(r"(\d+) -> (\d+)x(\d+)", page.prose("Group-sparse loss"))
     assert len(quoted) == 6
     for num_experts, rows, cols in quoted:
         assert default_map_shape(int(num_experts)) == (int(rows), int(cols))

@@ -4,7 +4,7 @@ import inspect
 import math
 import re
 
-import method_page as page
+import pages as page
 import pytest
 
 from moge_bench import SigmaSchedule, route
@@ -89,8 +89,8 @@ def test_the_page_says_which_systems_are_there():
 
 
 def test_the_page_names_every_balance_loss_and_points_to_the_metrics():
-    balance = page.section("Balance losses")
+    balance = page.prose("Balance losses")
     for name in BALANCE_LOSSES.keys() - {"none"}:
         assert f'`balance="{name}"`' in balance
     for name in ("top1_accuracy", "top5_accuracy", "perplexity", "bits_per_byte"):
-        assert METRICS[name].title.split()[0] in page.section("Metrics")
+        assert METRICS[name].title.split()[0] in page.prose("Metrics")

@@ -5,7 +5,7 @@ Legend: z scores of tokens (T, N), on a torus, h = 3, sigma = 1.
 
 import math
 
-import method_page as page
+import pages as page
 import pytest
 import torch
 

@@ -1,4 +1,4 @@
-"""Reads docs/method.md: its tables and numbers are what the tests compare the code with."""
+"""Reads docs/method.md, or another page: what it states, the tests compare with the code."""
 
 import re
 from pathlib import Path
@@ -7,18 +7,23 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/method.md").read_text(encoding="utf-8")
 
 
-def section(title):
+def section(title, page=PAGE):
     """Return the text under the heading ``title``, up to the next heading."""
     (text,) = re.findall(
-        rf"^#+ {re.escape(title)}\n(.*?)(?=^#+ |\Z)", PAGE, flags=re.MULTILINE | re.DOTALL
+        rf"^#+ {re.escape(title)}\n(.*?)(?=^#+ |\Z)", page, flags=re.MULTILINE | re.DOTALL
     )
     return text
 
 
-def tables(title):
+def prose(title):
+    """Return a section without its line breaks."""
+    return " ".join(section(title).split())
+
+
+def tables(title, page=PAGE):
     """Return the tables of a section, each as its rows, each a dict from head to cell."""
     found = []
-    for block in re.findall(r"(?:^\|.*\n)+", section(title), flags=re.MULTILINE):
+    for block in re.findall(r"(?:^\|.*\n)+", section(title, page), flags=re.MULTILINE):
         head, _, *rows = [
             [cell.strip() for cell in line.strip().strip("|").split(" | ")]
             for line in block.splitlines()
@@ -27,9 +32,9 @@ def tables(title):
     return found
 
 
-def table(title):
+def table(title, page=PAGE):
     """Return the only table of a section."""
-    (rows,) = tables(title)
+    (rows,) = tables(title, page)
     return rows
 
 
