@@ -11,7 +11,7 @@ from moge_bench.runs.speed import ArmSpeed, SpeedPass
 from moge_bench.study.grid import Base, GridFile, TableLayout, parse_grid
 from moge_bench.study.manifest import ArmEntry, Manifest
 
-DESIGN = (page.ROOT / "docs/design.md").read_text(encoding="utf-8")
+DESIGN_PAGE = (page.ROOT / "docs/design.md").read_text(encoding="utf-8")
 
 
 def fields(model):
@@ -20,12 +20,12 @@ def fields(model):
 
 def code(title):
     """Return the fenced block of a section."""
-    (text,) = re.findall(r"```\w*\n(.*?)```", page.section(title, DESIGN), re.DOTALL)
+    (text,) = re.findall(r"```\w*\n(.*?)```", page.section(title, DESIGN_PAGE), re.DOTALL)
     return text
 
 
 def test_record_format_names_every_field():
-    rows = page.table("Record format", DESIGN)
+    rows = page.table("Record format", DESIGN_PAGE)
     said = {name for row in rows for name in page.names(row["field"])}
     within = {"error", "diverged_at"}  # said beside `status`
     assert said | within == fields(Record)
@@ -34,13 +34,13 @@ def test_record_format_names_every_field():
 
 
 def test_speed_file_format_names_every_field():
-    rows = page.table("Speed file format", DESIGN)
+    rows = page.table("Speed file format", DESIGN_PAGE)
     assert {name for row in rows for name in page.names(row["field"])} == fields(SpeedPass)
     assert set(page.names(rows[-1]["content"])) == fields(ArmSpeed)
 
 
 def test_manifest_names_every_field():
-    said = set(page.names(page.section("Manifest", DESIGN)))
+    said = set(page.names(page.section("Manifest", DESIGN_PAGE)))
     assert fields(ArmEntry) <= said
     assert fields(Manifest) - {"schema"} <= said
 
@@ -49,7 +49,7 @@ def test_the_study_file_is_one():
     grid = parse_grid(code("One study file"), "design.md")
     # MoE: N in 16, 32, 64. MoGE: those at h = 3, and 16, 32 at h = 2. And dense.
     assert len(grid.arms) == 3 + 5 + 1
-    text = page.section("One study file", DESIGN)
+    text = page.section("One study file", DESIGN_PAGE)
     for model, prefix in ((GridFile, ""), (Base, "base."), (TableLayout, "table.")):
         for name in fields(model):
             assert re.search(rf"(?m)^ *{name}:", text) or f"`{prefix}{name}`" in text, name

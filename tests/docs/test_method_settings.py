@@ -72,7 +72,7 @@ def test_the_page_says_which_parts_of_the_routing_are_there():
     for row in page.table("Wider routing"):
         (name,) = page.names(row["argument of `route`"])
         assert (name in arguments) == has(row), name
-    assert "unit_energy" not in arguments, 'docs/method.md "A repair" calls it planned'
+    assert "unit_energy" not in arguments, 'docs/method.md "A repair: unit energy" calls it planned'
 
 
 def test_the_page_says_which_methods_are_there():
