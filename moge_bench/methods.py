@@ -1,4 +1,4 @@
-"""Every method: what trains the router. The only list; METHOD.md "Controls" says what each is for.
+"""Every method: what trains the router. The only list; what for: docs/method.md "Controls".
 
 To add one, add an entry here. What it changes is written as settings: ``drops`` are sections that
 a run of the method does not have, ``sets`` are settings that it fixes. A method that needs more

@@ -98,7 +98,7 @@ class ResidualConfig(Frozen):
 
 
 class SigmaConfig(Frozen):
-    """sigma(t) = start - (start - end) * (t / T)^gamma, per optimiser step (METHOD.md)."""
+    """sigma(t) = start - (start - end) * (t / T)^gamma, per optimiser step (docs/method.md)."""
 
     start: float = Field(10.0, gt=0)
     end: float = Field(1.0, gt=0)

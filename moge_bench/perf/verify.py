@@ -14,7 +14,7 @@ from moge_bench.ops.topography import gaussian_taps
 from moge_bench.perf.registry import Case
 
 CHUNK = 4096  # tokens per oracle pass: the reference materialises h^2 float64 maps
-FACTOR = 2.0  # an error may be twice PyTorch's own in the same dtype (METHOD: no magic atol)
+FACTOR = 2.0  # an error may be twice PyTorch's own in the same dtype (no magic atol)
 
 
 @dataclass(frozen=True)

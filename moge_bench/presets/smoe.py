@@ -1,8 +1,8 @@
-"""SMoE language models of MomentumSMoE and their MoGE forms, on WikiText-103 (METHOD.md "Systems").
+"""SMoE language models of MomentumSMoE and their MoGE forms (docs/method.md "Systems").
 
-What they reach is not known here: no such run has been made, and no table of the papers could be
-read (METHOD.md "Published numbers"). Cost, by the authors' settings: 60,000 (S) or 80,000 (M)
-optimiser steps; for GPUs.
+They are trained on WikiText-103. What they reach is not known here: no such run has been made, and
+no table of the papers could be read (docs/method.md "Published numbers"). Cost, by the authors'
+settings: 60,000 (S) or 80,000 (M) optimiser steps; for GPUs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from moge_bench.config import (
 )
 from moge_bench.presets.preset import Preset
 
-# The two sets of official language settings (METHOD.md), at the official scale. Their strength
+# The two sets of official language settings (docs/method.md), at the official scale. Their strength
 # grows with the tokens on a device; the official runs had 12 windows of 256, so that
 # weight * 3072 on the token mean is the same objective (tests/models/test_presets.py).
 OFFICIAL_LANGUAGE = {

@@ -1,6 +1,6 @@
 """A grid file: what is varied, what is held, what the table shows. Checked before anything trains.
 
-Format: DESIGN.md "One study file". A grid expands to arms; combinations of axis values whose
+Format: docs/design.md "One study file". A grid expands to arms; combinations of axis values whose
 resolved settings are equal (dense ignores the axes of MoE) are one arm, with one run a seed.
 """
 

@@ -13,7 +13,7 @@ AUX_WEIGHT = 0.01
 
 
 def test_language_coefficients_on_the_token_mean_are_the_published_ones():
-    # METHOD.md: 3.1e-4 released, 3.1e-3 submitted, aux_weight included: 0.01 * 1e-5 * 3072.
+    # docs/method.md: 3.1e-4 released, 3.1e-3 submitted, aux_weight included: 0.01 * 1e-5 * 3072.
     for name, published in (("released", 3.1e-4), ("submitted", 3.1e-3)):
         mean = on_token_mean(OFFICIAL_LANGUAGE[name], OFFICIAL_LANGUAGE_TOKENS)
         assert pytest.approx(published, rel=0.02) == AUX_WEIGHT * mean.weight

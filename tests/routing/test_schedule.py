@@ -5,7 +5,7 @@ from moge_bench import SigmaSchedule, TopographicRouter
 
 def test_published_values_of_10_to_1_with_gamma_02():
     schedule = SigmaSchedule(10.0, 1.0, 0.2, total_steps=100)
-    # METHOD.md: 10 at t=0; 10 - 9 * 0.01^0.2 = 10 - 9 * 0.39811 = 6.417 at 1 %; and so on.
+    # docs/method.md: 10 at t=0; 10 - 9 * 0.01^0.2 = 10 - 9 * 0.39811 = 6.417 at 1 %; and so on.
     expected = {0: 10.0, 1: 6.42, 10: 4.32, 25: 3.18, 50: 2.17, 100: 1.0}
     for step, sigma in expected.items():
         assert schedule.sigma(step) == pytest.approx(sigma, abs=0.005)
