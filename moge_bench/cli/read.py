@@ -12,6 +12,7 @@ import typer
 from rich.markup import escape
 
 from moge_bench.cli.common import RESULTS, ResultsDir, err, out, user_errors
+from moge_bench.cli.terminal import reader_is_gone
 
 if TYPE_CHECKING:
     from moge_bench.study.frame import Results
@@ -45,6 +46,8 @@ def _for_every_study(results: Path, work: Callable[[str], None]) -> None:
         try:
             work(path.parent.name)
         except (ValueError, OSError) as error:
+            if isinstance(error, BrokenPipeError) and reader_is_gone():
+                raise  # ``main`` ends quietly
             broken += 1
             err.print(f"moge-bench: study {path.parent.name}: {escape(str(error))}")
     if broken:

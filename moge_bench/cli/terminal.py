@@ -7,6 +7,7 @@ import codecs
 import contextlib
 import io
 import os
+import select
 import shutil
 import sys
 import tempfile
@@ -55,12 +56,14 @@ def forgiving() -> Iterator[None]:
 
 
 def reader_is_gone() -> bool:
-    """Say whether stdout is a pipe that nobody reads any more, with text left to write."""
+    """Say whether stdout is a pipe that nobody reads any more."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        return True
-    return False
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):  # it is no file
+        return False
+    poll = select.poll()
+    poll.register(descriptor, 0)  # errors are reported unasked
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _discard_the_rest() -> None:

@@ -11,6 +11,7 @@ import typer
 
 from moge_bench import cli
 from moge_bench.cli import terminal
+from moge_bench.cli.common import user_errors
 
 
 def narrow(monkeypatch):
@@ -44,7 +45,7 @@ def test_help_and_mistakes_are_shown_in_ascii(monkeypatch):
     assert run_main("--help") == 0
     assert run_main("ablate", "größe_±.yaml") == 2
     text = raw.getvalue().decode("ascii")
-    assert "Run the cells of a grid" in text and "grid file gro?e_+-.yaml cannot" in text
+    assert "Benchmarks of router" in text and "grid file gro?e_+-.yaml cannot" in text
 
 
 def test_a_reader_that_goes_ends_the_command_quietly(monkeypatch, capfd):
@@ -57,7 +58,7 @@ def test_a_reader_that_goes_ends_the_command_quietly(monkeypatch, capfd):
 
 
 def test_a_broken_pipe_to_a_child_is_not_the_readers(capsys):
-    with pytest.raises(typer.Exit), cli._user_errors():
+    with pytest.raises(typer.Exit), user_errors():
         raise BrokenPipeError(32, "Broken pipe")
     assert "Broken pipe" in capsys.readouterr().err
 
