@@ -106,7 +106,8 @@ for _sentence in (stale_build(), stale_cuda_build()):
 
 
 @functools.cache
-def _warn_once(message: str) -> None:
+def warn_once(message: str) -> None:
+    """Warn of ``message`` the first time that it is said in this process."""
     warnings.warn(message, RuntimeWarning, stacklevel=4)
 
 
@@ -126,7 +127,7 @@ def choose_backend(backend: str, tensor: torch.Tensor, op: str) -> str:
     if problem is None:
         return "extension"
     if backend == "auto" and _MODULE is None:
-        _warn_once(f"backend='auto' runs the slow reference: {problem}")
+        warn_once(f"backend='auto' runs the slow reference: {problem}")
         return "reference"
     raise ValueError(f"backend={backend!r}: {problem}")
 

@@ -6,22 +6,24 @@ is tested against is ops/reference.py.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
 
-from moge_bench.ops import extension, reference, validation
+from moge_bench.ops import extension, masking, reference, validation
 
 
 def group_norm(
     scores: torch.Tensor,
     *,
     map_shape: tuple[int, int] | None = None,
-    group_size: int = 3,
+    group_size: int | str = "auto",
     sigma: float | None = 1.0,
     stride: int = 1,
     border: str = "valid",
     reduction: str = "token_mean",
+    mask: torch.Tensor | None = None,
     nonfinite: str = "error",
     backend: str = "auto",
 ) -> torch.Tensor:
@@ -33,7 +35,11 @@ def group_norm(
     Args:
         scores: z, (T, N), float32, float64 or bfloat16, 1 <= N <= 1024, any strides and signs;
             in MoGE the softmax of the router logits over all N experts. On CUDA as in ``route``.
+            Negative ones, the sign of raw logits, are warned of once, where the first calls of a
+            process have them in their first rows, on the CPU and not compiled.
         map_shape, group_size, sigma, stride, border, reduction, backend: as in ``route``.
+        mask: (T,) bool, the tokens that count; the others enter neither the loss nor its mean,
+            whatever they hold. If none counts the loss is 0.
         nonfinite: "error" refuses NaN and infinite scores; "propagate" lets them into the loss.
 
     Returns:
@@ -48,14 +54,42 @@ def group_norm(
     taps, topo = validation.make_groups(
         scores, map_shape, group_size, sigma, stride, border, reduction
     )
+    validation.check_mask(mask, scores, "scores", 1)
     strict = nonfinite == "error"
+    if mask is not None:
+        scores = masking.counted_rows(scores, mask)
+    _warn_of_logits(scores)
     if extension.choose_backend(backend, scores, "group_norm") == "extension":
+        if mask is not None:
+            return masking.group_norm(scores, taps, topo, strict, mask)
         return extension.find_op("group_norm")(
             scores, taps, topo.rows, topo.cols, stride, border == "torus", reduction, strict
         )
     if strict:
         validation.check_finite("scores", scores)
-    return reference.group_norm(scores, taps, topo)
+    return reference.group_norm(scores, taps, topo, mask)
+
+
+_CALLS_LOOKED_AT, _ROWS_LOOKED_AT = 16, 16
+_calls = itertools.count()
+
+
+def _warn_of_logits(scores: torch.Tensor) -> None:
+    """Warn once if the first rows hold negative numbers: raw logits, which give a loss too.
+
+    Sums far from 1 say nothing: those of sigmoid scores are. A mistake shows in the first calls,
+    so later ones are not looked at; nor are tensors whose values cannot be had at once.
+    """
+    if torch.compiler.is_compiling() or type(scores) is not torch.Tensor or not scores.is_cpu:
+        return
+    if next(_calls) >= _CALLS_LOOKED_AT or torch._C._are_functorch_transforms_active():
+        return
+    negative = (scores.detach()[:_ROWS_LOOKED_AT] < 0).any()
+    if type(negative) is torch.Tensor and negative:  # a FakeTensor under FakeTensorMode
+        extension.warn_once(
+            "group_norm got negative scores, so plainly raw logits: pass softmax(logits), or "
+            "sigmoid scores; the group norm of logits means nothing"
+        )
 
 
 def _group_norm_fake(scores: torch.Tensor, *_: Any) -> torch.Tensor:

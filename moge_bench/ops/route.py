@@ -6,20 +6,26 @@ is tested against is ops/reference.py. Legend: T tokens, N experts, k chosen, h 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
-from moge_bench.ops import extension, reference, validation
+from moge_bench.ops import extension, masking, reference, validation
 from moge_bench.ops.topography import Topography
 
 
 class Routing:
-    """What one call of the router decided; see ``route`` for every field."""
+    """What one call of the router decided; see ``route`` for every field.
+
+    A pytree: its tensors pass through torch.compile, torch.export, DDP and FSDP. ``logits``,
+    ``noise``, ``bias`` and ``mask`` are what was routed.
+    """
 
     __slots__ = (
-        "_scores", "backend", "experts", "group_loss", "importance", "load", "logits", "noise",
-        "weights",
+        "_first_load", "_scores", "backend", "bias", "experts", "group_loss", "importance", "load",
+        "logits", "mask", "noise", "weights",
     )  # fmt: skip
 
     def __init__(
@@ -32,6 +38,9 @@ class Routing:
         logits: torch.Tensor,
         noise: torch.Tensor | None,
         backend: str,
+        bias: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        scores: torch.Tensor | None = None,
     ) -> None:
         self.weights = weights
         self.experts = experts
@@ -41,15 +50,26 @@ class Routing:
         self.logits = logits
         self.noise = noise
         self.backend = backend
-        self._scores: torch.Tensor | None = None
+        self.bias = bias
+        self.mask = mask
+        self._scores = scores
+        self._first_load: torch.Tensor | None = None
 
     @property
     def scores(self) -> torch.Tensor:
         """z = softmax(logits) without noise, (T, N), differentiable; computed on first access."""
         if self._scores is None:
-            logits = self.logits.to(reference.accumulation_dtype(self.logits.dtype))
-            self._scores = torch.softmax(logits, dim=-1)
+            self._scores = reference.scores(self.logits)
         return self._scores
+
+    @property
+    def first_load(self) -> torch.Tensor:
+        """How many tokens chose each expert first, (N,) int64; computed on first access."""
+        if self._first_load is None:
+            self._first_load = masking.count_experts(
+                self.experts[:, :1], self.load.shape[0], self.mask
+            )
+        return self._first_load
 
     def __repr__(self) -> str:
         tokens, top_k = self.experts.shape
@@ -57,18 +77,44 @@ class Routing:
         return f"Routing({tokens=}, {num_experts=}, {top_k=}, backend={self.backend!r})"
 
 
+_TENSORS = (
+    "weights", "experts", "importance", "group_loss", "load", "logits", "noise", "bias", "mask",
+)  # fmt: skip
+
+
+def _flatten(routing: Routing) -> tuple[list[Any], str]:
+    return [getattr(routing, name) for name in _TENSORS], routing.backend
+
+
+def _flatten_with_keys(routing: Routing) -> tuple[list[tuple[pytree.KeyEntry, Any]], str]:
+    children, backend = _flatten(routing)
+    keys = [pytree.GetAttrKey(name) for name in _TENSORS]
+    return list(zip(keys, children, strict=True)), backend
+
+
+def _unflatten(children: Iterable[Any], backend: str) -> Routing:
+    return Routing(**dict(zip(_TENSORS, children, strict=True)), backend=backend)
+
+
+pytree.register_pytree_node(
+    Routing, _flatten, _unflatten,
+    flatten_with_keys_fn=_flatten_with_keys, serialized_type_name="moge_bench.Routing",
+)  # fmt: skip
+
+
 def route(
     logits: torch.Tensor,
     top_k: int,
     *,
     map_shape: tuple[int, int] | None = None,
-    group_size: int | None = 3,
+    group_size: int | str | None = "auto",
     sigma: float | None = 1.0,
     stride: int = 1,
     border: str = "valid",
     reduction: str = "token_mean",
     renormalize: bool = True,
     noise: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
     nonfinite: str = "error",
     backend: str = "auto",
 ) -> Routing:
@@ -84,12 +130,19 @@ def route(
         top_k: k, 1 <= k <= N.
         map_shape: (rows, cols) with rows * cols = N; None takes the most nearly square map.
         group_size: h, the side of a group; None computes no group norm (plain MoE routing).
+            "auto" takes 3, or the largest below it that fits the map: 2 for N = 8 (2x4), 1 for a
+            prime N. h = 1 groups nothing: its loss is constant up to eps, so it is plain MoE.
         sigma: width of the Gaussian in map cells, > 0; None for a box filter.
         stride: distance between neighbouring groups in map cells.
         border: "valid" (windows wholly on the map) or "torus" (indices modulo the map).
         reduction: "token_mean", "official_image" or "official_language".
         renormalize: make the k weights of a token sum to 1; else they are its scores.
         noise: (T, N), added to the logits for selection only; no gradient flows to it.
+        mask: (T,) bool, the tokens that count (METHOD.md "Wider routing"). The others, padding,
+            get weights and experts like any other, and enter neither group_loss (its mean is over
+            those that count), importance, load nor first_load; if none counts all are 0. What
+            padding holds does no harm: a row that ``nonfinite`` would not let be routed is routed
+            as a row of zeros. With a mask the scores are materialised.
         nonfinite: "error" refuses NaN and infinite input. "propagate" lets it through: a row with
             NaN or +inf, or with nothing but -inf, gets NaN weights and makes the loss and the
             importance NaN; -inf beside finite logits is a score of exactly 0 (a masked expert).
@@ -99,8 +152,9 @@ def route(
 
     Returns:
         Routing with weights (T, k), experts (T, k) int64 in descending order of x + noise,
-        importance (N,) = sum_t z, group_loss (), load (N,) int64 = choices per expert, the lazily
-        computed scores (T, N), and backend, the name of what ran. Floats are float32, or float64
+        importance (N,) = sum_t z, group_loss (), load (N,) int64 = choices per expert, first_load
+        (N,) int64 = first choices per expert and scores (T, N), both computed on first access,
+        and backend, the name of what ran. Floats are float32, or float64
         for float64 logits; sums over tokens are accumulated in float64, in a fixed order: the
         result does not depend on the number of threads.
 
@@ -122,7 +176,7 @@ def route(
         taps, topo = validation.make_groups(
             logits, map_shape, group_size, sigma, stride, border, reduction
         )
-    return _route(logits, taps, topo, top_k, renormalize, noise, nonfinite, backend)
+    return _route(logits, taps, topo, top_k, renormalize, noise, nonfinite, backend, None, mask)
 
 
 def route_with_taps(
@@ -135,10 +189,15 @@ def route_with_taps(
     noise: torch.Tensor | None,
     nonfinite: str,
     backend: str,
+    bias: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
 ) -> Routing:
-    """``route`` with the filter given as a tensor, so that an annealed sigma never recompiles."""
+    """``route`` with the filter given as a tensor, so that an annealed sigma never recompiles.
+
+    ``bias``, (N,), enters the selection alone: top-k is of softmax(x + noise) + bias.
+    """
     validation.check_matrix("logits", logits)
-    return _route(logits, taps, topo, top_k, renormalize, noise, nonfinite, backend)
+    return _route(logits, taps, topo, top_k, renormalize, noise, nonfinite, backend, bias, mask)
 
 
 # Between two calls of a router a model runs much else, so the Python of a call starts from cold
@@ -153,12 +212,23 @@ def _route(
     noise: torch.Tensor | None,
     nonfinite: str,
     backend: str,
+    bias: torch.Tensor | None,
+    mask: torch.Tensor | None,
 ) -> Routing:
     validation.check_top_k(top_k, logits.shape[1])
     validation.check_noise(noise, logits)
     validation.check_nonfinite(nonfinite)
     chosen = extension.choose_backend(backend, logits, "route")
     strict = nonfinite == "error"
+    if bias is not None or mask is not None:
+        validation.check_mask(mask, logits, "logits", 1)
+        logits = masking.routable_rows(logits, mask, strict)
+        if noise is not None:
+            noise = masking.routable_rows(noise, mask)
+        outputs, scores = masking.route(
+            logits, noise, taps, top_k, topo, renormalize, strict, bias, mask, chosen
+        )
+        return Routing(*outputs, logits, noise, chosen, bias, mask, scores)
     if chosen == "extension":
         t = topo or _NO_GROUPS
         outputs = extension.find_op("route")(

@@ -13,6 +13,8 @@ import torch
 
 EPS = 1e-8
 BORDERS = ("valid", "torus")
+AUTO_GROUP = "auto"
+_AUTO_GROUP_SIZE = 3
 REDUCTIONS = ("token_mean", "official_image", "official_language")
 MAX_EXPERTS = 1024
 
@@ -33,7 +35,7 @@ def default_map_shape(num_experts: int) -> tuple[int, int]:
 def tap_values(group_size: int, sigma: float | None) -> tuple[float, ...]:
     """Return the h values of ``gaussian_taps``, which says what they are and what is refused."""
     if isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 1:
-        raise ValueError(f"group_size must be an int >= 1, got {group_size!r}")
+        raise ValueError(f"group_size must be an int >= 1, got {group_size!r}; or 'auto'")
     if sigma is None:
         return (1.0 / group_size,) * group_size
     if isinstance(sigma, bool) or not isinstance(sigma, (int, float)):
@@ -138,6 +140,16 @@ class Topography:
         if self.reduction == "official_image":
             return 1.0 / (self.group_size**2 * self.num_groups)
         return 1.0 / self.num_groups
+
+
+def resolve_group_size(group_size: int | str, rows: int, cols: int, border: str) -> int:
+    """Return ``group_size``, or for "auto" the paper's 3, or the largest below it that fits.
+
+    So 2 on the 2x4 map of 8 experts, and 1 for a prime number of them; "torus" holds any group.
+    """
+    if group_size != AUTO_GROUP:
+        return group_size  # type: ignore[return-value]  # checked where it is used
+    return _AUTO_GROUP_SIZE if border == "torus" else min(_AUTO_GROUP_SIZE, rows, cols)
 
 
 def resolve_map_shape(map_shape: tuple[int, int] | None, num_experts: int) -> tuple[int, int]:

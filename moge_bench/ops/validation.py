@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from moge_bench.ops.topography import (
+    AUTO_GROUP,
     MAX_EXPERTS,
     Topography,
+    resolve_group_size,
     resolve_map_shape,
     tap_values,
     taps_tensor,
@@ -82,6 +84,24 @@ def check_noise(noise: torch.Tensor | None, logits: torch.Tensor) -> None:
         )
 
 
+def check_mask(mask: torch.Tensor | None, like: torch.Tensor, name: str, dims: int) -> None:
+    """Check that ``mask`` is bool, with the device and the first ``dims`` sizes of ``like``.
+
+    ``name`` is what the message calls ``like``.
+    """
+    if mask is None:
+        return
+    if not isinstance(mask, torch.Tensor):
+        raise TypeError(f"mask must be a torch.Tensor or None, got {type(mask).__name__}")
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask must be bool, True for tokens that count, got {mask.dtype}")
+    if mask.shape != like.shape[:dims] or mask.device != like.device:
+        raise ValueError(
+            f"mask must have an entry for every token of {name}, shape "
+            f"{tuple(like.shape[:dims])} on {like.device}; got {tuple(mask.shape)} on {mask.device}"
+        )
+
+
 def check_nonfinite(nonfinite: str) -> None:
     """Check the name of the policy for NaN and infinite input."""
     if nonfinite not in NONFINITE:
@@ -102,7 +122,7 @@ def check_finite(name: str, tensor: torch.Tensor) -> None:
 def make_groups(
     matrix: torch.Tensor,
     map_shape: tuple[int, int] | None,
-    group_size: int,
+    group_size: int | str,
     sigma: float | None,
     stride: int,
     border: str,
@@ -127,14 +147,15 @@ def make_groups(
 def _groups(
     num_experts: int,
     map_shape: tuple[int, int] | None,
-    group_size: int,
+    group_size: int | str,
     sigma: float | None,
     stride: int,
     border: str,
     reduction: str,
 ) -> tuple[tuple[float, ...], Topography]:
-    values = tap_values(group_size, sigma)
     rows, cols = resolve_map_shape(map_shape, num_experts)
+    group_size = resolve_group_size(group_size, rows, cols, border)
+    values = tap_values(group_size, sigma)
     return values, Topography(rows, cols, group_size, stride, border, reduction)
 
 
