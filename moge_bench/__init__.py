@@ -8,6 +8,7 @@ from moge_bench.ops.group_norm import group_norm
 from moge_bench.ops.route import Routing, route
 from moge_bench.routing.router import TopographicRouter
 from moge_bench.routing.schedule import SigmaSchedule
+from moge_bench.routing.selection_bias import update_selection_bias
 
 __all__ = [
     "MoEAux",
@@ -17,5 +18,6 @@ __all__ = [
     "TopographicRouter",
     "group_norm",
     "route",
+    "update_selection_bias",
 ]
 __version__ = "0.1.0"

@@ -9,17 +9,23 @@ import math
 from fractions import Fraction
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from moge_bench.ops.validation import FLOAT_DTYPES
 
 
-def expert_capacity(num_tokens: int, top_k: int, num_experts: int, capacity_factor: float) -> int:
+def expert_capacity(
+    num_tokens: int | torch.Tensor, top_k: int, num_experts: int, capacity_factor: float
+) -> int | torch.Tensor:
     """Return how many choices one expert takes: B = ceil(k T C / N).
 
     V-MoE's paper (section 2.4) rounds to the nearest; its code takes the ceiling, as here, and
     then goes up to a multiple of 4. Deviations: no multiple of 4, which serves padding on TPUs;
     and C is taken as the decimal number it prints as, so that 10 choices at C = 1.1 give 11,
     where the product in floating point, 11.000000000000002, would give 12.
+
+    ``num_tokens`` is an int, one of torch.compile's symbolic ones too, or a tensor () int64, and
+    so is what is returned. Exact where k T < 2^31 and k T C < 2^32.
     """
     for name, value in (("top_k", top_k), ("num_experts", num_experts)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -31,7 +37,32 @@ def expert_capacity(num_tokens: int, top_k: int, num_experts: int, capacity_fact
             f"capacity_factor must be positive and finite, got {capacity_factor!r}; "
             "1.0 is just enough for a balanced load, None in a config drops nothing"
         )
-    return math.ceil(Fraction(repr(float(capacity_factor))) * num_tokens * top_k / num_experts)
+    numerator, denominator, is_above = _small_ratio(float(capacity_factor))
+    choices, unit = num_tokens * top_k * numerator, num_experts * denominator
+    if is_above:
+        return (choices // unit + 1) * (num_tokens > 0)
+    return -(-choices // unit)
+
+
+@torch.compiler.assume_constant_result
+def _small_ratio(capacity_factor: float) -> tuple[int, int, bool]:
+    """Return (p, q, C > p / q), p / q the last convergent of C with q <= 2^31.
+
+    With it k T C / N needs 64-bit integers alone, where C printed to 16 digits is a ratio of
+    53-bit ones. C differs from p / q by less than 1 / (q 2^31), so for m < 2^31 choices no whole
+    number lies strictly between m C / N and m p / (q N). Where the latter is whole, and C above
+    p / q, the ceiling is the next one.
+    """
+    exact = Fraction(repr(capacity_factor))
+    (p, last_p), (q, last_q) = (1, 0), (0, 1)
+    numerator, denominator = exact.numerator, exact.denominator
+    while denominator:
+        digit, rest = divmod(numerator, denominator)
+        if digit * q + last_q > 2**31:
+            break
+        (p, last_p), (q, last_q) = (digit * p + last_p, p), (digit * q + last_q, q)
+        numerator, denominator = denominator, rest
+    return p, q, exact > Fraction(p, q)
 
 
 @torch.no_grad()
@@ -65,22 +96,39 @@ def limit_capacity(
         TypeError, ValueError: naming the argument, what came and what would work.
     """
     _check_routing(experts, weights, num_experts)
-    num_tokens, top_k = experts.shape
-    capacity = expert_capacity(num_tokens, top_k, num_experts, capacity_factor)
+    return drop_excess(experts, weights, num_experts, capacity_factor, batch_priority)
+
+
+@torch.no_grad()
+def drop_excess(
+    experts: torch.Tensor,
+    weights: torch.Tensor,
+    num_experts: int,
+    capacity_factor: float,
+    batch_priority: bool = False,
+    num_tokens: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """``limit_capacity`` of what a router chose, whose values need no check and no wait for them.
+
+    ``num_tokens``, () int64: how many tokens count, where not all do; it decides the capacity.
+    """
+    total, top_k = experts.shape
+    capacity = expert_capacity(
+        total if num_tokens is None else num_tokens, top_k, num_experts, capacity_factor
+    )
     if batch_priority:
         tokens = weights.amax(dim=1).argsort(descending=True, stable=True)
     else:
-        tokens = torch.arange(num_tokens, device=experts.device)
-    # queue: the choices in order of allocation, (k T,); bucket 0 holds those already dropped.
-    queue = experts[tokens].t().flatten() + 1
-    order = queue.argsort(stable=True)
-    sizes = torch.bincount(queue, minlength=num_experts + 1)
-    first = sizes.cumsum(0) - sizes
+        tokens = torch.arange(total, device=experts.device)
+    queue = experts[tokens].t().flatten()  # the choices in order of allocation, (k T,)
+    in_line, order = queue.sort(stable=True)
+    # An expert's choices stand together: a choice's place is its distance from the first of them.
+    first = torch.searchsorted(in_line, in_line)
     place = torch.empty_like(queue)
-    place[order] = torch.arange(queue.numel(), device=experts.device) - first[queue[order]]
-    kept = torch.where(place < capacity, queue - 1, -1)
+    place[order] = torch.arange(queue.numel(), device=experts.device) - first
+    kept = torch.where(place < capacity, queue, -1)
     limited = torch.empty_like(experts)
-    limited[tokens] = kept.unflatten(0, (top_k, num_tokens)).t()
+    limited[tokens] = kept.unflatten(0, (top_k, total)).t()
     return limited
 
 
@@ -105,6 +153,8 @@ def _check_routing(experts: torch.Tensor, weights: torch.Tensor, num_experts: in
         )
     if isinstance(num_experts, bool) or not isinstance(num_experts, int) or num_experts < 1:
         raise ValueError(f"num_experts must be an int of at least 1, got {num_experts!r}")
+    if torch.compiler.is_compiling() or experts.is_meta or isinstance(experts, FakeTensor):
+        return  # there are no values to look at
     if experts.numel() and not (experts.min() >= -1 and experts.max() < num_experts):
         raise ValueError(
             f"experts must hold -1 (dropped) or indices from 0 to {num_experts - 1}, got values "

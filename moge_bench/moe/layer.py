@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
+from torch.utils.checkpoint import CheckpointFunction
 
-from moge_bench.moe.capacity import limit_capacity
+from moge_bench.moe.capacity import drop_excess
 from moge_bench.moe.experts import Experts
-from moge_bench.ops.extension import choose_backend
+from moge_bench.ops.extension import choose_backend, warn_once
 from moge_bench.ops.route import Routing
+from moge_bench.ops.topography import AUTO_GROUP
+from moge_bench.ops.validation import check_mask
 from moge_bench.routing.balance import BALANCE_LOSSES, z_loss
 from moge_bench.routing.router import TopographicRouter
 
@@ -24,8 +31,10 @@ class MoEAux:
             the task loss.
         losses: the unweighted terms by name: "balance", and "z" and "group" where computed.
         routing: the router's decision, before capacity.
-        num_dropped: choices dropped for lack of capacity, () int64.
+        num_dropped: choices of tokens that count, dropped for lack of capacity, () int64.
         experts_backend: the backend that ran the experts; the router's is in ``routing``.
+
+    A pytree: its tensors pass through torch.compile, torch.export, DDP and FSDP.
     """
 
     loss: torch.Tensor
@@ -35,11 +44,64 @@ class MoEAux:
     experts_backend: str
 
 
+_TENSORS = ("loss", "losses", "routing", "num_dropped")
+
+
+def _flatten(aux: MoEAux) -> tuple[list[Any], str]:
+    return [getattr(aux, name) for name in _TENSORS], aux.experts_backend
+
+
+def _flatten_with_keys(aux: MoEAux) -> tuple[list[tuple[pytree.KeyEntry, Any]], str]:
+    children, backend = _flatten(aux)
+    keys = [pytree.GetAttrKey(name) for name in _TENSORS]
+    return list(zip(keys, children, strict=True)), backend
+
+
+def _unflatten(children: Iterable[Any], backend: str) -> MoEAux:
+    return MoEAux(*children, experts_backend=backend)
+
+
+pytree.register_pytree_node(
+    MoEAux, _flatten, _unflatten,
+    flatten_with_keys_fn=_flatten_with_keys, serialized_type_name="moge_bench.MoEAux",
+)  # fmt: skip
+
+
+class _LostAux(MoEAux):
+    """What the first pass of a reentrant checkpoint returns: its losses can have no gradient."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("loss", "losses"):
+            raise RuntimeError(
+                f"aux.{name} of an MoELayer inside a reentrant checkpoint has no gradient, since "
+                "the first forward runs without; call checkpoint(..., use_reentrant=False)"
+            )
+        return super().__getattribute__(name)
+
+
+def _in_reentrant_checkpoint() -> bool:
+    """Whether this forward is the first one of ``checkpoint(..., use_reentrant=True)``."""
+    if torch.compiler.is_compiling():
+        return False
+    frame = sys._getframe()
+    code = CheckpointFunction.forward.__code__
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_code is code:
+            return True
+    return False
+
+
 class MoELayer(nn.Module):
     """A sparse FFN: each token is sent to ``top_k`` of ``num_experts`` two-layer FFNs.
 
-    y[t] = sum_i weights[t, i] * FFN_{experts[t, i]}(x[t]). Nothing is kept in module state: the
-    losses and statistics of a call are in the ``MoEAux`` that it returns.
+    y[t] = sum_i weights[t, i] * FFN_{experts[t, i]}(x[t]). The losses and statistics of a call are
+    in the ``MoEAux`` that it returns, not in module state; only the counts of a selection bias
+    are (``update_selection_bias``).
+
+    Activation checkpointing with use_reentrant=False, torch's default, changes nothing. A
+    reentrant one runs the first forward without gradients, so ``aux`` would hold constants: ``y``
+    is right there, and reading ``aux.loss`` or ``aux.losses`` raises RuntimeError.
 
     Args:
         hidden_size: width d of a token.
@@ -69,7 +131,7 @@ class MoELayer(nn.Module):
         num_experts: int,
         top_k: int = 2,
         *,
-        group_size: int | None = 3,
+        group_size: int | str | None = AUTO_GROUP,
         group_weight: float = 0.0,
         sigma: float | None = 1.0,
         map_shape: tuple[int, int] | None = None,
@@ -112,24 +174,47 @@ class MoELayer(nn.Module):
         self.experts = Experts(
             hidden_size, ffn_size, num_experts, activation=activation, bias=bias, backend=backend
         )
+        if group_weight and self.router.group_size == 1:
+            warn_once(
+                f"group_weight={group_weight} with groups of one expert is plain MoE: the scores "
+                "sum to 1, so the loss is constant up to eps; MoGE needs group_size >= 2"
+            )
         self.group_weight, self.balance = group_weight, balance
         self.z_loss_weight, self.aux_weight = z_loss_weight, aux_weight
         self.capacity_factor, self.batch_priority = capacity_factor, batch_priority
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, MoEAux]:
-        """Return (y, aux) for ``x``, (..., hidden_size); y has the shape and dtype of x."""
-        if x.dim() < 1 or x.shape[-1] != self.router.gate.in_features:
+    def reset_parameters(self) -> None:
+        """Set every parameter and buffer as a fresh layer has them: router first, then experts."""
+        self.router.reset_parameters()
+        self.experts.reset_parameters()
+
+    def forward(
+        self, x: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, MoEAux]:
+        """Return (y, aux) for ``x``, (..., hidden_size); y has the shape and dtype of x.
+
+        ``mask``, (...) bool, tells the tokens that count. The others, padding, get y = 0, cost no
+        expert's time, take no capacity and enter no loss and no load, whatever x holds there: the
+        tokens that count get what they would get alone. ``aux.routing`` has weights and experts
+        of padding too.
+        """
+        if x.dim() < 1 or x.shape[-1] != self.router.hidden_size:
             raise ValueError(
-                f"x must have shape (..., hidden_size={self.router.gate.in_features}), "
+                f"x must have shape (..., hidden_size={self.router.hidden_size}), "
                 f"got {tuple(x.shape)}"
             )
+        check_mask(mask, x, "x", x.dim() - 1)
         tokens = x.reshape(-1, x.shape[-1])
-        routing = self.router(tokens)
+        if mask is not None:
+            mask = mask.reshape(-1)
+        routing = self.router(tokens, mask)
         experts = routing.experts
+        if mask is not None:
+            experts = torch.where(mask[:, None], experts, -1)
         if self.capacity_factor is not None:
-            experts = limit_capacity(
-                experts, routing.weights, self.router.num_experts,
-                capacity_factor=self.capacity_factor, batch_priority=self.batch_priority,
+            experts = drop_excess(
+                experts, routing.weights, self.router.num_experts, self.capacity_factor,
+                self.batch_priority, None if mask is None else mask.sum(),
             )  # fmt: skip
         y = self.experts(tokens, routing.weights, experts)
         return y.reshape(x.shape), self._aux(routing, experts)
@@ -144,10 +229,14 @@ class MoELayer(nn.Module):
             losses["group"] = routing.group_loss
             if self.group_weight:  # lambda = 0 must not touch the graph of a plain MoE
                 total = total + self.group_weight * losses["group"]
-        return MoEAux(
+        dropped = experts < 0
+        if routing.mask is not None:
+            dropped = dropped & routing.mask[:, None]
+        lost = self.training and not torch.is_grad_enabled() and _in_reentrant_checkpoint()
+        return (_LostAux if lost else MoEAux)(
             loss=self.aux_weight * total,
             losses=losses,
             routing=routing,
-            num_dropped=(experts < 0).sum(),
+            num_dropped=dropped.sum(),
             experts_backend=choose_backend(self.experts.backend, experts, "expert_ffn"),
         )

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from moge_bench.ops.count_load import is_recomputation
+
 _EPS = 1e-8  # as in the authors' code, under the root
 
 
@@ -15,7 +17,8 @@ class Residual:
     """Plain residual connection, x <- x + f, and the interface of the others.
 
     One object is shared by all MoE layers of a model. What it carries from layer to layer lives
-    for one forward pass: layer 0 starts from zero, the last layer forgets.
+    for one forward pass: layer 0 starts from zero, the last layer forgets. Since it does not pass
+    through the blocks' arguments, blocks of a model with momentum cannot be recomputed.
     """
 
     def increment(self, layer: int, output: torch.Tensor) -> torch.Tensor:
@@ -40,6 +43,11 @@ class MomentumResidual(Residual):
         return self.gamma1 * self._next_momentum(layer, output)
 
     def _next_momentum(self, layer: int, output: torch.Tensor) -> torch.Tensor:
+        if is_recomputation():
+            raise RuntimeError(
+                f"{type(self).__name__} cannot be recomputed: its momentum passes from layer to "
+                "layer outside the blocks' arguments; train without activation checkpointing"
+            )
         momentum = self.gamma2 * output
         if layer > 0:
             assert self._momentum is not None

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from moge_bench.ops.topography import (
-    AUTO_GROUP,
     MAX_EXPERTS,
     Topography,
     resolve_group_size,

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from moge_bench.ops import masking
+from moge_bench.ops.count_load import count_load
+from moge_bench.ops.extension import warn_once
 from moge_bench.ops.route import Routing, route_with_taps
-from moge_bench.ops.topography import Topography, gaussian_taps, resolve_map_shape
+from moge_bench.ops.topography import (
+    AUTO_GROUP,
+    Topography,
+    gaussian_taps,
+    resolve_group_size,
+    resolve_map_shape,
+)
+from moge_bench.ops.validation import check_mask
+from moge_bench.routing.gate import Gate, gate_logits
 
 
 class TopographicRouter(nn.Module):
@@ -20,15 +33,26 @@ class TopographicRouter(nn.Module):
         hidden_size: width d of a token.
         num_experts: N, 1 to 1024.
         top_k: k, 1 to N.
-        group_size: h; None for a plain MoE router, which computes no group norm.
+        group_size: h; None for a plain MoE router, which computes no group norm; "auto" for 3,
+            or the largest below it that fits the map, which is then said once.
         sigma: width of the filter, changed during training by ``set_sigma`` (SigmaSchedule).
         noise: in training, add Normal(0, 1) / N to the logits for selection.
-        bias_update_rate: > 0 turns on auxiliary-loss-free balancing (DeepSeek-V3): a bias per
-            expert, added for selection only, moves by this much a training step towards the
-            mean load.
+        bias_update_rate: > 0 turns on auxiliary-loss-free balancing (DeepSeek-V3): top-k is of
+            softmax(x + noise) + selection_bias, weights and losses are of the scores alone. A
+            forward pass in training only counts; ``update_selection_bias``, called once an
+            optimiser step, moves the bias by this much towards the mean load.
         map_shape, stride, border, reduction, renormalize, nonfinite, backend: as in ``route``.
+
+    ``gate`` is called as a module, in float32 and outside autocast: hooks on it fire, and it may
+    be wrapped or replaced by any module from (T, hidden_size) to (T, num_experts).
+
+    State: ``selection_bias``, (N,), float32 whatever the module is cast to, is in the state dict.
+    Not in it are the counts of the step that is under way and sigma, which the step alone decides
+    (SigmaSchedule): MoE and MoGE have the same state dict. Version 1 of it held a bias that was
+    added to the logits; it is loaded with a warning.
     """
 
+    _version = 2
     selection_bias: torch.Tensor
 
     def __init__(
@@ -37,7 +61,7 @@ class TopographicRouter(nn.Module):
         num_experts: int,
         top_k: int = 2,
         *,
-        group_size: int | None = 3,
+        group_size: int | str | None = AUTO_GROUP,
         sigma: float | None = 1.0,
         map_shape: tuple[int, int] | None = None,
         stride: int = 1,
@@ -54,19 +78,45 @@ class TopographicRouter(nn.Module):
             raise ValueError(f"hidden_size must be at least 1, got {hidden_size!r}")
         if not 1 <= top_k <= num_experts:
             raise ValueError(f"top_k must be from 1 to num_experts={num_experts}, got {top_k!r}")
+        if not bias_update_rate >= 0:
+            raise ValueError(f"bias_update_rate must be at least 0, got {bias_update_rate!r}")
         rows, cols = resolve_map_shape(map_shape, num_experts)
         self.topography: Topography | None = None
         self._taps: torch.Tensor | None = None  # float64 on the CPU: .to(dtype) must not touch it
         self.sigma = sigma
-        self.group_size = group_size
         if group_size is not None:
-            self.topography = Topography(rows, cols, group_size, stride, border, reduction)
-            self._taps = gaussian_taps(group_size, sigma)
+            side = resolve_group_size(group_size, rows, cols, border)
+            self.topography = Topography(rows, cols, side, stride, border, reduction)
+            self._taps = gaussian_taps(side, sigma)
+            if group_size == AUTO_GROUP and side < 3:
+                warn_once(
+                    f"group_size='auto' is {side} here: groups of 3x3 do not fit the {rows}x{cols} "
+                    f"map of {num_experts} experts with border='valid'"
+                )
+        self.group_size = None if self.topography is None else self.topography.group_size
+        self.hidden_size = hidden_size
         self.num_experts, self.top_k, self.map_shape = num_experts, top_k, (rows, cols)
         self.renormalize, self.noise = renormalize, noise
         self.bias_update_rate, self.nonfinite, self.backend = bias_update_rate, nonfinite, backend
-        self.gate = nn.Linear(hidden_size, num_experts, bias=False)
-        self.register_buffer("selection_bias", torch.zeros(num_experts))
+        self.gate: nn.Module = Gate(hidden_size, num_experts)
+        self.register_buffer("selection_bias", torch.zeros(num_experts, dtype=torch.float32))
+        # No buffer: DDP overwrites buffers with rank 0's before every forward pass.
+        self._load_counts = torch.zeros(num_experts, dtype=torch.int64)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the gate anew, and set bias, counts and filter as a fresh router has them.
+
+        After ``to_empty``, from the meta device too, nothing is left as it was allocated.
+        """
+        for module in self.gate.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+        self.selection_bias.zero_()
+        self._load_counts.zero_()
+        if self._taps is not None:
+            self.set_sigma(self.sigma)
 
     def set_sigma(self, sigma: float | None) -> None:
         """Change the width of the filter in place; a compiled router is not recompiled."""
@@ -77,39 +127,85 @@ class TopographicRouter(nn.Module):
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Return the gate's logits, (T, N), float32 (float64 if the gate is float64)."""
-        dtype = torch.float64 if self.gate.weight.dtype == torch.float64 else torch.float32
-        with torch.autocast(device_type=x.device.type, enabled=False):
-            return F.linear(x.to(dtype), self.gate.weight.to(dtype))
+        return gate_logits(self.gate, x)
 
-    def forward(self, x: torch.Tensor) -> Routing:
-        """Route ``x``, (T, hidden_size); ValueError for another shape."""
-        if x.dim() != 2 or x.shape[1] != self.gate.in_features:
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> Routing:
+        """Route ``x``, (T, hidden_size); ``mask``, (T,) bool: the tokens that count, as in route.
+
+        ValueError for another shape. A token that does not count and is not finite is routed as
+        one of zeros, so that it reaches no gradient.
+        """
+        if x.dim() != 2 or x.shape[1] != self.hidden_size:
             raise ValueError(
-                f"x must have shape (num_tokens, hidden_size={self.gate.in_features}), "
+                f"x must have shape (num_tokens, hidden_size={self.hidden_size}), "
                 f"got {tuple(x.shape)}"
             )
-        logits = self.logits(x)
-        routing = route_with_taps(
-            logits, self._taps, self.topography, self.top_k, renormalize=self.renormalize,
-            noise=self._selection_noise(logits), nonfinite=self.nonfinite, backend=self.backend,
-        )  # fmt: skip
-        if self.training and self.bias_update_rate:
-            self._nudge_bias(routing.load)
-        return routing
-
-    def _selection_noise(self, logits: torch.Tensor) -> torch.Tensor | None:
+        check_mask(mask, x, "x", 1)
+        logits = self.logits(masking.routable_rows(x, mask))
         noise = None
         if self.training and self.noise:
             noise = torch.randn_like(logits) / self.num_experts
-        if self.bias_update_rate:
-            bias = self.selection_bias.to(logits.dtype).expand_as(logits)
-            noise = bias if noise is None else noise + bias
-        return noise
+        routing = route_with_taps(
+            logits, self._taps, self.topography, self.top_k, renormalize=self.renormalize,
+            noise=noise, nonfinite=self.nonfinite, backend=self.backend, mask=mask,
+            bias=self.selection_bias.clone() if self.bias_update_rate else None,
+        )  # fmt: skip
+        if self.training and self.bias_update_rate:
+            self._count(routing.load)
+        return routing
+
+    def _count(self, load: torch.Tensor) -> None:
+        if torch.compiler.is_exporting() or load.is_meta:  # a program or a shape trains nothing
+            return
+        if self._load_counts.is_meta:
+            self._load_counts = torch.zeros_like(load)
+        elif self._load_counts.device != load.device:
+            self._load_counts = self._load_counts.to(load.device)
+        count_load(self._load_counts, load)
+
+    def take_load_counts(self) -> torch.Tensor:
+        """Return the choices per expert that this rank counted, (N,) int64, and start anew.
+
+        Those of forward passes in training, each once however often it is recomputed.
+        """
+        counts = self._load_counts.clone()
+        self._load_counts.zero_()
+        return counts
 
     @torch.no_grad()
-    def _nudge_bias(self, load: torch.Tensor) -> None:
-        load = load.to(self.selection_bias.dtype)
-        self.selection_bias.add_(self.bias_update_rate * torch.sign(load.mean() - load))
+    def move_selection_bias(self, load: torch.Tensor) -> None:
+        """Add bias_update_rate * sign(mean load - load) to the bias; ``load`` (N,) int64."""
+        self._keep_bias_float32()
+        above_mean = load.sum() - self.num_experts * load  # in int64: its sign is exact
+        step = self.bias_update_rate * torch.sign(above_mean).to(torch.float32)
+        self.selection_bias.add_(step.to(self.selection_bias.device))
+
+    def _keep_bias_float32(self, exact: torch.Tensor | None = None) -> None:
+        bias = self.selection_bias
+        if bias.dtype != torch.float32:
+            source = bias if exact is None or exact.is_meta else exact
+            self.selection_bias = source.to(bias.device, torch.float32)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        # .to(dtype), .half() and the like: the bias stays what it was, in float32.
+        bias = self.selection_bias
+        super()._apply(fn, recurse)
+        self._keep_bias_float32(bias)
+        self._load_counts = fn(self._load_counts)
+        return self
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *rest: Any
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+        self._keep_bias_float32()
+        saved = state_dict.get(f"{prefix}selection_bias")
+        old = local_metadata.get("version") == 1
+        if old and saved is not None and not saved.is_meta and bool(saved.any()):
+            warn_once(
+                f"{prefix}selection_bias was saved by version 1, which added it to the logits; it "
+                "is added to the scores now, so set it to zero or expect another balance"
+            )
 
     def extra_repr(self) -> str:
         """Show the settings that decide the routing."""

@@ -42,9 +42,21 @@ class SigmaSchedule:
         return self.start - (self.start - self.end) * progress**self.gamma
 
     def apply(self, module: nn.Module, step: int) -> float:
-        """Set sigma(step) on every TopographicRouter inside ``module``; return it."""
+        """Set sigma(step) on every TopographicRouter inside ``module``; return it.
+
+        Raises ValueError if ``module`` has none with groups, whose sigma it would be.
+        """
         sigma = self.sigma(step)
-        for child in module.modules():
-            if isinstance(child, TopographicRouter) and child.group_size is not None:
-                child.set_sigma(sigma)
+        routers = [
+            child
+            for child in module.modules()
+            if isinstance(child, TopographicRouter) and child.group_size is not None
+        ]
+        if not routers:
+            raise ValueError(
+                f"module must have a TopographicRouter with a group_size, {type(module).__name__} "
+                "has none: the schedule would change nothing"
+            )
+        for router in routers:
+            router.set_sigma(sigma)
         return sigma

@@ -17,6 +17,7 @@ from moge_bench.models.build import build_model, count_parameters
 from moge_bench.moe.insert import collect_aux
 from moge_bench.moe.layer import MoEAux
 from moge_bench.routing.schedule import SigmaSchedule
+from moge_bench.routing.selection_bias import update_selection_bias
 from moge_bench.training.allocator import keep_freed_memory
 from moge_bench.training.evaluate import Metric, evaluating
 from moge_bench.training.gradient_check import check_gradients
@@ -110,6 +111,8 @@ class Trainer:
         total = 0.0
         for batch in batches:
             total += self._accumulate(batch)
+        if self.config.moe is not None and self.config.moe.bias_update_rate:
+            update_selection_bias(self.model)
         return total / len(batches)
 
     def _accumulate(self, batch: Batch) -> float:
