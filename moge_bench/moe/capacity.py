@@ -13,6 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from moge_bench.ops.validation import FLOAT_DTYPES
 
+Ratio = tuple[int, int, bool]
+
 
 def expert_capacity(
     num_tokens: int | torch.Tensor, top_k: int, num_experts: int, capacity_factor: float
@@ -30,14 +32,13 @@ def expert_capacity(
     for name, value in (("top_k", top_k), ("num_experts", num_experts)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be an int of at least 1, got {value!r}")
-    if isinstance(capacity_factor, bool) or not isinstance(capacity_factor, (int, float)):
-        raise TypeError(f"capacity_factor must be a positive number, got {capacity_factor!r}")
-    if not (math.isfinite(capacity_factor) and capacity_factor > 0):
-        raise ValueError(
-            f"capacity_factor must be positive and finite, got {capacity_factor!r}; "
-            "1.0 is just enough for a balanced load, None in a config drops nothing"
-        )
-    numerator, denominator, is_above = _small_ratio(float(capacity_factor))
+    return _capacity(num_tokens, top_k, num_experts, capacity_ratio(capacity_factor))
+
+
+def _capacity(
+    num_tokens: int | torch.Tensor, top_k: int, num_experts: int, ratio: Ratio
+) -> int | torch.Tensor:
+    numerator, denominator, is_above = ratio
     choices, unit = num_tokens * top_k * numerator, num_experts * denominator
     if is_above:
         return (choices // unit + 1) * (num_tokens > 0)
@@ -45,7 +46,7 @@ def expert_capacity(
 
 
 @torch.compiler.assume_constant_result
-def _small_ratio(capacity_factor: float) -> tuple[int, int, bool]:
+def capacity_ratio(capacity_factor: float) -> Ratio:
     """Return (p, q, C > p / q), p / q the last convergent of C with q <= 2^31.
 
     With it k T C / N needs 64-bit integers alone, where C printed to 16 digits is a ratio of
@@ -53,7 +54,14 @@ def _small_ratio(capacity_factor: float) -> tuple[int, int, bool]:
     number lies strictly between m C / N and m p / (q N). Where the latter is whole, and C above
     p / q, the ceiling is the next one.
     """
-    exact = Fraction(repr(capacity_factor))
+    if isinstance(capacity_factor, bool) or not isinstance(capacity_factor, (int, float)):
+        raise TypeError(f"capacity_factor must be a positive number, got {capacity_factor!r}")
+    if not (math.isfinite(capacity_factor) and capacity_factor > 0):
+        raise ValueError(
+            f"capacity_factor must be positive and finite, got {capacity_factor!r}; "
+            "1.0 is just enough for a balanced load, None drops nothing"
+        )
+    exact = Fraction(repr(float(capacity_factor)))
     (p, last_p), (q, last_q) = (1, 0), (0, 1)
     numerator, denominator = exact.numerator, exact.denominator
     while denominator:
@@ -96,7 +104,8 @@ def limit_capacity(
         TypeError, ValueError: naming the argument, what came and what would work.
     """
     _check_routing(experts, weights, num_experts)
-    return drop_excess(experts, weights, num_experts, capacity_factor, batch_priority)
+    ratio = capacity_ratio(capacity_factor)
+    return drop_excess(experts, weights, num_experts, ratio, batch_priority)
 
 
 @torch.no_grad()
@@ -104,18 +113,17 @@ def drop_excess(
     experts: torch.Tensor,
     weights: torch.Tensor,
     num_experts: int,
-    capacity_factor: float,
+    ratio: Ratio,
     batch_priority: bool = False,
     num_tokens: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """``limit_capacity`` of what a router chose, whose values need no check and no wait for them.
 
-    ``num_tokens``, () int64: how many tokens count, where not all do; it decides the capacity.
+    ``ratio`` is ``capacity_ratio(capacity_factor)``. ``num_tokens``, () int64, is how many tokens
+    count, where not all do; it decides the capacity.
     """
     total, top_k = experts.shape
-    capacity = expert_capacity(
-        total if num_tokens is None else num_tokens, top_k, num_experts, capacity_factor
-    )
+    capacity = _capacity(total if num_tokens is None else num_tokens, top_k, num_experts, ratio)
     if batch_priority:
         tokens = weights.amax(dim=1).argsort(descending=True, stable=True)
     else:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import CheckpointFunction
 
-from moge_bench.moe.capacity import drop_excess
+from moge_bench.moe.capacity import capacity_ratio, drop_excess
 from moge_bench.moe.experts import Experts
 from moge_bench.ops.extension import choose_backend, warn_once
 from moge_bench.ops.route import Routing
@@ -58,7 +58,8 @@ def _flatten_with_keys(aux: MoEAux) -> tuple[list[tuple[pytree.KeyEntry, Any]], 
 
 
 def _unflatten(children: Iterable[Any], backend: str) -> MoEAux:
-    return MoEAux(*children, experts_backend=backend)
+    loss, losses, routing, num_dropped = children
+    return MoEAux(loss, losses, routing, num_dropped, backend)
 
 
 pytree.register_pytree_node(
@@ -163,8 +164,7 @@ class MoELayer(nn.Module):
                 raise ValueError(f"{name} must be at least 0, got {value!r}")
         if group_weight and group_size is None:
             raise ValueError(f"group_weight={group_weight} needs a group_size, got None")
-        if capacity_factor is not None and not capacity_factor > 0:
-            raise ValueError(f"capacity_factor must be positive or None, got {capacity_factor!r}")
+        self.capacity_factor = capacity_factor
         self.router = TopographicRouter(
             hidden_size, num_experts, top_k, group_size=group_size, sigma=sigma,
             map_shape=map_shape, stride=stride, border=border, reduction=reduction,
@@ -181,7 +181,18 @@ class MoELayer(nn.Module):
             )
         self.group_weight, self.balance = group_weight, balance
         self.z_loss_weight, self.aux_weight = z_loss_weight, aux_weight
-        self.capacity_factor, self.batch_priority = capacity_factor, batch_priority
+        self.batch_priority = batch_priority
+
+    @property
+    def capacity_factor(self) -> float | None:
+        """C, or None where nothing is dropped."""
+        return self._capacity_factor
+
+    @capacity_factor.setter
+    def capacity_factor(self, value: float | None) -> None:
+        # A ratio of ints: torch.compile may make a variable of a float that it sees in forward.
+        self._capacity_ratio = None if value is None else capacity_ratio(value)
+        self._capacity_factor = value
 
     def reset_parameters(self) -> None:
         """Set every parameter and buffer as a fresh layer has them: router first, then experts."""
@@ -211,9 +222,9 @@ class MoELayer(nn.Module):
         experts = routing.experts
         if mask is not None:
             experts = torch.where(mask[:, None], experts, -1)
-        if self.capacity_factor is not None:
+        if self._capacity_ratio is not None:
             experts = drop_excess(
-                experts, routing.weights, self.router.num_experts, self.capacity_factor,
+                experts, routing.weights, self.router.num_experts, self._capacity_ratio,
                 self.batch_priority, None if mask is None else mask.sum(),
             )  # fmt: skip
         y = self.experts(tokens, routing.weights, experts)

@@ -56,7 +56,7 @@ def vmoe_loss(routing: Routing) -> torch.Tensor:
         load = routing.load.to(routing.importance.dtype)
     else:
         noise_std = 1.0 / routing.load.shape[0]
-        margin = (routing.logits - _threshold(routing)) / noise_std
+        margin = (routing.logits - _threshold(routing, routing.noise)) / noise_std
         chance = 0.5 * torch.erfc(-margin / math.sqrt(2.0))
         if routing.mask is not None:
             chance = torch.where(routing.mask[:, None], chance, 0)
@@ -64,14 +64,14 @@ def vmoe_loss(routing: Routing) -> torch.Tensor:
     return (squared_cv(routing.importance) + squared_cv(load)) / 2
 
 
-def _threshold(routing: Routing) -> torch.Tensor:
+def _threshold(routing: Routing, noise: torch.Tensor) -> torch.Tensor:
     """Return the noisy logit above which an expert is chosen, (T, 1), or (T, N) with a bias.
 
     With a bias b an expert stays if softmax(y)_e + b_e is above that of the last one chosen, l.
     With y = x + noise and its logsumexp held, that is y_e > y_l + log(1 + (b_l - b_e) / z_l), z =
     softmax(y); if z_l + b_l <= b_e, e stays whatever its noise.
     """
-    noisy = routing.logits + routing.noise
+    noisy = routing.logits + noise
     last = routing.experts[:, -1:]
     threshold = noisy.gather(1, last)
     if routing.bias is None:

@@ -98,7 +98,7 @@ class TopographicRouter(nn.Module):
         self.num_experts, self.top_k, self.map_shape = num_experts, top_k, (rows, cols)
         self.renormalize, self.noise = renormalize, noise
         self.bias_update_rate, self.nonfinite, self.backend = bias_update_rate, nonfinite, backend
-        self.gate: nn.Module = Gate(hidden_size, num_experts)
+        self.gate = Gate(hidden_size, num_experts)
         self.register_buffer("selection_bias", torch.zeros(num_experts, dtype=torch.float32))
         # No buffer: DDP overwrites buffers with rank 0's before every forward pass.
         self._load_counts = torch.zeros(num_experts, dtype=torch.int64)

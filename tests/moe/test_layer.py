@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -100,7 +103,7 @@ def test_empty_batch():
         ({"group_weight": -1.0}, "group_weight must be at least 0, got -1.0"),
         ({"group_weight": float("nan")}, "group_weight must be at least 0, got nan"),
         ({"group_weight": 1.0, "group_size": None}, "group_weight=1.0 needs a group_size"),
-        ({"capacity_factor": 0.0}, "capacity_factor must be positive or None, got 0.0"),
+        ({"capacity_factor": 0.0}, "capacity_factor must be positive and finite, got 0.0"),
         ({"activation": "tanh"}, "activation must be one of .*got 'tanh'"),
     ],
 )
@@ -112,3 +115,43 @@ def test_construction_errors(settings, message):
 def test_wrong_width_names_both():
     with pytest.raises(ValueError, match=r"hidden_size=8.*got \(3, 7\)"):
         make()(torch.randn(3, 7))
+
+
+def test_groups_of_one_expert_asked_for_as_moge_are_called_plain_moe():
+    with pytest.warns(RuntimeWarning, match="group_weight=0.375 with groups of one.*plain MoE"):
+        make(group_size=1, group_weight=0.375)  # a weight of its own: each message is said once
+
+
+def test_copies_compute_the_same():
+    layer, x = make(group_weight=1.0, bias_update_rate=0.1), torch.randn(9, 8)
+    y, aux = layer(x)
+    for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        z, other = copied(x)
+        assert torch.equal(y, z)
+        assert torch.equal(aux.loss, other.loss)
+
+
+def test_aux_can_be_copied_and_pickled():
+    with torch.no_grad():
+        _, aux = make()(torch.randn(9, 8))
+    for copied in (copy.deepcopy(aux), pickle.loads(pickle.dumps(aux))):
+        assert torch.equal(copied.loss, aux.loss)
+        assert torch.equal(copied.routing.experts, aux.routing.experts)
+        assert copied.routing.backend == aux.routing.backend
+
+
+def test_reset_parameters_makes_a_fresh_layer_of_an_emptied_one():
+    """What FSDP does: build on the meta device, allocate, reset."""
+    with torch.device("meta"):
+        layer = make(bias_update_rate=0.1, sigma=2.0)
+    layer.to_empty(device="cpu")
+    layer.router.selection_bias.fill_(torch.nan)
+    layer.router._load_counts.fill_(77)
+    torch.manual_seed(3)
+    layer.reset_parameters()
+    fresh = make(seed=3, bias_update_rate=0.1, sigma=2.0)
+    for (name, a), b in zip(layer.state_dict().items(), fresh.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert torch.equal(layer.router.take_load_counts(), torch.zeros(4, dtype=torch.int64))
+    x = torch.randn(9, 8)
+    assert torch.equal(layer(x)[1].losses["group"], fresh(x)[1].losses["group"])

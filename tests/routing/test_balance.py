@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from moge_bench import route
+from moge_bench.ops.route import route_with_taps
 from moge_bench.routing.balance import BALANCE_LOSSES, squared_cv, switch_loss, vmoe_loss, z_loss
 
 
@@ -59,6 +60,78 @@ def test_vmoe_load_is_the_probability_to_stay_in_the_top_k():
     assert torch.allclose(simulated, analytic, atol=0.005)
     expected = (squared_cv(routing.importance) + squared_cv(analytic)) / 2
     assert float(vmoe_loss(routing)) == pytest.approx(float(expected), abs=1e-12)
+
+
+def biased(logits, top_k, noise, bias, backend="reference"):
+    return route_with_taps(
+        logits, None, None, top_k, renormalize=True, noise=noise, bias=bias,
+        nonfinite="error", backend=backend,
+    )  # fmt: skip
+
+
+def test_vmoe_load_knows_the_selection_bias():
+    """Against the definition: draw the noise of one expert anew, hold the softmax's sum."""
+    torch.manual_seed(0)
+    num_experts, top_k, draws = 4, 2, 200_000
+    logits = torch.randn(1, num_experts, dtype=torch.float64) * 0.3
+    noise = torch.randn(1, num_experts, dtype=torch.float64) / num_experts
+    bias = torch.tensor([0.1, -0.05, 0.0, 0.9], dtype=torch.float64)
+    routing = biased(logits, top_k, noise, bias)
+    noisy = logits + noise
+    keys = torch.softmax(noisy, dim=-1) + bias
+    assert routing.experts[0, 0] == 3  # 0.9 above all others
+    threshold = keys.sort(descending=True).values[0, top_k - 1]
+    fresh = torch.randn(draws, num_experts, dtype=torch.float64) / num_experts
+    simulated = (logits + fresh - noisy.logsumexp(-1)).exp() + bias >= threshold
+    share = simulated.double().mean(dim=0)
+    assert share[3] == 1  # it stays whatever its noise
+    expected = (squared_cv(routing.importance) + squared_cv(share)) / 2
+    # Standard error of a share of 200,000 draws is at most 0.0011.
+    assert float(vmoe_loss(routing)) == pytest.approx(float(expected), abs=0.005)
+
+
+def test_vmoe_load_with_equal_biases_is_that_without():
+    torch.manual_seed(0)
+    logits = torch.randn(20, 8, dtype=torch.float64, requires_grad=True)
+    noise = torch.randn(20, 8, dtype=torch.float64) / 8
+    losses = [vmoe_loss(biased(logits, 2, noise, bias)) for bias in (None, torch.full((8,), 0.25))]
+    gradients = [torch.autograd.grad(loss, logits)[0] for loss in losses]
+    torch.testing.assert_close(losses[0], losses[1])
+    torch.testing.assert_close(*gradients)
+
+
+def test_vmoe_load_with_a_bias_has_a_finite_gradient_at_underflowing_scores():
+    logits = torch.tensor([[200.0, 0.0, -200.0]], requires_grad=True)
+    routing = biased(logits, 2, torch.zeros(1, 3), torch.tensor([0.0, 0.0, 0.1]))
+    (gradient,) = torch.autograd.grad(vmoe_loss(routing), logits)
+    assert torch.isfinite(gradient).all()
+
+
+def test_bias_without_noise_is_no_noise():
+    """In evaluation the count of choices enters, bias or not."""
+    logits = torch.tensor([[2.0, 1.0, 0.0]], dtype=torch.float64)
+    routing = biased(logits, 1, None, torch.tensor([0.0, 0.0, 2.0]))
+    # The third is chosen: load [0, 0, 1], CV^2 = (1/3) / (1/9) = 3.
+    expected = (squared_cv(routing.importance) + 3) / 2
+    assert float(vmoe_loss(routing)) == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("loss", [switch_loss, vmoe_loss, z_loss])
+@pytest.mark.parametrize("noisy", [False, True])
+def test_tokens_that_do_not_count_enter_no_loss(loss, noisy):
+    torch.manual_seed(0)
+    logits = torch.randn(30, 8, dtype=torch.float64)
+    noise = torch.randn(30, 8, dtype=torch.float64) / 8 if noisy else None
+    mask = torch.arange(30) % 3 > 0
+    logits[~mask] = torch.nan
+    logits.requires_grad_()
+    alone = route(logits[mask], 2, noise=None if noise is None else noise[mask])
+    padded = route(logits, 2, noise=noise, mask=mask)
+    torch.testing.assert_close(loss(padded), loss(alone))
+    gradients = [torch.autograd.grad(loss(r), logits)[0] for r in (padded, alone)]
+    torch.testing.assert_close(*gradients)
+    nothing = route(logits, 2, noise=noise, mask=torch.zeros_like(mask))
+    assert float(loss(nothing)) == 0.0
 
 
 def test_z_loss_by_hand():

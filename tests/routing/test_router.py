@@ -60,23 +60,6 @@ def test_noise_is_standard_normal_over_num_experts():
     assert float(noise.mean()) == pytest.approx(0, abs=0.001)
 
 
-def test_selection_bias_moves_against_the_load_and_does_not_touch_weights():
-    x = torch.randn(256, 8)
-    router = make(bias_update_rate=0.01, group_size=None)
-    first = router(x)
-    mean = first.load.double().mean()
-    moved = router.selection_bias
-    assert torch.equal(moved, 0.01 * torch.sign(mean - first.load).float())
-    for _ in range(200):
-        last = router(x)
-    assert last.load.double().std() < first.load.double().std() / 2
-    chosen = last.scores.gather(1, last.experts)
-    torch.testing.assert_close(last.weights, chosen / chosen.sum(1, keepdim=True))
-    before = router.selection_bias.clone()
-    router.eval()(x)
-    assert torch.equal(router.selection_bias, before)
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -100,9 +83,35 @@ def test_wrong_input_shape_names_both():
         make()(torch.randn(2, 3, 8))
 
 
-def test_state_dict_round_trip():
-    router = make(bias_update_rate=0.1)
-    router(torch.randn(32, 8))
-    other = make(bias_update_rate=0.1)
-    other.load_state_dict(router.state_dict())
-    assert torch.equal(other.selection_bias, router.selection_bias)
+@pytest.mark.filterwarnings("ignore:group_size='auto'")
+def test_default_group_is_the_largest_up_to_3_that_fits():
+    # 16 -> 4x4 holds 3x3; 8 -> 2x4 holds 2x2; 7 -> 1x7 holds 1x1; a torus holds any.
+    sizes = [make(num_experts=n).group_size for n in (16, 8, 7)]
+    assert sizes == [3, 2, 1]
+    assert make(num_experts=8, border="torus").group_size == 3
+    with pytest.raises(ValueError, match="group_size=3 does not fit the 2x4 map"):
+        make(num_experts=8, group_size=3)
+
+
+def test_default_group_below_3_is_said():
+    with pytest.warns(RuntimeWarning, match="group_size='auto' is 2 here.*2x6 map of 12"):
+        make(num_experts=12, map_shape=(2, 6))  # a map of its own: each message is said once
+
+
+def test_mask_gives_the_tokens_that_count_what_they_get_alone():
+    router, x = make(), torch.randn(40, 8)
+    mask = torch.rand(40) > 0.4
+    x[~mask] = torch.nan
+    padded, alone = router(x, mask), router(x[mask])
+    assert torch.equal(padded.experts[mask], alone.experts)
+    assert torch.equal(padded.load, alone.load)
+    padded.weights.sum().backward()
+    assert torch.isfinite(router.gate.weight.grad).all()
+
+
+def test_state_dict_holds_gate_and_bias_and_no_sigma():
+    """Sigma is a function of the step, so MoE and MoGE have one state dict."""
+    grouped, plain = make(sigma=5.0), make(group_size=None)
+    assert list(grouped.state_dict()) == ["selection_bias", "gate.weight"]
+    grouped.load_state_dict(plain.state_dict())
+    assert grouped.sigma == 5.0

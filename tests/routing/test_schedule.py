@@ -26,6 +26,12 @@ def test_apply_sets_routers_that_have_groups_and_no_others():
     assert plain.sigma == 1.0
 
 
+def test_apply_without_a_router_that_has_groups_is_an_error():
+    plain = TopographicRouter(4, 16, group_size=None)
+    with pytest.raises(ValueError, match=r"TopographicRouter has none: .* change nothing"):
+        SigmaSchedule(total_steps=4).apply(plain, 1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
