@@ -63,8 +63,8 @@ def expert_ffn(
     _check_shapes(x, weights, experts, w_in, b_in, w_out, b_out)
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {tuple(ACTIVATIONS)}, got {activation!r}")
-    may_cast = x.dtype != torch.float64 and not x.is_meta  # no autocast is known for meta
-    if may_cast and torch.is_autocast_enabled(x.device.type):
+    # Autocast knows no meta device.
+    if x.dtype != torch.float64 and not x.is_meta and torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, w_in, w_out = x.to(dtype), w_in.to(dtype), w_out.to(dtype)
         b_in = None if b_in is None else b_in.to(dtype)

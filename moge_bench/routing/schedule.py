@@ -6,8 +6,6 @@ import math
 
 from torch import nn
 
-from moge_bench.routing.router import TopographicRouter
-
 
 class SigmaSchedule:
     """sigma(t) = start - (start - end) * (t / T)^gamma for optimiser step t, clamped at the end.
@@ -42,21 +40,22 @@ class SigmaSchedule:
         return self.start - (self.start - self.end) * progress**self.gamma
 
     def apply(self, module: nn.Module, step: int) -> float:
-        """Set sigma(step) on every TopographicRouter inside ``module``; return it.
+        """Set sigma(step) on every filter inside ``module``; return it.
 
-        Raises ValueError if ``module`` has none with groups, whose sigma it would be.
+        A filter is that of a TopographicRouter with groups, or of any module with ``group_size``
+        and ``set_sigma``. Raises ValueError if ``module`` has none.
         """
         sigma = self.sigma(step)
-        routers = [
-            child
-            for child in module.modules()
-            if isinstance(child, TopographicRouter) and child.group_size is not None
-        ]
-        if not routers:
+        filters = [child for child in module.modules() if _has_filter(child)]
+        if not filters:
             raise ValueError(
                 f"module must have a TopographicRouter with a group_size, {type(module).__name__} "
                 "has none: the schedule would change nothing"
             )
-        for router in routers:
-            router.set_sigma(sigma)
+        for child in filters:
+            child.set_sigma(sigma)  # type: ignore[operator]
         return sigma
+
+
+def _has_filter(module: nn.Module) -> bool:
+    return getattr(module, "group_size", None) is not None and hasattr(module, "set_sigma")

@@ -1,11 +1,19 @@
 """Capacity and batch priority, worked by hand after V-MoE (arXiv 2106.05974, sections 2.4, 4.1)."""
 
+import math
+from fractions import Fraction
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moge_bench.moe.capacity import expert_capacity, limit_capacity
+from moge_bench.moe.capacity import (
+    capacity_ratio,
+    drop_excess,
+    expert_capacity,
+    limit_capacity,
+)
 
 
 def uniform(experts):
@@ -26,6 +34,43 @@ def uniform(experts):
 )
 def test_capacity_is_the_ceiling(num_tokens, top_k, num_experts, factor, expected):
     assert expert_capacity(num_tokens, top_k, num_experts, factor) == expected
+
+
+@given(
+    num_tokens=st.integers(0, 100_000), top_k=st.integers(1, 8), num_experts=st.integers(1, 256),
+    factor=st.one_of(
+        st.floats(0.01, 16),
+        st.fractions(Fraction(1, 12), 16, max_denominator=12).map(float),  # 4/3 prints as 1.3333333333333333
+        st.decimals(1, 16, places=3).map(float),
+    ),
+)  # fmt: skip
+@settings(deadline=None)
+def test_capacity_in_64_bit_integers_is_the_exact_ceiling(num_tokens, top_k, num_experts, factor):
+    exact = math.ceil(Fraction(repr(factor)) * num_tokens * top_k / num_experts)
+    assert expert_capacity(num_tokens, top_k, num_experts, factor) == exact
+    assert int(expert_capacity(torch.tensor(num_tokens), top_k, num_experts, factor)) == exact
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "factor", "expected"),
+    [
+        (3, 5 / 3, 6),  # 1.6666666666666667 lies above 5/3: 5.0000000000000001, up
+        (3, 4 / 3, 4),  # 1.3333333333333333 lies below 4/3
+        (0, 5 / 3, 0),
+        (1, 3 + 1 / 3e9, 4),  # 3.00000000033, up
+        (100, 3 + 1 / 3e9, 301),  # 300.000000033, up
+    ],
+)
+def test_capacity_next_to_a_whole_number(num_tokens, factor, expected):
+    assert expert_capacity(num_tokens, 1, 1, factor) == expected
+
+
+def test_capacity_of_the_tokens_that_count():
+    # Expert 0 is chosen by all; B = ceil(3 * 1 * 1.0 / 2) = 2 for the three tokens that count.
+    experts = torch.tensor([[0], [-1], [0], [-1], [0]])
+    weights = torch.ones(5, 1)
+    kept = drop_excess(experts, weights, 2, capacity_ratio(1.0), num_tokens=torch.tensor(3))
+    assert kept.tolist() == [[0], [-1], [0], [-1], [-1]]
 
 
 def test_first_choices_come_before_second_choices():

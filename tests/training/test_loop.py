@@ -3,9 +3,10 @@ import math
 import pytest
 import torch
 
+from moge_bench import TopographicRouter
 from moge_bench.presets import resolve
 from moge_bench.training import image_task
-from moge_bench.training.loop import TrainingStep, learning_rate_factor, train
+from moge_bench.training.loop import Trainer, TrainingStep, learning_rate_factor, train
 from moge_bench.training.tasks import make_task
 
 SHORT = {"training.steps": 6, "training.batch_size": 32, "training.warmup_steps": 2}
@@ -75,6 +76,19 @@ def test_accumulated_micro_batches_make_the_same_step():
     halves = run("dense", **{"training.steps": 2, "training.gradient_accumulation": 2}).metrics
     for a, b in zip(whole, halves, strict=True):
         assert a.value == pytest.approx(b.value, rel=1e-4)
+
+
+def test_selection_bias_moves_once_a_step_of_several_micro_batches():
+    config = resolve("tiny-vit", "moe", {
+        "training.steps": 4, "training.batch_size": 16, "training.gradient_accumulation": 4,
+        "moe.bias_update_rate": 0.01,
+    })  # fmt: skip
+    task = make_task(config)
+    trainer = Trainer(config, task)
+    trainer.step([task.fixed_batch(4)] * 4, 0)
+    routers = [m for m in trainer.model.modules() if isinstance(m, TopographicRouter)]
+    moved = [float(router.selection_bias.abs().max()) for router in routers]
+    assert moved == pytest.approx([0.01, 0.01])  # one for each MoE layer of tiny-vit
 
 
 def test_learning_rate_warms_up_and_decays():
