@@ -17,8 +17,7 @@ class Residual:
     """Plain residual connection, x <- x + f, and the interface of the others.
 
     One object is shared by all MoE layers of a model. What it carries from layer to layer lives
-    for one forward pass: layer 0 starts from zero, the last layer forgets. Since it does not pass
-    through the blocks' arguments, blocks of a model with momentum cannot be recomputed.
+    for one forward pass: layer 0 starts from zero, the last layer forgets.
     """
 
     def increment(self, layer: int, output: torch.Tensor) -> torch.Tensor:
@@ -28,6 +27,9 @@ class Residual:
 
 class MomentumResidual(Residual):
     """p_l = mu p_{l-1} + gamma_2 f_l(x);  x <- x + gamma_1 p_l.
+
+    Activation checkpointing needs use_reentrant=False, which stops to recompute a block as soon as
+    it has what backward reads; the sums with the momentum, which come last, keep nothing for it.
 
     Args:
         num_layers: MoE layers in the model.
@@ -43,16 +45,18 @@ class MomentumResidual(Residual):
         return self.gamma1 * self._next_momentum(layer, output)
 
     def _next_momentum(self, layer: int, output: torch.Tensor) -> torch.Tensor:
-        if is_recomputation():
-            raise RuntimeError(
-                f"{type(self).__name__} cannot be recomputed: its momentum passes from layer to "
-                "layer outside the blocks' arguments; train without activation checkpointing"
-            )
         momentum = self.gamma2 * output
         if layer > 0:
+            if is_recomputation():  # which use_reentrant=False ends before it comes here
+                raise RuntimeError(
+                    f"{type(self).__name__} passes its momentum from layer to layer outside the "
+                    "blocks' arguments, so a reentrant checkpoint of a block cuts off its "
+                    "gradient; call checkpoint(..., use_reentrant=False)"
+                )
             assert self._momentum is not None
             momentum = self.mu * self._momentum + momentum
-        self._momentum = momentum if layer + 1 < self.num_layers else None
+        if not is_recomputation():
+            self._momentum = momentum if layer + 1 < self.num_layers else None
         return momentum
 
 

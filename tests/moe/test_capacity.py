@@ -40,7 +40,8 @@ def test_capacity_is_the_ceiling(num_tokens, top_k, num_experts, factor, expecte
     num_tokens=st.integers(0, 100_000), top_k=st.integers(1, 8), num_experts=st.integers(1, 256),
     factor=st.one_of(
         st.floats(0.01, 16),
-        st.fractions(Fraction(1, 12), 16, max_denominator=12).map(float),  # 4/3 prints as 1.3333333333333333
+        # 4/3 prints as 1.3333333333333333.
+        st.fractions(Fraction(1, 12), 16, max_denominator=12).map(float),
         st.decimals(1, 16, places=3).map(float),
     ),
 )  # fmt: skip

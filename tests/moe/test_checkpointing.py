@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from moge_bench import MoELayer
 from moge_bench.moe.insert import MoEFFN, collect_aux
-from moge_bench.moe.residual import MomentumResidual, Residual
+from moge_bench.moe.residual import AdamResidual, MomentumResidual, Residual
 
 BACKENDS = ["reference", "extension"]
 
@@ -112,13 +112,32 @@ def test_collect_aux_without_gradients_on_purpose():
     assert len(auxes) == len(more) == 1
 
 
-@pytest.mark.parametrize("use_reentrant", [True, False])
-def test_momentum_across_layers_refuses_to_be_recomputed(use_reentrant):
-    ffns = make_ffns(residual=MomentumResidual(2, mu=0.7, gamma1=1.0, gamma2=1.0))
+MOMENTUM = {"mu": 0.7, "gamma1": 1.0, "gamma2": 0.5}
+RESIDUALS = [
+    MomentumResidual(2, **MOMENTUM),
+    AdamResidual(2, **MOMENTUM, beta1=0.9, beta2=0.999),
+]
+
+
+@pytest.mark.parametrize("residual", RESIDUALS)
+def test_momentum_across_layers_gives_the_same_gradients(residual):
+    ffns, x = make_ffns(residual=residual), inputs()
+    results = []
+    for checkpointed in (False, True):
+        y = x
+        for ffn in ffns:
+            y = y + (checkpoint(ffn, y, use_reentrant=False) if checkpointed else ffn(y))
+        results.append(gradients(y.square().sum(), x, ffns))
+    for plain, recomputed in zip(*results, strict=True):
+        assert torch.equal(plain, recomputed)
+
+
+@pytest.mark.parametrize("residual", RESIDUALS)
+def test_momentum_across_layers_refuses_a_reentrant_checkpoint(residual):
     y = inputs()
-    for ffn in ffns:
-        y = y + checkpoint(ffn, y, use_reentrant=use_reentrant)
-    with pytest.raises(RuntimeError, match="MomentumResidual cannot be recomputed"):
+    for ffn in make_ffns(residual=residual):
+        y = y + checkpoint(ffn, y, use_reentrant=True)
+    with pytest.raises(RuntimeError, match=r"passes its momentum .*use_reentrant=False"):
         y.sum().backward()
 
 

@@ -68,6 +68,14 @@ def test_wrapped_gate_has_its_effect_and_gradient_in_float32(dtype):
     assert router.gate.a.grad.dtype == dtype
 
 
+def test_wrapped_gate_in_bfloat16_compiles_without_a_graph_break():
+    router = make()
+    router.gate = LowRank(router.gate)
+    router.bfloat16()
+    compiled = torch.compile(router, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(X).logits, router(X).logits)
+
+
 def test_plain_linear_in_the_gates_place_is_computed_in_float32():
     router = make().bfloat16()
     router.gate = nn.Linear(8, 16, bias=True, dtype=torch.bfloat16)

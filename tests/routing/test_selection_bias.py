@@ -78,6 +78,25 @@ def test_bias_is_added_to_the_scores(backend):
     assert routing.weights[0].tolist() == pytest.approx([0.5 / 0.7, 0.2 / 0.7])
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("renormalize", [False, True])
+def test_backends_agree(masked, renormalize):
+    x, mask = torch.randn(200, 8), torch.arange(200) % 3 > 0 if masked else None
+    routings = []
+    for backend in ("reference", "extension"):
+        router = make(
+            16, top_k=2, group_size=3, noise=True, renormalize=renormalize, backend=backend
+        )
+        router.selection_bias.copy_(torch.linspace(-0.1, 0.1, 16))
+        torch.manual_seed(2)
+        routings.append(router(x, mask))
+    reference, extension = routings
+    for name in ("experts", "load", "first_load"):
+        assert torch.equal(getattr(reference, name), getattr(extension, name)), name
+    for name in ("weights", "importance", "group_loss", "scores"):
+        torch.testing.assert_close(getattr(reference, name), getattr(extension, name))
+
+
 @pytest.mark.parametrize("use_reentrant", [True, False])
 def test_recomputation_counts_nothing_and_chooses_the_same(use_reentrant):
     router, x = make(noise=True), torch.randn(64, 8, requires_grad=True)
