@@ -1,5 +1,5 @@
-// The types of the router's ops in C++, as registration.cpp declares them, and how to call them
-// through the dispatcher: whatever torch puts before a kernel (autograd, tracing, modes) happens.
+// The types of the ops in C++, as their schemas declare them, and how to call them through the
+// dispatcher: whatever torch puts before a kernel (autograd, tracing, modes) happens.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -28,6 +28,27 @@ using NormSignature = at::Tensor(const at::Tensor&, const at::Tensor&, int64_t, 
                                  bool, std::string_view, bool);
 using NormBackwardSignature = at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&,
                                          int64_t, int64_t, int64_t, bool, std::string_view);
+// grad_x, grad_weights, grad_w_in, grad_b_in, grad_w_out, grad_b_out
+using ExpertGradients =
+    std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+// rows, offsets, slots, positions
+using DispatchOutputs = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+
+using ExpertSignature = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&,
+                                                           const at::Tensor&, const at::Tensor&,
+                                                           const OptionalTensor&, const at::Tensor&,
+                                                           const OptionalTensor&, std::string_view,
+                                                           bool);
+using ExpertBackwardSignature = ExpertGradients(const at::Tensor&, const at::Tensor&,
+                                                const at::Tensor&, const at::Tensor&,
+                                                const at::Tensor&, const at::Tensor&,
+                                                const OptionalTensor&, const at::Tensor&,
+                                                std::string_view);
+using DispatchSignature = DispatchOutputs(const at::Tensor&, const at::Tensor&, int64_t);
+using CombineSignature = at::Tensor(const at::Tensor&, const OptionalTensor&, const at::Tensor&,
+                                    const at::Tensor&);
+using CombineBackwardSignature = std::tuple<at::Tensor, at::Tensor>(
+    const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&);
 
 template <class Signature>
 c10::TypedOperatorHandle<Signature> find_op(const char* name) {
@@ -41,6 +62,31 @@ inline const auto& route_op() {
 
 inline const auto& group_norm_op() {
   static const auto op = find_op<NormSignature>("moge::group_norm");
+  return op;
+}
+
+inline const auto& expert_ffn_op() {
+  static const auto op = find_op<ExpertSignature>("moge::expert_ffn");
+  return op;
+}
+
+inline const auto& expert_ffn_backward_op() {
+  static const auto op = find_op<ExpertBackwardSignature>("moge::expert_ffn_backward");
+  return op;
+}
+
+inline const auto& dispatch_op() {
+  static const auto op = find_op<DispatchSignature>("moge::dispatch");
+  return op;
+}
+
+inline const auto& combine_op() {
+  static const auto op = find_op<CombineSignature>("moge::combine");
+  return op;
+}
+
+inline const auto& combine_backward_op() {
+  static const auto op = find_op<CombineBackwardSignature>("moge::combine_backward");
   return op;
 }
 

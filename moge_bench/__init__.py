@@ -6,11 +6,13 @@ Importing this package needs only torch; the suite's libraries are imported wher
 from moge_bench.moe.layer import MoEAux, MoELayer
 from moge_bench.ops.group_norm import group_norm
 from moge_bench.ops.route import Routing, route
+from moge_bench.routing.group_norm import GroupNorm
 from moge_bench.routing.router import TopographicRouter
 from moge_bench.routing.schedule import SigmaSchedule
 from moge_bench.routing.selection_bias import update_selection_bias
 
 __all__ = [
+    "GroupNorm",
     "MoEAux",
     "MoELayer",
     "Routing",

@@ -2,7 +2,7 @@
 // it by its stable ABI (torch/csrc/stable), so that one binary serves every torch from 2.13 on.
 //
 // The stable ABI has standard exceptions only. std::invalid_argument reaches Python as ValueError;
-// csrc/autograd.cpp makes TypeError of std::domain_error (ValueError in inference mode).
+// csrc/autograd.h makes TypeError of std::domain_error (ValueError in inference mode).
 //
 // MOGE_EMULATED binds the same launchers, compiled against csrc/simt, to CPU tensors: for tests.
 #pragma once

@@ -1,21 +1,21 @@
 """moge::expert_ffn: dispatch, expert FFNs and combine, once the router has decided.
 
-Public function, fake kernels and autograd of the op. Schema and kernels are in
-csrc/cpu/experts*; the truth it is tested against is ops/reference_experts.py. CUDA tensors go to
-ops/grouped_ffn.py instead.
+Public function and fake kernels of the op. Schema and kernels are in csrc/cpu/experts*, its
+autograd in csrc/autograd_experts.cpp; the truth it is tested against is ops/reference_experts.py.
+CUDA tensors go to ops/grouped_ffn.py instead.
 Legend: T tokens, k choices of a token, N experts, d hidden size, f hidden size of an expert.
 """
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
 from moge_bench.ops import extension, grouped_ffn, reference_experts
 from moge_bench.ops.reference import accumulation_dtype
 from moge_bench.ops.reference_experts import ACTIVATIONS
-from moge_bench.ops.validation import check_float
+from moge_bench.ops.validation import check_float, readable, require, unwrapped
 
 
 def expert_ffn(
@@ -53,8 +53,11 @@ def expert_ffn(
 
     Returns:
         y, (T, d), in the dtype that was computed in; differentiable once with respect to ``x``,
-        ``weights`` and the parameters. The choices of a token are added in the order they are
-        given, so y does not depend on the number of threads beyond what the matrix product does.
+        ``weights`` and the parameters, by .backward() or torch.autograd.grad. Second derivatives,
+        forward-mode derivatives and those of torch.func raise NotImplementedError, but for
+        backend="reference", which has them. torch.func.vmap is one call a slice. The choices of a
+        token are added in the order they are given, so y does not depend on the number of threads
+        beyond what the matrix product does.
 
     Raises:
         TypeError, ValueError: naming the argument, what came and what would work.
@@ -76,15 +79,13 @@ def expert_ffn(
         with torch.autocast("cuda", enabled=False):
             return grouped_ffn.expert_ffn(x, weights, experts, w_in, b_in, w_out, b_out, activation)
     if chosen == "extension":
-        # Without a backward pass to come the op keeps nothing.
-        tensors = (x, weights, w_in, b_in, w_out, b_out)
-        keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+        # It keeps the activations where a backward pass is to come, which its autograd knows.
         y, _ = torch.ops.moge.expert_ffn(
-            x, weights, experts, w_in, b_in, w_out, b_out, activation, keep
+            x, weights, experts, w_in, b_in, w_out, b_out, activation, False
         )
         return y
     _check_experts(experts, w_in.shape[0])
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):
         return reference_experts.expert_ffn(
             x, weights, experts, w_in, b_in, w_out, b_out, activation
         )
@@ -172,14 +173,14 @@ def _check_dtypes(x: torch.Tensor, *parameters: torch.Tensor | None) -> None:
 
 def _check_experts(experts: torch.Tensor, num_experts: int) -> None:
     """Check that every entry is -1 or the index of an expert."""
-    if experts.numel() == 0 or experts.is_meta:
-        return
-    low, high = (int(value) for value in torch.aminmax(experts))
-    if low < -1 or high >= num_experts:
-        raise ValueError(
-            f"experts must hold -1 (dropped) or indices from 0 to {num_experts - 1}, "
-            f"got {low if low < -1 else high}"
-        )
+    wanted = f"experts must hold -1 (dropped) or indices from 0 to {num_experts - 1}"
+    experts = unwrapped(experts)
+    if not readable(experts):
+        require((experts >= -1) & (experts < num_experts), wanted)
+    elif experts.numel() > 0:
+        low, high = (int(value) for value in torch.aminmax(experts))
+        if low < -1 or high >= num_experts:
+            raise ValueError(f"{wanted}, got {low if low < -1 else high}")
 
 
 def _expert_ffn_fake(
@@ -219,36 +220,6 @@ def _expert_ffn_backward_fake(
     )
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
-    x, weights, experts, w_in, _b_in, w_out, b_out, activation, _keep = inputs
-    activations = output[1]
-    ctx.mark_non_differentiable(activations)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(x, weights, experts, w_in, w_out, b_out, activations)
-    ctx.activation = activation
-
-
-def _backward(ctx: Any, grad_y: torch.Tensor | None, _: None) -> tuple[torch.Tensor | None, ...]:
-    if grad_y is None:
-        return (None,) * 9
-    grads = torch.ops.moge.expert_ffn_backward(grad_y, *ctx.saved_tensors, ctx.activation)
-    grad_x, grad_weights, grad_w_in, grad_b_in, grad_w_out, grad_b_out = grads
-    if ctx.saved_tensors[5] is None:
-        grad_b_in = grad_b_out = None
-    return (
-        grad_x, grad_weights, None, grad_w_in, grad_b_in, grad_w_out, grad_b_out, None, None,
-    )  # fmt: skip
-
-
-def _refuse_second_derivative(ctx: Any, *grads: Any) -> NoReturn:
-    raise NotImplementedError(
-        "moge::expert_ffn_backward has no derivative: second derivatives of the expert FFN are "
-        "not implemented; backend='reference' has them"
-    )
-
-
 if extension.load()[0] is not None:
     torch.library.register_fake("moge::expert_ffn", _expert_ffn_fake)
     torch.library.register_fake("moge::expert_ffn_backward", _expert_ffn_backward_fake)
-    torch.library.register_autograd("moge::expert_ffn", _backward, setup_context=_setup_context)
-    torch.library.register_autograd("moge::expert_ffn_backward", _refuse_second_derivative)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from moge_bench.ops import extension, masking, reference, validation
+from moge_bench.ops.topography import Topography
 
 
 def group_norm(
@@ -19,7 +20,7 @@ def group_norm(
     *,
     map_shape: tuple[int, int] | None = None,
     group_size: int | str = "auto",
-    sigma: float | None = 1.0,
+    sigma: float | torch.Tensor | None = 1.0,
     stride: int = 1,
     border: str = "valid",
     reduction: str = "token_mean",
@@ -43,17 +44,42 @@ def group_norm(
         nonfinite: "error" refuses NaN and infinite scores; "propagate" lets them into the loss.
 
     Returns:
-        The loss, shape (), float32 (float64 for float64 scores), differentiable once; a second
-        derivative raises. Sums over tokens are accumulated in float64, in a fixed order.
+        The loss, shape (), float32 (float64 for float64 scores), differentiable once, as
+        ``route``. Sums over tokens are accumulated in float64, in a fixed order.
 
     Raises:
         TypeError, ValueError: naming the argument, what came and what would work.
     """
     validation.check_matrix("scores", scores)
-    validation.check_nonfinite(nonfinite)
     taps, topo = validation.make_groups(
         scores, map_shape, group_size, sigma, stride, border, reduction
     )
+    return _group_norm(scores, taps, topo, mask, nonfinite, backend)
+
+
+def group_norm_with_taps(
+    scores: torch.Tensor,
+    taps: torch.Tensor,
+    topo: Topography,
+    *,
+    mask: torch.Tensor | None,
+    nonfinite: str,
+    backend: str,
+) -> torch.Tensor:
+    """``group_norm`` with the filter given as a tensor, (h,) float64 on the CPU."""
+    validation.check_matrix("scores", scores)
+    return _group_norm(scores, taps, topo, mask, nonfinite, backend)
+
+
+def _group_norm(
+    scores: torch.Tensor,
+    taps: torch.Tensor,
+    topo: Topography,
+    mask: torch.Tensor | None,
+    nonfinite: str,
+    backend: str,
+) -> torch.Tensor:
+    validation.check_nonfinite(nonfinite)
     validation.check_mask(mask, scores, "scores", 1)
     strict = nonfinite == "error"
     if mask is not None:
@@ -63,8 +89,9 @@ def group_norm(
         if mask is not None:
             return masking.group_norm(scores, taps, topo, strict, mask)
         return extension.find_op("group_norm")(
-            scores, taps, topo.rows, topo.cols, stride, border == "torus", reduction, strict
-        )
+            scores, taps, topo.rows, topo.cols, topo.stride, topo.border == "torus",
+            topo.reduction, strict,
+        )  # fmt: skip
     if strict:
         validation.check_finite("scores", scores)
     return reference.group_norm(scores, taps, topo, mask)
@@ -80,12 +107,12 @@ def _warn_of_logits(scores: torch.Tensor) -> None:
     Sums far from 1 say nothing: those of sigmoid scores are. A mistake shows in the first calls,
     so later ones are not looked at; nor are tensors whose values cannot be had at once.
     """
-    if torch.compiler.is_compiling() or type(scores) is not torch.Tensor or not scores.is_cpu:
+    if torch.compiler.is_compiling() or next(_calls) >= _CALLS_LOOKED_AT:
         return
-    if next(_calls) >= _CALLS_LOOKED_AT or torch._C._are_functorch_transforms_active():
+    if not scores.is_cpu or not validation.readable(scores):
         return
     negative = (scores.detach()[:_ROWS_LOOKED_AT] < 0).any()
-    if type(negative) is torch.Tensor and negative:  # a FakeTensor under FakeTensorMode
+    if validation.readable(negative) and negative:  # fake under FakeTensorMode
         extension.warn_once(
             "group_norm got negative scores, so plainly raw logits: pass softmax(logits), or "
             "sigmoid scores; the group norm of logits means nothing"

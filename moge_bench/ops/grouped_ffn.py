@@ -1,9 +1,10 @@
 """The expert FFN of CUDA tensors: dispatch kernel, torch's matrix products, combine kernel.
 
-Fake kernels and autograd of moge::dispatch and moge::combine, and what is built of them. Schemas
-are in csrc/registration.cpp, kernels in csrc/cuda; the truth it is tested against is
-ops/reference_experts.py. Legend: T tokens, k choices of a token, N experts, d hidden size, f
-hidden size of an expert, R = T * k rows, sorted by expert; the rows of dropped choices come last.
+Fake kernels of moge::dispatch and moge::combine, and what is built of them. Schemas are in
+csrc/registration.cpp, autograd in csrc/autograd_experts.cpp, kernels in csrc/cuda; the truth it is
+tested against is ops/reference_experts.py. Legend: T tokens, k choices of a token, N experts, d
+hidden size, f hidden size of an expert, R = T * k rows, sorted by expert; the rows of dropped
+choices come last.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import torch
 from torch.nn import functional
 
 from moge_bench.ops import extension
-from moge_bench.ops.reference_experts import ACTIVATIONS
+from moge_bench.ops.reference_experts import ACTIVATIONS, masked_linear
+from moge_bench.ops.validation import readable
 
 
 def expert_ffn(
@@ -70,17 +72,25 @@ class _GroupedLinear:
 
 
 class _LinearPerExpert:
-    """The same, one product an expert; 0 in the rows of dropped choices."""
+    """The same, one product an expert; 0 in the rows of dropped choices.
+
+    Where the sizes cannot be read (fake tensors, export) every expert sees every row.
+    """
 
     def __init__(self, offsets: torch.Tensor) -> None:
-        self.sizes = offsets.diff().tolist()
+        self.offsets = offsets
+        self.sizes = offsets.diff().tolist() if readable(offsets) else None
 
     def __call__(
         self, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
-        kept = sum(self.sizes)
         no_bias: tuple[None, ...] = (None,) * len(weight)
         biases = no_bias if bias is None else bias.unbind()
+        if self.sizes is None:
+            index = torch.arange(len(rows), device=rows.device)
+            expert = torch.searchsorted(self.offsets[1:], index, right=True)
+            return masked_linear(rows, expert, weight.unbind(), biases)
+        kept = sum(self.sizes)
         outputs = [
             functional.linear(part, w, b)
             for part, w, b in zip(
@@ -114,45 +124,7 @@ def _combine_backward_fake(
     return rows.new_empty(rows.shape), weights.new_empty(weights.shape)
 
 
-def _keep_dispatch(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
-    _, offsets, slots, positions = output
-    ctx.mark_non_differentiable(offsets, slots, positions)
-    ctx.save_for_backward(slots, positions)
-
-
-def _dispatch_backward(ctx: Any, grad_rows: torch.Tensor, *_: Any) -> tuple[Any, ...]:
-    # The adjoint of copying a token to each of its rows is the sum over them.
-    return torch.ops.moge.combine(grad_rows, None, *ctx.saved_tensors), None, None
-
-
-def _keep_combine(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _combine_backward(ctx: Any, grad_y: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    rows, weights, slots, positions = ctx.saved_tensors
-    if weights is None:
-        raise NotImplementedError(
-            "moge::combine has no derivative without weights: second derivatives of the expert "
-            "FFN are not implemented; backend='reference' has them"
-        )
-    grads = torch.ops.moge.combine_backward(grad_y, rows, weights, slots, positions)
-    return *grads, None, None
-
-
-def _refuse_second_derivative(ctx: Any, *grads: Any) -> None:
-    raise NotImplementedError(
-        "moge::combine_backward has no derivative: second derivatives of the expert FFN are not "
-        "implemented; backend='reference' has them"
-    )
-
-
 if extension.load()[0] is not None:
     torch.library.register_fake("moge::dispatch", _dispatch_fake)
     torch.library.register_fake("moge::combine", _combine_fake)
     torch.library.register_fake("moge::combine_backward", _combine_backward_fake)
-    torch.library.register_autograd(
-        "moge::dispatch", _dispatch_backward, setup_context=_keep_dispatch
-    )
-    torch.library.register_autograd("moge::combine", _combine_backward, setup_context=_keep_combine)
-    torch.library.register_autograd("moge::combine_backward", _refuse_second_derivative)

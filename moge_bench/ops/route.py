@@ -108,7 +108,7 @@ def route(
     *,
     map_shape: tuple[int, int] | None = None,
     group_size: int | str | None = "auto",
-    sigma: float | None = 1.0,
+    sigma: float | torch.Tensor | None = 1.0,
     stride: int = 1,
     border: str = "valid",
     reduction: str = "token_mean",
@@ -132,7 +132,8 @@ def route(
         group_size: h, the side of a group; None computes no group norm (plain MoE routing).
             "auto" takes 3, or the largest below it that fits the map: 2 for N = 8 (2x4), 1 for a
             prime N. h = 1 groups nothing: its loss is constant up to eps, so it is plain MoE.
-        sigma: width of the Gaussian in map cells, > 0; None for a box filter.
+        sigma: width of the Gaussian in map cells, > 0; None for a box filter. As a tensor, (), it
+            can change under torch.compile without compiling again; it is not differentiated.
         stride: distance between neighbouring groups in map cells.
         border: "valid" (windows wholly on the map) or "torus" (indices modulo the map).
         reduction: "token_mean", "official_image" or "official_language".
@@ -165,7 +166,9 @@ def route(
     lower expert index; T = 0 gives empty outputs and a loss of 0; scores that underflow to 0 have
     a gradient of 0, since eps stands under the root; renormalised weights are a softmax of the
     kept logits and never 0/0. Gradients reach the logits through weights, importance and
-    group_loss. Second derivatives are not implemented and raise.
+    group_loss, by .backward() or torch.autograd.grad, under activation checkpointing too. Second
+    derivatives, forward-mode derivatives and those of torch.func raise NotImplementedError, but for
+    backend="reference", which has them. torch.func.vmap is one call a slice.
 
     Deviation: x + noise is compared instead of softmax(x + noise). The order is the same, and
     scores that only round to equal floats make no tie.

@@ -54,6 +54,18 @@ def taps_tensor(values: tuple[float, ...]) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64, device="cpu")
 
 
+def taps_of_width(group_size: int, sigma: torch.Tensor) -> torch.Tensor:
+    """Return ``gaussian_taps`` computed by torch from ``sigma``, shape (), so that it can change.
+
+    No value is read, so a graph holds for every sigma; whether it is positive and finite is for the
+    caller to check.
+    """
+    sigma = sigma.to(device="cpu", dtype=torch.float64)
+    offsets = torch.arange(group_size, dtype=torch.float64, device="cpu") - group_size // 2
+    taps = torch.exp(-((offsets / sigma) ** 2) / 2)
+    return taps / taps.sum()
+
+
 def gaussian_taps(group_size: int, sigma: float | None) -> torch.Tensor:
     """Return the 1-D filter g, shape (h,), float64, on the CPU; it sums to 1.
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from array import array
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.autograd import forward_ad
 
 from moge_bench.ops.topography import (
     MAX_EXPERTS,
@@ -14,6 +18,7 @@ from moge_bench.ops.topography import (
     resolve_group_size,
     resolve_map_shape,
     tap_values,
+    taps_of_width,
     taps_tensor,
 )
 
@@ -107,22 +112,75 @@ def check_nonfinite(nonfinite: str) -> None:
         raise ValueError(f"nonfinite must be one of {NONFINITE}, got {nonfinite!r}")
 
 
+def unwrapped(tensor: torch.Tensor) -> torch.Tensor:
+    """Return ``tensor`` as it is outside torch.func, for a check: all slices of a vmap at once."""
+    return tensor if torch.compiler.is_compiling() else torch.func.debug_unwrap(tensor)
+
+
+def readable(tensor: torch.Tensor) -> bool:
+    """Return whether Python can read values of ``tensor`` and go on by them.
+
+    Meta and fake tensors have none; a recorded graph (torch.export, make_fx) is for values to come;
+    and inside torch.func.vmap there is one value a slice. torch.compile breaks its graph there.
+    """
+    if torch.compiler.is_exporting() or tensor.is_meta:
+        return False
+    if torch.compiler.is_compiling():
+        return True
+    modes = torch._C._TorchDispatchModeKey
+    if torch._C._get_dispatch_mode(modes.PROXY) is not None:
+        return False
+    whole = unwrapped(tensor)
+    return whole.dim() == tensor.dim() and not isinstance(whole, (FakeTensor, FunctionalTensor))
+
+
+def require(condition: torch.Tensor, message: str) -> None:
+    """Raise ValueError with ``message`` unless every entry of ``condition`` is true.
+
+    Where values cannot be read the check becomes part of the graph: RuntimeError when that runs.
+    """
+    if torch.compiler.is_compiling() or not readable(condition):
+        torch._assert_async(condition.all(), message)
+    elif not condition.all():
+        raise ValueError(message)
+
+
 def check_finite(name: str, tensor: torch.Tensor) -> None:
-    """Raise ValueError naming the first row of ``tensor`` that is not finite."""
-    bad_T = ~torch.isfinite(tensor).all(dim=-1)
+    """Raise ValueError naming the first row of ``tensor`` that is not finite.
+
+    Inside torch.func.vmap no row is named. Where values cannot be read the check becomes part of
+    the graph, and fails as RuntimeError when that runs.
+    """
+    wanted = f"{name} must be finite, got NaN or inf"
+    advice = "pass nonfinite='propagate' to let such rows through as documented"
+    whole = unwrapped(tensor)
+    if not readable(whole):
+        require(torch.isfinite(whole), f"{wanted}; {advice}")
+        return
+    bad_T = ~torch.isfinite(whole).all(dim=-1)
     if bad_T.any():
-        row = int(bad_T.nonzero()[0])
-        raise ValueError(
-            f"{name} must be finite, got NaN or inf in row {row} (rows counted from 0); "
-            "pass nonfinite='propagate' to let such rows through as documented"
+        place = (
+            f" in row {int(bad_T.nonzero()[0])} (rows counted from 0)" if bad_T.dim() == 1 else ""
         )
+        raise ValueError(f"{wanted}{place}; {advice}")
+
+
+def check_sigma(sigma: torch.Tensor) -> None:
+    """Check that a ``sigma`` given as a tensor is a real number that no derivative is asked of."""
+    if sigma.dim() != 0 or sigma.is_complex() or sigma.dtype == torch.bool:
+        raise ValueError(
+            f"sigma must be a number, None (box) or a real tensor of shape (), got "
+            f"{tuple(sigma.shape)} {sigma.dtype}"
+        )
+    if sigma.requires_grad or forward_ad.unpack_dual(sigma).tangent is not None:
+        raise ValueError("sigma is not differentiated: pass sigma.detach()")
 
 
 def make_groups(
     matrix: torch.Tensor,
     map_shape: tuple[int, int] | None,
     group_size: int | str,
-    sigma: float | None,
+    sigma: float | torch.Tensor | None,
     stride: int,
     border: str,
     reduction: str,
@@ -131,9 +189,22 @@ def make_groups(
 
     ``matrix`` is what they were called with, (T, N). What the others come to is remembered, since
     a router is called with the same ones again and again; not where a graph is traced, once, nor
-    for tensors of another class, whose taps are for their modes to make.
+    for tensors of another class, whose taps are for their modes to make. A ``sigma`` that is a
+    tensor is read; where it cannot be (``readable``), or a graph is traced, which would be for its
+    present value alone, the taps are computed from it.
     """
-    arguments = (matrix.shape[1], map_shape, group_size, sigma, stride, border, reduction)
+    if isinstance(sigma, torch.Tensor):
+        check_sigma(sigma)
+        if torch.compiler.is_compiling() or not readable(sigma):
+            whole = unwrapped(sigma)
+            require((whole > 0) & (whole < math.inf), "sigma must be positive and finite")
+            _, topo = _groups(
+                int(matrix.shape[1]), map_shape, group_size, None, stride, border, reduction
+            )
+            return taps_of_width(topo.group_size, sigma), topo
+        sigma = float(sigma)
+    # int: a size that is traced (symbolic make_fx, torch.jit) is fixed, as the map is.
+    arguments = (int(matrix.shape[1]), map_shape, group_size, sigma, stride, border, reduction)
     if not torch.compiler.is_compiling() and type(matrix) is torch.Tensor:
         try:
             return _remembered_groups(*arguments)

@@ -1,6 +1,7 @@
 import pytest
+import torch
 
-from moge_bench import SigmaSchedule, TopographicRouter
+from moge_bench import GroupNorm, SigmaSchedule, TopographicRouter
 
 
 def test_published_values_of_10_to_1_with_gamma_02():
@@ -17,8 +18,6 @@ def test_clamped_after_the_end():
 
 
 def test_apply_sets_routers_that_have_groups_and_no_others():
-    import torch
-
     grouped, plain = TopographicRouter(4, 16), TopographicRouter(4, 16, group_size=None)
     module = torch.nn.ModuleList([grouped, plain])
     assert SigmaSchedule(10.0, 2.0, 1.0, total_steps=4).apply(module, 1) == 8.0
@@ -49,3 +48,9 @@ def test_errors_name_the_argument(arguments, name):
 def test_negative_step():
     with pytest.raises(ValueError, match="step must be at least 0, got -1"):
         SigmaSchedule(total_steps=3).sigma(-1)
+
+
+def test_apply_sets_group_norm_modules():
+    module = torch.nn.Sequential(GroupNorm(3, 1.0), torch.nn.Linear(2, 2))
+    assert SigmaSchedule(10.0, 2.0, 1.0, total_steps=4).apply(module, 1) == 8.0
+    assert module[0].sigma == 8.0

@@ -1,0 +1,69 @@
+"""What torch's FlopCounterMode counts for the ops: their matrix products, as for its own ops.
+
+Formulas see shapes, not values: a dropped choice (-1) counts as if an expert had run. Legend: T
+tokens, k choices of a token, d hidden size, f hidden size of an expert, R = T * k rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils import flop_counter
+
+from moge_bench.ops import extension
+
+
+def _forward(
+    x: Any, weights: Any, experts: Sequence[int], w_in: Sequence[int], *_: Any, **__: Any
+) -> int:
+    """Two products a row, of 2 d f each: R * 4 d f."""
+    num_tokens, top_k = experts
+    ffn_size, hidden_size = w_in[1:]
+    return num_tokens * top_k * 4 * hidden_size * ffn_size
+
+
+def _backward(
+    grad_y: Any,
+    x: Any,
+    weights: Any,
+    experts: Sequence[int],
+    w_in: Sequence[int],
+    *_: Any,
+    **__: Any,
+) -> int:
+    """Two products for each of the forward's, for its input and for its matrix: R * 8 d f."""
+    return 2 * _forward(x, weights, experts, w_in)
+
+
+def _no_product(*_: Any, **__: Any) -> int:
+    """Softmax, top-k, stencil, gather and sum: no matrix product, so 0, as torch counts softmax."""
+    return 0
+
+
+def _grouped_mm(
+    rows: Sequence[int], matrices: Sequence[int], *_: Any, out_shape: Any = None, **__: Any
+) -> int:
+    """2 l m n for (l, m) and (m, n), of which one or both also have N groups or are cut into N.
+
+    Rows shared among N groups, (R, m) with (N, m, n): 2 R m n; their gradients, (m, R) with (R, n):
+    the same. N products, (N, l, m) with (N, m, n): N times.
+    """
+    *batch, left, inner = rows
+    return 2 * (batch[0] if batch and len(matrices) == 3 else 1) * left * inner * matrices[-1]
+
+
+_NO_PRODUCT = (
+    "route", "route_backward", "group_norm", "group_norm_backward", "dispatch", "combine",
+    "combine_backward",
+)  # fmt: skip
+
+if extension.load()[0] is not None:
+    register = flop_counter.register_flop_formula
+    register(torch.ops.moge.expert_ffn)(_forward)
+    register(torch.ops.moge.expert_ffn_backward)(_backward)
+    register([getattr(torch.ops.moge, name) for name in _NO_PRODUCT])(_no_product)
+    # The experts' products on CUDA, which torch 2.13 counts as 0.
+    if torch.ops.aten._grouped_mm not in flop_counter.flop_registry:
+        register(torch.ops.aten._grouped_mm)(_grouped_mm)

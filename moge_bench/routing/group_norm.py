@@ -1,0 +1,103 @@
+"""The group-sparse loss as a module, whose filter can be annealed (METHOD.md "Sigma schedule")."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from moge_bench.ops.group_norm import group_norm_with_taps
+from moge_bench.ops.topography import Topography, gaussian_taps
+from moge_bench.ops.validation import make_groups
+
+
+class GroupNorm(nn.Module):
+    """``moge_bench.group_norm`` as a module: ``loss = GroupNorm(sigma=10.0)(scores)``.
+
+    ``set_sigma`` changes the filter in place: compiled code takes it without compiling again. The
+    filter is float64 on the CPU, where the ops read it, and stays so under ``.to(...)``; it is no
+    buffer, since DDP over NCCL could not send it. sigma is in the ``state_dict``, as a float64
+    tensor (), NaN for a box filter.
+
+    Args:
+        group_size: h, an int.
+        sigma: a number, or None for a box filter.
+        map_shape, stride, border, reduction, nonfinite, backend: as in ``group_norm``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what would work.
+    """
+
+    def __init__(
+        self,
+        group_size: int = 3,
+        sigma: float | None = 1.0,
+        map_shape: tuple[int, int] | None = None,
+        stride: int = 1,
+        border: str = "valid",
+        reduction: str = "token_mean",
+        nonfinite: str = "error",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        self._taps = gaussian_taps(group_size, sigma)
+        Topography(group_size, group_size, group_size, stride, border, reduction)  # checks them
+        self.group_size, self.sigma, self.map_shape = group_size, sigma, map_shape
+        self.stride, self.border, self.reduction = stride, border, reduction
+        self.nonfinite, self.backend = nonfinite, backend
+
+    def set_sigma(self, sigma: float | None) -> None:
+        """Change the width of the filter; ``sigma`` is a positive number, or None for a box."""
+        self._taps.copy_(gaussian_taps(self.group_size, sigma))
+        self.sigma = sigma
+
+    def forward(self, scores: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Return L_group, (), of ``scores`` (T, N); ``mask`` (T,) bool: the tokens that count."""
+        _, topography = make_groups(
+            scores, self.map_shape, self.group_size, None, self.stride, self.border, self.reduction
+        )
+        return group_norm_with_taps(
+            scores, self._taps, topography, mask=mask, nonfinite=self.nonfinite,
+            backend=self.backend,
+        )  # fmt: skip
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        sigma = math.nan if self.sigma is None else self.sigma
+        destination[prefix + "sigma"] = torch.tensor(sigma, dtype=torch.float64, device="cpu")
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        key = prefix + "sigma"
+        if key not in state_dict:
+            missing_keys.append(key)
+            return
+        if key in unexpected_keys:
+            unexpected_keys.remove(key)
+        sigma = float(state_dict[key])
+        try:
+            self.set_sigma(None if math.isnan(sigma) else sigma)
+        except ValueError as error:
+            error_msgs.append(f"{key}: {error}")
+
+    def extra_repr(self) -> str:
+        """Show the settings that decide the loss."""
+        return (
+            f"group_size={self.group_size}, sigma={self.sigma}, map_shape={self.map_shape}, "
+            f"stride={self.stride}, border={self.border!r}, reduction={self.reduction!r}"
+        )

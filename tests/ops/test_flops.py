@@ -1,0 +1,70 @@
+"""FlopCounterMode against counts by hand: 2 l m n for a product of (l, m) with (m, n)."""
+
+import pytest
+import torch
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+
+from moge_bench import group_norm, route
+from moge_bench.ops.expert_ffn import expert_ffn
+
+T, K, N, D, F = 7, 2, 4, 8, 16
+
+
+def counted(function):
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+def inputs(device="cpu"):
+    shapes = ((T, D), (T, K), None, (N, F, D), (N, F), (N, D, F), (N, D))
+    return [
+        torch.randint(0, N, (T, K), device=device) if shape is None
+        else torch.randn(shape, device=device, requires_grad=True)
+        for shape in shapes
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_experts(device):
+    tensors = inputs(device)
+    # 14 rows through (8 -> 16) and (16 -> 8): 14 * (2 * 8 * 16 + 2 * 16 * 8) = 14 * 512 = 7168.
+    assert T * K * (2 * D * F + 2 * F * D) == 7168
+    assert counted(lambda: expert_ffn(*tensors, backend="extension")) == 7168
+    # Backward: for each of the two products one for its input and one for its matrix.
+    y = expert_ffn(*tensors, backend="extension")
+    assert counted(lambda: y.sum().backward()) == 2 * 7168
+
+
+def test_the_reference_counts_the_same():
+    tensors = inputs()
+
+    def both(backend):
+        expert_ffn(*tensors, backend=backend).sum().backward()
+
+    assert counted(lambda: both("reference")) == counted(lambda: both("extension")) == 3 * 7168
+
+
+def test_a_router_has_no_products():
+    logits = torch.randn(T, 16, requires_grad=True)
+
+    def both():
+        (route(logits, 2).group_loss + group_norm(torch.softmax(logits, -1))).backward()
+
+    assert counted(both) == 0
+
+
+def test_grouped_products():
+    # 14 rows of 4 groups through (8 -> 16): 14 * 2 * 8 * 16 = 3584, and twice that backward.
+    rows = torch.randn(T * K, D, dtype=torch.bfloat16, requires_grad=True)
+    matrices = torch.randn(N, D, F, dtype=torch.bfloat16, requires_grad=True)
+    ends = torch.tensor([3, 6, 10, 14], dtype=torch.int32)
+    outputs = []
+    forward = counted(lambda: outputs.append(functional.grouped_mm(rows, matrices, offs=ends)))
+    assert forward == T * K * 2 * D * F == 3584
+    upstream = torch.ones_like(outputs[0])
+    assert counted(lambda: outputs[0].backward(upstream)) == 2 * 3584
+    # 4 products of (8, 8) with (8, 16).
+    batch = torch.randn(N, D, D, dtype=torch.bfloat16)
+    assert counted(lambda: functional.grouped_mm(batch, matrices)) == N * 2 * D * D * F
