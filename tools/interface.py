@@ -10,13 +10,17 @@ from typing import Any
 
 import torch
 
-from moge_bench.ops.topography import Topography, gaussian_taps
+from moge_bench.ops.topography import Topography
 
 _TYPES: dict[str, Any] = {
     "int": ctypes.c_int, "int32_t": ctypes.c_int32, "int64_t": ctypes.c_int64,
     "double": ctypes.c_double, "bool": ctypes.c_bool,
     "Element": ctypes.c_int32,
 }  # fmt: skip
+# A launcher each: moge_cuda_<op>.
+ROUTE_OPS = ("route_forward", "route_backward", "group_norm_forward", "group_norm_backward")
+ROW_OPS = ("gather_rows", "combine_rows", "combine_weight_grad")
+OPS = (*ROUTE_OPS, "sort_choices", *ROW_OPS)
 ELEMENTS = ("float32", "float16", "bfloat16")  # in the order of launch.h's Element
 
 
@@ -35,6 +39,11 @@ def read_structs(header: Path, names: Sequence[str]) -> dict[str, type[ctypes.St
         fields = [field for words in lines for field in _fields(" ".join(words), header)]
         found[name] = type(name, (ctypes.Structure,), {"_fields_": fields})
     return found
+
+
+def struct_name(op: str) -> str:
+    """Return the struct that ``moge_cuda_<op>`` takes: route_forward -> RouteForward."""
+    return "".join(word.capitalize() for word in op.split("_"))
 
 
 def _fields(declaration: str, header: Path) -> list[tuple[str, Any]]:
@@ -59,12 +68,14 @@ def _folded(taps: torch.Tensor, size: int) -> Any:
     return (ctypes.c_double * len(folded))(*folded)
 
 
-def groups_struct(kernels_h: Path, topography: Topography, sigma: float) -> Any:
-    """Return a ``Groups`` of kernels.h; it keeps the taps alive that it points to."""
-    taps = gaussian_taps(topography.group_size, sigma)
+def groups_struct(kernels_h: Path, topography: Topography, taps: torch.Tensor) -> Any:
+    """Return a ``Groups`` of kernels.h, as GroupPlan of csrc/plan.cpp makes it of ``taps`` (h,).
+
+    It keeps the folded taps alive that it points to.
+    """
     row_taps, col_taps = _folded(taps, topography.rows), _folded(taps, topography.cols)
     struct: Any = read_structs(kernels_h, ["Groups"])["Groups"](
-        rows=topography.rows, cols=topography.cols, stride=topography.stride,
+        rows=topography.rows, cols=topography.cols, stride=min(topography.stride, 1024),
         torus=topography.border == "torus",
         group_rows=topography.group_rows, group_cols=topography.group_cols,
         num_row_taps=len(row_taps), num_col_taps=len(col_taps),

@@ -6,9 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
-from moge_bench.ops.topography import Topography
-from moge_bench.perf.gpu.interface import groups_struct, read_structs
+from moge_bench.ops.topography import Topography, gaussian_taps
+from tools.interface import groups_struct, read_structs
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
 STRUCTS = {
@@ -54,8 +55,15 @@ def test_unknown_structs_and_types_are_named(tmp_path):
 
 
 def test_taps_a_whole_turn_apart_are_folded():
-    groups = groups_struct(CSRC / "kernels.h", Topography(2, 4, 3, border="torus"), 1.0)
+    groups = groups_struct(
+        CSRC / "kernels.h", Topography(2, 4, 3, border="torus"), gaussian_taps(3, 1.0)
+    )
     taps = (ctypes.c_double * groups.num_row_taps).from_address(groups.row_taps)[:]
     # g = (e^-1/2, 1, e^-1/2) / (1 + 2 e^-1/2) = 0.274069, 0.451863; on 2 rows tap 2 meets tap 0.
     assert taps == pytest.approx([2 * 0.274069, 0.451863], abs=1e-6)
     assert (groups.num_col_taps, groups.group_rows, groups.group_cols) == (3, 2, 4)
+
+
+def test_a_stride_beyond_every_map_is_bounded_as_in_the_plan():
+    groups = groups_struct(CSRC / "kernels.h", Topography(2, 4, 2, stride=5000), torch.ones(2))
+    assert groups.stride == 1024

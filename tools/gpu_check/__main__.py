@@ -1,4 +1,4 @@
-"""``moge-bench perf gpu-check``. Imported by the command line only."""
+"""``python -m tools.gpu_check``, which ``make gpu-check`` calls."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from moge_bench.perf.gpu import check
-from moge_bench.perf.gpu.toolchain import Toolchain
-from moge_bench.perf.ptx import PtxError
+from tools.gpu_check import check
+from tools.gpu_check.toolchain import Toolchain
+from tools.ptx import PtxError
 
+app = typer.Typer()
 console = Console(stderr=True)
 
 
+@app.command()
 def gpu_check(
     case: Annotated[str | None, typer.Option(help="Only cases whose name matches this.")] = None,
     update: Annotated[bool, typer.Option(help="Rewrite the committed table.")] = False,
@@ -36,7 +38,7 @@ def gpu_check(
             progress=lambda text: console.print(text, markup=False, highlight=False),
         )  # fmt: skip
     except (ValueError, RuntimeError, PtxError) as error:
-        console.print(f"moge-bench perf: {error}", style="red", markup=False, soft_wrap=True)
+        console.print(f"gpu-check: {error}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(2) from None
     paths = check.write(outcome.costs, toolchain.version(), table if update else build)
     console.print(f"wrote {', '.join(map(str, paths))}")
@@ -47,3 +49,7 @@ def gpu_check(
     if outcome.violations:
         raise typer.Exit(1)
     console.print(f"{len(outcome.costs)} rows, every bound kept")
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m tools.gpu_check")

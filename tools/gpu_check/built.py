@@ -6,10 +6,10 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from moge_bench.perf.gpu.architectures import Architecture
-from moge_bench.perf.gpu.disassembly import Resources, parse_ptxas, parse_sass, short_names
-from moge_bench.perf.gpu.toolchain import Toolchain
-from moge_bench.perf.ptx import Module, parse
+from tools.gpu_check.architectures import Architecture
+from tools.gpu_check.disassembly import Resources, parse_ptxas, parse_sass, short_names
+from tools.gpu_check.toolchain import Toolchain
+from tools.ptx import Module, parse
 
 
 @dataclass(frozen=True)

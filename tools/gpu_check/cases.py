@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from moge_bench.perf.gpu.interface import ELEMENTS
+from tools.interface import ELEMENTS, ROUTE_OPS, ROW_OPS
 
 NUM_TOKENS = 65536  # enough that the partial sums of blocks, whose number is bounded, are few
 TOP_K = 2
@@ -26,9 +26,6 @@ HIDDEN_SIZES = (256, 1023)  # rows that 16-byte accesses divide, and rows that t
 # Experts a lane 1, 2, 4, ... 32; rows that 16-byte accesses divide, and rows that they do not.
 NUM_EXPERTS = (32, 64, 128, 256, 512, 1024, 63, 126, 255, 510, 1023)
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-ROUTE_OPS = ("route_forward", "route_backward", "group_norm_forward", "group_norm_backward")
-ROW_OPS = ("gather_rows", "combine_rows", "combine_weight_grad")
-OPS = (*ROUTE_OPS, "sort_choices", *ROW_OPS)
 
 
 @dataclass(frozen=True)

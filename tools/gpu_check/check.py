@@ -8,17 +8,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from moge_bench.perf.gpu import built as building
-from moge_bench.perf.gpu import cost as table
-from moge_bench.perf.gpu.architectures import ARCHITECTURES, Architecture
-from moge_bench.perf.gpu.cases import Case, all_cases
-from moge_bench.perf.gpu.cost import Cost
-from moge_bench.perf.gpu.launches import LauncherLibrary
-from moge_bench.perf.gpu.measure import measure
-from moge_bench.perf.gpu.report import markdown
-from moge_bench.perf.gpu.toolchain import Toolchain
-from moge_bench.perf.gpu.verdict import Violation, broken_bounds, not_launched, regressions
 from moge_bench.perf.report import write_atomic
+from tools.gpu_check import built as building
+from tools.gpu_check import cost as table
+from tools.gpu_check.architectures import ARCHITECTURES, Architecture
+from tools.gpu_check.cases import Case, all_cases
+from tools.gpu_check.cost import Cost
+from tools.gpu_check.launches import LauncherLibrary
+from tools.gpu_check.measure import measure
+from tools.gpu_check.report import markdown
+from tools.gpu_check.toolchain import Toolchain
+from tools.gpu_check.verdict import Violation, broken_bounds, not_launched, regressions
 
 STEM = "gpu_cost"
 Progress = Callable[[str], None]
@@ -77,8 +77,9 @@ def _key(library: Path, case: Case, architectures: Sequence[Architecture]) -> st
     """Return a hash of all that a case's rows depend on: kernels, case, report, interpreter."""
     # The library's name holds the hash of every source and header, and of the compiler.
     digest = hashlib.sha256(f"{library.name} {case!r} {architectures!r}".encode())
-    perf = Path(__file__).resolve().parents[1]
-    for path in sorted([*perf.glob("gpu/*.py"), *perf.glob("ptx/*.py")]):
+    folder = Path(__file__).resolve().parent
+    own = [*folder.glob("*.py"), *folder.with_name("ptx").glob("*.py")]
+    for path in [folder.with_name("interface.py"), *sorted(own)]:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moge_bench.ops.topography import Topography, default_map_shape
-from moge_bench.perf.gpu.cases import Case
-from moge_bench.perf.gpu.interface import ELEMENTS, groups_struct, read_structs
-from moge_bench.perf.ptx.memory import Device
+from moge_bench.ops.topography import Topography, default_map_shape, gaussian_taps
+from tools.gpu_check.cases import Case
+from tools.interface import ELEMENTS, groups_struct, read_structs, struct_name
+from tools.ptx.memory import Device
 
 Array = npt.NDArray[Any]
 GROUP_SIZE, SIGMA = 3, 1.0
@@ -78,11 +78,12 @@ class Inputs:
     """
 
     def __init__(self, case: Case, csrc: Path, workspace_bytes: int) -> None:
-        name = "".join(word.capitalize() for word in case.op.split("_"))
+        name = struct_name(case.op)
         struct = read_structs(csrc / "cuda" / "launch.h", [name])[name]
         fields = [field[0] for field in struct._fields_]
         shape = default_map_shape(case.num_experts)
-        self._groups = groups_struct(csrc / "kernels.h", Topography(*shape, GROUP_SIZE), SIGMA)
+        topography, taps = Topography(*shape, GROUP_SIZE), gaussian_taps(GROUP_SIZE, SIGMA)
+        self._groups = groups_struct(csrc / "kernels.h", topography, taps)
         values: dict[str, Any] = {
             "num_tokens": case.num_tokens, "num_experts": case.num_experts, "top_k": case.top_k,
             "hidden_size": case.hidden_size, "element": ELEMENTS.index(case.element),

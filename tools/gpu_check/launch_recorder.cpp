@@ -1,5 +1,5 @@
 // A CUDA runtime without a GPU: linked with the launchers (nvcc -cudart none) in place of
-// libcudart, it hands every kernel launch to a callback. The cost report (moge_bench/perf/gpu)
+// libcudart, it hands every kernel launch to a callback. The cost report (tools/gpu_check)
 // thereby sees the kernels, grids, blocks, shared memory and arguments that the launchers really
 // choose, and interprets their PTX. No torch, no device; a runtime function that is missing here
 // fails when the library is loaded, by name.

@@ -1,7 +1,7 @@
 """What the launchers of csrc/cuda launch, recorded without a GPU.
 
-The library is the launchers linked with csrc/bench/launch_recorder.cpp instead of the CUDA runtime.
-Pointers among the arguments are whatever the caller gave: nothing here or there follows them.
+The library is the launchers linked with launch_recorder.cpp instead of the CUDA runtime. Pointers
+among the arguments are whatever the caller gave: nothing here or there follows them.
 """
 
 from __future__ import annotations

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from moge_bench.perf import ptx
-from moge_bench.perf.gpu.architectures import Architecture
-from moge_bench.perf.gpu.built import Built, BuiltKernel
-from moge_bench.perf.gpu.cases import Case
-from moge_bench.perf.gpu.cost import Cost
-from moge_bench.perf.gpu.inputs import Inputs, workspace_bytes
-from moge_bench.perf.gpu.launches import Launch, LauncherLibrary
-from moge_bench.perf.gpu.occupancy import occupancy
+from tools import ptx
+from tools.gpu_check.architectures import Architecture
+from tools.gpu_check.built import Built, BuiltKernel
+from tools.gpu_check.cases import Case
+from tools.gpu_check.cost import Cost
+from tools.gpu_check.inputs import Inputs, workspace_bytes
+from tools.gpu_check.launches import Launch, LauncherLibrary
+from tools.gpu_check.occupancy import occupancy
 
 SAMPLE_BLOCKS = 2
 CACHED_BYTES = 16 * 1024  # of the 28 KiB or more that shared memory leaves to the first-level cache

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moge_bench.perf.gpu.architectures import Architecture
+from tools.gpu_check.architectures import Architecture
 
 
 @dataclass(frozen=True)

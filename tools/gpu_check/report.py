@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from moge_bench.perf.gpu.architectures import ARCHITECTURES
-from moge_bench.perf.gpu.cost import Cost
-from moge_bench.perf.gpu.verdict import BOUNDS, INDEXED_BY_DATA
+from tools.gpu_check.architectures import ARCHITECTURES
+from tools.gpu_check.cost import Cost
+from tools.gpu_check.verdict import BOUNDS, INDEXED_BY_DATA
 
 LEGEND = """\
 No GPU was used. Static columns are what ptxas and nvdisasm say of the cubin; `SASS` counts all
@@ -17,7 +17,7 @@ traffic between L1 and L2), `conflicts` shared-memory wavefronts over the fewest
 need. `bytes` is the traffic of memory if the caches hold a sector while neighbouring tokens use it
 and keep nothing for a second pass: for every tensor what was asked for, an address once a request,
 or the sectors that it lies in where these are more; a tensor of at most 16 KiB is moved once.
-`least` is the bytes that the operation must move (moge_bench/perf/gpu/cases.py has the terms); a
+`least` is the bytes that the operation must move (tools/gpu_check/cases.py has the terms); a
 kernel that only adds up what another one left has none. `floor` is `least` over the peak bandwidth
 of the data sheet: no run can be faster, and a real one will be slower. `issue` is `PTX` over what
 the GPU's schedulers can issue: an estimate, for ptxas makes other instructions of them.

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from moge_bench.perf.gpu.architectures import Architecture
+from tools.gpu_check.architectures import Architecture
 
 # The flags of the shipped library, so that what is reported is what is shipped.
 FLAGS = ("-std=c++17", "-O3")
+RECORDER = Path(__file__).with_name("launch_recorder.cpp")
 
 
 def find_nvcc() -> str | None:
@@ -80,8 +81,7 @@ class Toolchain:
         # Device code is not run from this library: PTX of the oldest architecture is the quickest.
         flags = ["-gencode", "arch=compute_80,code=compute_80", "-shared", "-Xcompiler", "-fPIC",
                  "-cudart", "none"]  # fmt: skip
-        recorder = include / "bench" / "launch_recorder.cpp"
-        return self.compile([*sources, recorder], include, flags, ".so")[0]
+        return self.compile([*sources, RECORDER], include, flags, ".so")[0]
 
     def disassemble(self, cubin: Path) -> str:
         """Return ``nvdisasm -c`` of ``cubin``."""

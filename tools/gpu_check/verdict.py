@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from moge_bench.perf.gpu.cost import Cost
+from tools.gpu_check.cost import Cost
 
 
 @dataclass(frozen=True)

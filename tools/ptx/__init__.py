@@ -16,12 +16,12 @@ instruction order), time, caches, calls, textures, mma and asynchronous copies; 
 is an error that names it. Approximate functions are computed exactly rounded.
 """
 
-from moge_bench.perf.ptx.counters import Counters, SharedTraffic, Traffic, instruction_class
-from moge_bench.perf.ptx.findings import Finding, PtxError
-from moge_bench.perf.ptx.memory import Buffer, Device
-from moge_bench.perf.ptx.parser import parse
-from moge_bench.perf.ptx.program import Kernel, Module
-from moge_bench.perf.ptx.run import Result, run_kernel
+from tools.ptx.counters import Counters, SharedTraffic, Traffic, instruction_class
+from tools.ptx.findings import Finding, PtxError
+from tools.ptx.memory import Buffer, Device
+from tools.ptx.parser import parse
+from tools.ptx.program import Kernel, Module
+from tools.ptx.run import Result, run_kernel
 
 __all__ = [
     "Buffer", "Counters", "Device", "Finding", "Kernel", "Module", "PtxError", "Result",

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from moge_bench.perf.ptx.counters import ATOMIC, READ, WRITE
-from moge_bench.perf.ptx.decode import Execute, Form, Lanes, opcode
-from moge_bench.perf.ptx.scalars import DTYPES
+from tools.ptx.counters import ATOMIC, READ, WRITE
+from tools.ptx.decode import Execute, Form, Lanes, opcode
+from tools.ptx.scalars import DTYPES
 
 _SPACES = ("global", "shared", "local", "param", "const")
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from moge_bench.perf.ptx.decode import Execute, Form, Lanes, Read, opcode
-from moge_bench.perf.ptx.findings import DIVISION_BY_ZERO, KernelFault
-from moge_bench.perf.ptx.scalars import (
+from tools.ptx.decode import Execute, Form, Lanes, Read, opcode
+from tools.ptx.findings import DIVISION_BY_ZERO, KernelFault
+from tools.ptx.scalars import (
     DTYPES,
     WIDER,
     Array,

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from moge_bench.perf.ptx.arithmetic import pure
-from moge_bench.perf.ptx.decode import Execute, Form, Lanes, opcode
-from moge_bench.perf.ptx.findings import PtxError
-from moge_bench.perf.ptx.memory import WINDOWS
-from moge_bench.perf.ptx.program import Literal, Vector
-from moge_bench.perf.ptx.scalars import DTYPES, Array, unsigned
+from tools.ptx.arithmetic import pure
+from tools.ptx.decode import Execute, Form, Lanes, opcode
+from tools.ptx.findings import PtxError
+from tools.ptx.memory import WINDOWS
+from tools.ptx.program import Literal, Vector
+from tools.ptx.scalars import DTYPES, Array, unsigned
 
 _BITS = ("b16", "b32", "b64")
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from moge_bench.perf.ptx.decode import Execute, Form, Lanes, opcode
-from moge_bench.perf.ptx.findings import ABSENT_LANE, KernelFault
-from moge_bench.perf.ptx.program import Operand
-from moge_bench.perf.ptx.scalars import DTYPES, Array
+from tools.ptx.decode import Execute, Form, Lanes, opcode
+from tools.ptx.findings import ABSENT_LANE, KernelFault
+from tools.ptx.program import Operand
+from tools.ptx.scalars import DTYPES, Array
 
 Body = Callable[[Any, Lanes, Array], None]  # state, lanes that are ready, their groups
 

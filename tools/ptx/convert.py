@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from moge_bench.perf.ptx.arithmetic import pure
-from moge_bench.perf.ptx.decode import Execute, Form, opcode
-from moge_bench.perf.ptx.scalars import DTYPES, Array, flush, from_bfloat16, saturate, to_bfloat16
+from tools.ptx.arithmetic import pure
+from tools.ptx.decode import Execute, Form, opcode
+from tools.ptx.scalars import DTYPES, Array, flush, from_bfloat16, saturate, to_bfloat16
 
 _TO_INTEGRAL: dict[str, Callable[[Array], Array]] = {
     "rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil,

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moge_bench.perf.ptx.memory import Buffer
-from moge_bench.perf.ptx.program import Instruction, Kernel
-from moge_bench.perf.ptx.scalars import Array
+from tools.ptx.memory import Buffer
+from tools.ptx.program import Instruction, Kernel
+from tools.ptx.scalars import Array
 
 SECTOR = 32  # bytes: the unit in which L2 and DRAM move global memory
 BANKS = 32  # of 4 bytes each

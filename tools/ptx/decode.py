@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from moge_bench.perf.ptx.findings import PtxError
-from moge_bench.perf.ptx.program import (
+from tools.ptx.findings import PtxError
+from tools.ptx.program import (
     Address,
     Instruction,
     Literal,
@@ -25,7 +25,7 @@ from moge_bench.perf.ptx.program import (
     Symbol,
     Vector,
 )
-from moge_bench.perf.ptx.scalars import DTYPES, Array, unsigned
+from tools.ptx.scalars import DTYPES, Array, unsigned
 
 Lanes = Any  # slice(None) or an int64 index array
 

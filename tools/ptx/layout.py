@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from moge_bench.perf.ptx.decode import literal
-from moge_bench.perf.ptx.findings import PtxError
-from moge_bench.perf.ptx.memory import Buffer, Device, Region
-from moge_bench.perf.ptx.program import Address, Kernel, Module, Symbol, Variable, Vector
-from moge_bench.perf.ptx.scalars import DTYPES, Array
+from tools.ptx.decode import literal
+from tools.ptx.findings import PtxError
+from tools.ptx.memory import Buffer, Device, Region
+from tools.ptx.program import Address, Kernel, Module, Symbol, Variable, Vector
+from tools.ptx.scalars import DTYPES, Array
 
 _ROW = 128  # bytes of one row of banks; shared variables start there, with a row between them
 Argument = Buffer | int | float | bytes

@@ -13,13 +13,13 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from moge_bench.perf.ptx import access, arithmetic, bits, collectives, convert
-from moge_bench.perf.ptx.counters import warps_in
-from moge_bench.perf.ptx.decode import Execute, Form, Lanes, build
-from moge_bench.perf.ptx.findings import BARRIER_DIVERGENCE, DEADLOCK, TRAP, KernelFault, PtxError
-from moge_bench.perf.ptx.program import Instruction, Kernel, Literal, Register, Symbol
-from moge_bench.perf.ptx.scalars import Array
-from moge_bench.perf.ptx.state import ChunkState
+from tools.ptx import access, arithmetic, bits, collectives, convert
+from tools.ptx.counters import warps_in
+from tools.ptx.decode import Execute, Form, Lanes, build
+from tools.ptx.findings import BARRIER_DIVERGENCE, DEADLOCK, TRAP, KernelFault, PtxError
+from tools.ptx.program import Instruction, Kernel, Literal, Register, Symbol
+from tools.ptx.scalars import Array
+from tools.ptx.state import ChunkState
 
 _OPCODES = (access, arithmetic, bits, collectives, convert)  # importing them fills the table
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from moge_bench.perf.ptx.findings import MISALIGNED, OUT_OF_BOUNDS, READ_ONLY, PtxError
-from moge_bench.perf.ptx.scalars import Array
+from tools.ptx.findings import MISALIGNED, OUT_OF_BOUNDS, READ_ONLY, PtxError
+from tools.ptx.scalars import Array
 
 SHARED_BASE = 1 << 40
 LOCAL_BASE = 1 << 41

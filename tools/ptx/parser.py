@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Container
 
-from moge_bench.perf.ptx.findings import PtxError
-from moge_bench.perf.ptx.program import (
+from tools.ptx.findings import PtxError
+from tools.ptx.program import (
     Address,
     Instruction,
     Kernel,
@@ -24,7 +24,7 @@ from moge_bench.perf.ptx.program import (
     Variable,
     Vector,
 )
-from moge_bench.perf.ptx.scalars import DTYPES
+from tools.ptx.scalars import DTYPES
 
 _HEADER = re.compile(
     r"(?:\.(?:visible|weak|extern)\s+)*\.(entry|func)\s+(?:\([^)]*\)\s*)?([\w$]+)\s*"

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moge_bench.perf.ptx.counters import ATOMIC, READ, WRITE
-from moge_bench.perf.ptx.findings import RACE, Finding
-from moge_bench.perf.ptx.scalars import Array
+from tools.ptx.counters import ATOMIC, READ, WRITE
+from tools.ptx.findings import RACE, Finding
+from tools.ptx.scalars import Array
 
 _READ, _WRITE, _ATOMIC = 0, 1, 2
 _KINDS = {READ: _READ, WRITE: _WRITE, ATOMIC: _ATOMIC}

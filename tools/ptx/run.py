@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moge_bench.perf.ptx.counters import Counters
-from moge_bench.perf.ptx.findings import Finding, KernelFault, PtxError
-from moge_bench.perf.ptx.layout import Argument, Layout
-from moge_bench.perf.ptx.machine import Machine, decode
-from moge_bench.perf.ptx.memory import Device
-from moge_bench.perf.ptx.program import Module
-from moge_bench.perf.ptx.races import RaceLog
-from moge_bench.perf.ptx.scalars import DTYPES
-from moge_bench.perf.ptx.state import ChunkState
+from tools.ptx.counters import Counters
+from tools.ptx.findings import Finding, KernelFault, PtxError
+from tools.ptx.layout import Argument, Layout
+from tools.ptx.machine import Machine, decode
+from tools.ptx.memory import Device
+from tools.ptx.program import Module
+from tools.ptx.races import RaceLog
+from tools.ptx.scalars import DTYPES
+from tools.ptx.state import ChunkState
 
 _CHUNK_LANES = 8192  # threads that run together: enough that numpy's overhead does not matter
 _CHUNK_BYTES = 1 << 27  # of registers

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from moge_bench.perf.ptx.counters import READ, WRITE, Counters
-from moge_bench.perf.ptx.decode import Lanes
-from moge_bench.perf.ptx.findings import ABSENT_LANE, UNINITIALISED, Finding, KernelFault, PtxError
-from moge_bench.perf.ptx.layout import Layout
-from moge_bench.perf.ptx.memory import (
+from tools.ptx.counters import READ, WRITE, Counters
+from tools.ptx.decode import Lanes
+from tools.ptx.findings import ABSENT_LANE, UNINITIALISED, Finding, KernelFault, PtxError
+from tools.ptx.layout import Layout
+from tools.ptx.memory import (
     GLOBAL_BASE,
     LOCAL_BASE,
     PARAM_BASE,
@@ -19,9 +19,9 @@ from moge_bench.perf.ptx.memory import (
     Device,
     Region,
 )
-from moge_bench.perf.ptx.program import Instruction
-from moge_bench.perf.ptx.races import RaceLog
-from moge_bench.perf.ptx.scalars import DTYPES, Array, unsigned
+from tools.ptx.program import Instruction
+from tools.ptx.races import RaceLog
+from tools.ptx.scalars import DTYPES, Array, unsigned
 
 _OUTSIDE = -4096  # an offset that no region has, aligned for every access
 _WINDOWS = ((GLOBAL_BASE, "global"), (PARAM_BASE, "param"), (LOCAL_BASE, "local"),

@@ -1,4 +1,4 @@
-"""Compiles CUDA sources with g++ against csrc/simt, once per content: see csrc/simt/simt.h.
+"""Compiles CUDA sources with g++ against the emulator, once per content: see simt.h.
 
 Objects are named by the hash of a source, of the headers it includes and of the flags, so nothing
 is compiled twice and nothing stale is loaded; they are written beside their name and renamed, so
@@ -16,15 +16,17 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "build/simt"
-RUNTIME = sorted((ROOT / "csrc/simt").glob("*.cpp"))
+Job = tuple[Path, list[str]]  # a source and its flags
+RUNTIME = sorted(Path(__file__).parent.glob("*.cpp"))
+FOLDERS = (ROOT / "csrc", ROOT / "csrc/cuda", ROOT / "tools")  # of headers
 INCLUDE = re.compile(r'^#include "(.*)"', re.MULTILINE)
 
 # -g1 is what the lines of reports need. Instantiations are many: AddressSanitizer's code at -O1
 # takes three times as long to compile, and runs too few cases to earn that back.
 BASE = ["-std=c++17", "-g1", "-fPIC", "-Wall", "-Wextra", "-Wno-unknown-pragmas",
-        "-ffp-contract=off", f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc/cuda'}"]  # fmt: skip
+        "-ffp-contract=off", *(f"-I{folder}" for folder in FOLDERS)]  # fmt: skip
 # Of the kernels; of kernels and runtime; of the linker. trace has no sanitizer to link against:
 # its runtime defines the functions that the compiler calls.
 MODES = {
@@ -49,11 +51,13 @@ ENVIRONMENT = {
 
 
 def compiler() -> str:
+    """Return the C++ compiler: $CXX, or g++."""
     return os.environ.get("CXX", "g++")
 
 
 @functools.cache
 def compiler_version() -> str:
+    """Return the compiler's first line on itself: part of every object's name."""
     done = subprocess.run([compiler(), "--version"], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()[0]
 
@@ -67,28 +71,26 @@ def library(sources: tuple[Path, ...], mode: str, ahead: Path | None = None) -> 
     of_kernels, of_both, of_linker = MODES[mode]
     # The runtime stands first: of inline functions that both define, the linker keeps the first,
     # which is not instrumented.
-    jobs = [(source, [*BASE, "-O2", *of_both]) for source in RUNTIME if used(source, mode)]
+    jobs = runtime_jobs(mode)
     flags = [*BASE, *of_kernels, *of_both]
     jobs += [(source, [*looking_ahead(source, ahead), *flags]) for source in sources]
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
         objects = list(pool.map(lambda job: compile_object(*job), jobs))
-    digest = hashlib.sha256(" ".join([*map(str, objects), *of_linker]).encode()).hexdigest()
-    target = CACHE / f"{digest[:24]}.so"
-    if not target.is_file():
-        make(["-shared", *of_linker, *map(str, objects)], target)
-    return target
+    return link(objects, of_linker)
 
 
 def looking_ahead(source: Path, ahead: Path | None) -> list[str]:
     """Return the flag that puts ``ahead`` first, for a source that finds a header of its there."""
     if ahead is None:
         return []
-    files = included_files(source, [ahead, ROOT / "csrc"])
+    files = included_files(source, [ahead, *FOLDERS])
     return [f"-I{ahead}"] if any(path.is_relative_to(ahead) for path in files) else []
 
 
-def used(source: Path, mode: str) -> bool:
-    return source.name != "trace.cpp" or mode == "trace"
+def runtime_jobs(mode: str) -> list[Job]:
+    """Return the sources of the emulator's runtime in this mode, with their flags."""
+    used = [source for source in RUNTIME if source.name != "trace.cpp" or mode == "trace"]
+    return [(source, [*BASE, "-O2", *MODES[mode][1]]) for source in used]
 
 
 def compile_object(source: Path, flags: Sequence[str]) -> Path:
@@ -100,6 +102,15 @@ def compile_object(source: Path, flags: Sequence[str]) -> Path:
     target = CACHE / f"{source.stem}-{digest.hexdigest()[:24]}.o"
     if not target.is_file():
         make([*flags, "-x", "c++", "-c", str(source)], target)
+    return target
+
+
+def link(objects: Sequence[Path], flags: Sequence[str]) -> Path:
+    """Return the shared library of these objects, linked if it is not there."""
+    names = [*map(str, objects), *flags]
+    target = CACHE / f"{hashlib.sha256(' '.join(names).encode()).hexdigest()[:24]}.so"
+    if not target.is_file():
+        make(["-shared", *names], target)
     return target
 
 

@@ -1,19 +1,15 @@
-"""Cases for the kernels of csrc/cuda, and the check of one against the float64 reference.
+"""Cases for the routing kernels of csrc/cuda: their inputs, and what the reference makes of them.
 
-Used by test_simt_kernels.py in the plain and the traced build, and as a script under a sanitizer:
-python simt_cases.py MODE STEP runs every STEP-th case there. Legend: T tokens, N experts, k chosen.
+Legend: T tokens, N experts, k chosen.
 """
 
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import simt_launch
 import torch
-from simt_kernels import Kernels
 
 from moge_bench.ops import reference
 from moge_bench.ops.topography import Topography, default_map_shape, gaussian_taps
@@ -45,6 +41,7 @@ class Case:
 
     @property
     def topo(self) -> Topography | None:
+        """The groups, or None; without wrapping no window is larger than the map."""
         if self.group_size is None:
             return None
         rows, cols = self.map_shape or default_map_shape(self.num_experts)
@@ -99,6 +96,7 @@ def draw(case: Case) -> tuple[torch.Tensor, torch.Tensor | None]:
 
 
 def upstream(case: Case) -> list[torch.Tensor | None]:
+    """Return gradients of weights, importance and loss: None for what has none in this case."""
     generator = torch.Generator().manual_seed(7)
     shapes = [(case.num_tokens, case.top_k), (case.num_experts,), ()]
     values = [torch.randn(shape, generator=generator) for shape in shapes]
@@ -130,81 +128,3 @@ def by_reference(case: Case, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     # The gradient is of the logits' own dtype: rounded once, after everything.
     rounded = grad_logits if dtype == torch.float64 else grad_logits.to(logits.dtype)
     return {**result, "experts": experts, "load": load, "grad_logits": rounded}
-
-
-def by_kernels(kernels: Kernels, case: Case) -> dict[str, torch.Tensor]:
-    logits, noise = draw(case)
-    topo = case.topo
-    taps = gaussian_taps(topo.group_size, case.sigma) if topo else None
-    groups = {"taps": taps, "topo": topo, "renormalize": case.renormalize, "shift": case.shift}
-    result = kernels.route(logits, case.top_k, noise=noise, strict=True, **groups)
-    grad = kernels.route_backward(upstream(case), logits, result, **groups)
-    return {**result, "grad_logits": grad}
-
-
-def cancelling_term(case: Case) -> float:
-    """Return the largest z dL_group/dz: softmax's backward subtracts sums of these.
-
-    With h = 1 all of it cancels but for eps, so the gradient is no measure of its own rounding.
-    """
-    topo, grad_loss = case.topo, upstream(case)[2]
-    if topo is None or grad_loss is None or case.num_tokens == 0:
-        return 0.0
-    scores = torch.softmax(draw(case)[0].double(), dim=1).requires_grad_()
-    loss = reference.group_norm(scores, gaussian_taps(topo.group_size, case.sigma), topo)
-    (slope,) = torch.autograd.grad(loss, scores, grad_loss.double())
-    return (scores * slope).abs().max().item()
-
-
-def assert_close(
-    name: str, ours: torch.Tensor, truth: torch.Tensor, single: torch.Tensor, scale: float = 0.0
-) -> None:
-    """An error of at most twice PyTorch's own, or of a few roundings.
-
-    Of the result: one, twice. In float32: 8 of the largest number (exp, sum, product, square, the
-    filter's passes, root), here 1e-6 of it. PyTorch's own error can be almost 0 by chance.
-    """
-    if truth.numel() == 0:
-        return
-    largest = truth.abs().max().item()
-    theirs = (single.double() - truth).abs().max().item()
-    rounding = torch.finfo(single.dtype).eps / 2 * largest
-    allowed = max(2 * theirs, 2 * rounding, 1e-6 * max(largest, scale))
-    error = (ours.double() - truth).abs().max().item()
-    assert error <= allowed, f"{name}: error {error:.3g}, allowed {allowed:.3g}"
-
-
-def check_case(kernels: Kernels, case: Case, schedules: tuple[int, ...]) -> None:
-    """Run the case under every schedule; the first against the reference, the rest bit for bit."""
-    first: dict[str, torch.Tensor] = {}
-    for schedule in schedules:
-        kernels.schedule(schedule)
-        ours = by_kernels(kernels, case)
-        if first:
-            for name, value in ours.items():
-                assert torch.equal(value, first[name]), f"{name} differs under {schedule=}"
-            continue
-        first = ours
-    truth, single = by_reference(case, torch.float64), by_reference(case, torch.float32)
-    for name in ("experts", "load"):
-        assert torch.equal(first[name], truth[name]), name
-    for name in ("weights", "importance", "group_loss"):
-        assert_close(name, first[name], truth[name], single[name])
-    grads = (result["grad_logits"] for result in (first, truth, single))
-    assert_close("grad_logits", *grads, scale=cancelling_term(case))
-    logits = draw(case)[0].double()
-    if case.num_tokens:
-        peak = logits.amax(dim=1)
-        sums = (logits - peak[:, None]).exp().sum(dim=1)
-        torch.testing.assert_close(first["row_stats"][:, 0].double(), peak, rtol=0, atol=0)
-        torch.testing.assert_close(first["row_stats"][:, 1].double(), 1 / sums, rtol=1e-6, atol=0)
-    assert first["bad_rows"].tolist() == [-1, -1]
-
-
-if __name__ == "__main__":
-    mode, step = sys.argv[1], int(sys.argv[2])
-    built = Kernels(mode)
-    chosen = [*every_case()][::step]
-    for case in chosen:
-        check_case(built, case, simt_launch.SCHEDULES[1:3])
-    print(f"{mode}: {len(chosen)} cases passed")

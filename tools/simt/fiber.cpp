@@ -46,7 +46,7 @@ __asm__(
     "add sp,sp,#160\nret\n"
     ".size simt_switch_stack,.-simt_switch_stack\n");
 #else
-#error "csrc/simt switches stacks on x86-64 and arm64 only"
+#error "tools/simt switches stacks on x86-64 and arm64 only"
 #endif
 
 namespace simt {

@@ -1,16 +1,17 @@
-"""Loads a library that simt_build made, and tells its emulator of buffers and schedules."""
+"""Loads a library that build.py made, and tells its emulator of buffers and schedules."""
 
 from __future__ import annotations
 
 import ctypes
 from pathlib import Path
 
-READ, READ_WRITE, WRITE_FIRST = 0, 1, 2  # Permission of csrc/simt/shadow.h
+READ, READ_WRITE, WRITE_FIRST = 0, 1, 2  # Permission of tools/simt/shadow.h
 # In order, in reverse, and two orders drawn at every switch.
 SCHEDULES = (0, -1, 1, 2)
 
 
 def load(path: Path) -> ctypes.CDLL:
+    """Return the library at ``path`` with the types of the emulator's functions."""
     library = ctypes.CDLL(str(path))
     library.simt_schedule.argtypes = [ctypes.c_long]
     library.simt_register.argtypes = [

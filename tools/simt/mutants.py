@@ -1,6 +1,6 @@
 """Takes the barriers of the CUDA kernels away, one at a time: is each missed? make mutants.
 
-python simt_mutants.py [HEADER ...] does so for every header of csrc/cuda, or for those named.
+python -m tools.simt.mutants [HEADER ...] does so for every header of csrc/cuda, or for those named.
 A barrier whose absence no test notices is either superfluous or untested. For each one the kernels
 that it is part of are compiled without it, in the traced build, and run until a check fails. Some
 minutes; prints what noticed each, and ends with an error if one was not missed.
@@ -16,18 +16,17 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import simt_cases
-import simt_kernels
-import test_simt_dispatch
-import test_simt_kernels
 import torch
+
+from tools.simt import cases, checks, dispatch_checks, launch
+from tools.simt.kernels import CUDA, Kernels
 
 BARRIER = re.compile(r"__sync(warp|threads)\(\);")
 
 
 def every_barrier(names: list[str]) -> Iterator[tuple[Path, int]]:
     """Yield the header and the index of the line of every barrier of these headers, or of all."""
-    for header in sorted(simt_kernels.CUDA.glob("*.cuh")):
+    for header in sorted(CUDA.glob("*.cuh")):
         if names and header.name not in names:
             continue
         for index, line in enumerate(header.read_text().splitlines()):
@@ -35,14 +34,16 @@ def every_barrier(names: list[str]) -> Iterator[tuple[Path, int]]:
                 yield header, index
 
 
-def checks(kernels: simt_kernels.Kernels) -> Iterator[Callable[[], None]]:
-    for case in [*[*simt_cases.every_case()][::2], *simt_cases.SPECIAL]:
-        yield partial(simt_cases.check_case, kernels, case, (0, 1))
-    norm = test_simt_kernels.test_group_norm_of_any_scores
+def every_check(kernels: Kernels) -> Iterator[Callable[[], None]]:
+    """Yield the checks in the order in which they are run, each without arguments."""
+    for case in [*[*cases.every_case()][::2], *cases.SPECIAL]:
+        yield partial(checks.check_case, kernels, case, (0, 1))
+    builds = [(kernels, schedule) for schedule in launch.SCHEDULES]
     for border, num_experts in itertools.product(("valid", "torus"), (64, 300, 1024)):
-        yield partial(norm, kernels, kernels, torch.float32, num_experts, border)
-    for sizes in ((33, 64, 8), (300, 1024, 4), (1500, 16, 2)):
-        yield partial(test_simt_dispatch.test_choices_are_sorted_stably, kernels, *sizes)
+        yield partial(checks.check_group_norm, builds, torch.float32, num_experts, border)
+    for num_tokens, num_experts, top_k in ((33, 64, 8), (300, 1024, 4), (1500, 16, 2)):
+        experts = dispatch_checks.draw_choices(num_tokens, num_experts, top_k)
+        yield partial(dispatch_checks.check_sorted, kernels, experts, num_experts, launch.SCHEDULES)
 
 
 def what_notices(header: Path, index: int) -> str | None:
@@ -53,8 +54,8 @@ def what_notices(header: Path, index: int) -> str | None:
         mutant = Path(folder) / "cuda" / header.name
         mutant.parent.mkdir()
         mutant.write_text("".join(lines))
-        kernels = simt_kernels.Kernels("trace", Path(folder))
-        for check in checks(kernels):
+        kernels = Kernels("trace", Path(folder))
+        for check in every_check(kernels):
             try:
                 check()
             except (AssertionError, RuntimeError) as failure:

@@ -1,6 +1,6 @@
 """Runs planted bugs: in this process, or as a script in one that a sanitizer may end.
 
-python simt_bugs.py LIBRARY NAME [--fixed] prints what the emulator reports of one of them.
+python -m tools.simt.planted_bugs LIBRARY NAME [--fixed] prints what the emulator reports of one.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import ctypes
 import sys
 from pathlib import Path
 
-import simt_launch
+from tools.simt import launch
 
 FOLDER = Path(__file__).parent / "bugs"
 MARKER = "<- named"
@@ -22,11 +22,11 @@ def run(library: ctypes.CDLL, name: str, fixed: bool) -> str:
     address = ctypes.addressof(memory) + 512
     out, values = address + -address % 16, address + -address % 16 + 768
     library.simt_forget()
-    access = simt_launch.WRITE_FIRST if name == "unwritten_output" else simt_launch.READ_WRITE
+    access = launch.WRITE_FIRST if name == "unwritten_output" else launch.READ_WRITE
     library.simt_register(b"out", out, 64 * 4, access)
-    library.simt_register(b"in", values, 64 * 4, simt_launch.READ)
+    library.simt_register(b"in", values, 64 * 4, launch.READ)
     getattr(library, f"run_{name}")(int(fixed), ctypes.c_void_p(out), ctypes.c_void_p(values))
-    return simt_launch.launch_error(library)
+    return launch.launch_error(library)
 
 
 def named_lines(name: str) -> list[str]:
@@ -36,5 +36,5 @@ def named_lines(name: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    library = simt_launch.load(Path(sys.argv[1]))
+    library = launch.load(Path(sys.argv[1]))
     print(run(library, sys.argv[2], "--fixed" in sys.argv))

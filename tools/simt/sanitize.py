@@ -1,6 +1,6 @@
-"""Runs the cases of simt_cases.py in a process that a sanitizer watches: make sanitize.
+"""Runs the cases of cases.py in a process that a sanitizer watches: make sanitize.
 
-python simt_sanitize.py [STEP] runs every STEP-th case under AddressSanitizer with
+python -m tools.simt.sanitize [STEP] runs every STEP-th case under AddressSanitizer with
 UndefinedBehaviorSanitizer, then under ThreadSanitizer; a report ends the run with its text.
 """
 
@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
-import simt_build
+from tools.simt import build
 
 MODES = ("asan", "tsan")
 
 
 def run(mode: str, step: int) -> subprocess.CompletedProcess[str]:
-    script = Path(__file__).with_name("simt_cases.py")
+    """Run every ``step``-th case in the build of ``mode``; return the process with its output."""
     return subprocess.run(
-        [sys.executable, str(script), mode, str(step)],
-        env=simt_build.environment(mode), capture_output=True, text=True, check=False,
+        [sys.executable, "-m", "tools.simt.checks", mode, str(step)],
+        env=build.environment(mode), capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 

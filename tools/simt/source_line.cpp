@@ -20,14 +20,15 @@ std::string source_line(const void* instruction) {
   std::snprintf(command, sizeof command, "addr2line -i -e '%s' 0x%zx", info.dli_fname, offset);
   FILE* pipe = popen(command, "r");
   if (!pipe) return unknown;
-  // From the innermost inlined function outwards, but for the emulator's own.
+  // From the innermost inlined function outwards, but for the emulator's own: this folder's, not
+  // those of bugs/ below it.
   const std::string own = std::string(__FILE__).substr(0, std::string(__FILE__).rfind('/') + 1);
   std::string chain;
   char line[4096];
   while (std::fgets(line, sizeof line, pipe)) {
-    if (std::strncmp(line, own.c_str(), own.size()) == 0) continue;
     const char* slash = std::strrchr(line, '/');
     std::string place = slash ? slash + 1 : line;
+    if (own.compare(0, own.npos, line, std::strlen(line) - place.size()) == 0) continue;
     place.erase(place.find_first_of(" \n"));  // " (discriminator 3)"
     chain += (chain.empty() ? "" : " in ") + place;
   }

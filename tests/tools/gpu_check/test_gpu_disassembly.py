@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from moge_bench.perf.gpu.disassembly import Resources, parse_ptxas, parse_sass, short_names
+from tools.gpu_check.disassembly import Resources, parse_ptxas, parse_sass, short_names
 
 # nvcc 13.0 -Xptxas -v -arch=sm_90, of a kernel that spills and one that does not.
 PTXAS = """\

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from moge_bench.perf.gpu.architectures import ARCHITECTURES, BY_NAME
-from moge_bench.perf.gpu.occupancy import occupancy
-from moge_bench.perf.gpu.toolchain import find_nvcc
+from tools.gpu_check.architectures import ARCHITECTURES, BY_NAME
+from tools.gpu_check.occupancy import occupancy
+from tools.gpu_check.toolchain import find_nvcc
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from moge_bench.perf.gpu import cost as table
-from moge_bench.perf.gpu.cost import Cost
-from moge_bench.perf.gpu.verdict import GUARDED, broken_bounds, not_launched, regressions
+from tools.gpu_check import cost as table
+from tools.gpu_check.cost import Cost
+from tools.gpu_check.verdict import GUARDED, broken_bounds, not_launched, regressions
 
 GOOD = Cost(
     kernel="route_forward<2, float>", architecture="sm_90", launch="T=8192 N=64 k=2", nvcc="13.0",

@@ -1,6 +1,6 @@
 """The launchers of csrc/cuda on the PTX that nvcc makes of them, with torch tensors in and out.
 
-The interface is simt_kernels.Kernels of the emulator's tests, so the same cases run on both: its
+The interface is that of tools.simt.kernels.Kernels, so the same cases run on both: its
 arguments are given to the real launchers, and every kernel they launch is interpreted.
 """
 
@@ -9,24 +9,22 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator, Mapping, Sequence
 
-import simt_build
-import simt_kernels
-import simt_launch
 import torch
 
-from moge_bench.perf import ptx
-from moge_bench.perf.gpu.architectures import BY_NAME
-from moge_bench.perf.gpu.launches import LauncherLibrary
-from moge_bench.perf.gpu.toolchain import Toolchain, find_nvcc
+from tools import ptx
+from tools.gpu_check.architectures import BY_NAME
+from tools.gpu_check.launches import LauncherLibrary
+from tools.gpu_check.toolchain import Toolchain, find_nvcc
+from tools.simt import buffers, build, kernels, launch
 
-CSRC = simt_build.ROOT / "csrc"
+CSRC = build.ROOT / "csrc"
 SOURCES = sorted((CSRC / "cuda").glob("*.cu"))
-CACHE = simt_build.ROOT / "build/gpu_check"  # shared with the cost report, which compiles the same
+CACHE = build.ROOT / "build/gpu_check"  # shared with the cost report, which compiles the same
 SM_80 = BY_NAME["sm_80"]
 ARENA_BYTES = 1 << 24
 
 
-class Buffers(simt_kernels.Buffers):
+class Buffers(buffers.Buffers):
     """The memory of one launcher's arguments, on the interpreter's device."""
 
     def __init__(self, shift: int) -> None:
@@ -36,7 +34,7 @@ class Buffers(simt_kernels.Buffers):
     def _place(self, name: str, num_bytes: int, access: int, offset: int) -> torch.Tensor:
         # row_stats is read and written in pairs, which launch.h demands to be aligned.
         buffer = self.device.empty(num_bytes, name, 0 if name == "row_stats" else offset)
-        if access == simt_launch.READ:
+        if access == launch.READ:
             self.device.fill_in(buffer, read_only=True)
         elif name != "workspace":
             self.outputs.append(buffer)
@@ -74,7 +72,7 @@ class ArgumentSizes(Mapping[str, Sequence[int]]):
         return len(self.modules)
 
 
-class Kernels(simt_kernels.Kernels):
+class Kernels(kernels.Kernels):
     """The launchers on one architecture's PTX; a finding of the interpreter is an error."""
 
     def __init__(self, architecture: str) -> None:
@@ -95,11 +93,11 @@ class Kernels(simt_kernels.Kernels):
 
     def _call(self, name: str, args, buffers: Buffers) -> None:
         function = getattr(self.library, f"moge_cuda_{name}")
-        for launch in self.launchers.record(lambda: function(ctypes.byref(args), None)):
-            module = self.sizes.module(launch.kernel)
+        for recorded in self.launchers.record(lambda: function(ctypes.byref(args), None)):
+            module = self.sizes.module(recorded.kernel)
             assert module is not None
             ptx.run_kernel(
-                module, launch.kernel, launch.grid, launch.block, launch.arguments,
-                device=buffers.device, shared_bytes=launch.shared_bytes,
+                module, recorded.kernel, recorded.grid, recorded.block, recorded.arguments,
+                device=buffers.device, shared_bytes=recorded.shared_bytes,
             ).check()  # fmt: skip
         buffers.assert_guards_whole()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from moge_bench.perf import ptx
-from moge_bench.perf.ptx.scalars import DTYPES
+from tools import ptx
+from tools.ptx.scalars import DTYPES
 
 HEADER = ".version 9.0\n.target sm_80\n.address_size 64\n"
 LANES = np.arange(32, dtype=np.uint32)

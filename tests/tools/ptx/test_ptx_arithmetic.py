@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from ptx_snippets import compute
 
-from moge_bench.perf.ptx import PtxError
-from moge_bench.perf.ptx.scalars import fma32
+from tools.ptx import PtxError
+from tools.ptx.scalars import fma32
 
 INF, NAN = float("inf"), float("nan")
 TINY = 2.0**-149  # the smallest subnormal of float32

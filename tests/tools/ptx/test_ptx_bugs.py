@@ -1,4 +1,4 @@
-"""The planted bugs of csrc/simt once more, in the PTX that nvcc makes of them: named, with line.
+"""The planted bugs of tools/simt once more, in the PTX that nvcc makes of them: named, with line.
 
 Each kernel is also run without its bug, and then nothing may be found.
 """
@@ -7,13 +7,13 @@ import ctypes
 
 import numpy as np
 import pytest
-import simt_bugs
 from ptx_kernels import CACHE, CSRC, SM_80, ArgumentSizes
 
-from moge_bench.perf import ptx
-from moge_bench.perf.gpu.launches import LauncherLibrary
-from moge_bench.perf.gpu.toolchain import Toolchain, find_nvcc
-from moge_bench.perf.ptx import findings
+from tools import ptx
+from tools.gpu_check.launches import LauncherLibrary
+from tools.gpu_check.toolchain import Toolchain, find_nvcc
+from tools.ptx import findings
+from tools.simt import planted_bugs
 
 pytestmark = pytest.mark.skipif(find_nvcc() is None, reason="nvcc is not installed: no PTX to run")
 KINDS = {
@@ -43,7 +43,7 @@ ELSEWHERE = {"shared_memory_limit", "undefined_shift", "misaligned_vector"}
 @pytest.fixture(scope="module")
 def find():
     """Return a function from a bug's name to what the interpreter finds."""
-    sources, toolchain = [simt_bugs.FOLDER / "all.cu"], Toolchain(find_nvcc() or "", "", CACHE)
+    sources, toolchain = [planted_bugs.FOLDER / "all.cu"], Toolchain(find_nvcc() or "", "", CACHE)
     sizes = ArgumentSizes([toolchain.ptx(sources[0], CSRC, SM_80).read_text()])
     launchers = LauncherLibrary(toolchain.launcher_library(sources, CSRC), sizes)
 
@@ -69,7 +69,7 @@ def find():
 
 
 def test_every_planted_bug_is_expected_somewhere():
-    planted = {path.stem for path in simt_bugs.FOLDER.glob("*.cu")} - {"all"}
+    planted = {path.stem for path in planted_bugs.FOLDER.glob("*.cu")} - {"all"}
     assert planted == KINDS.keys() | ELSEWHERE
 
 
@@ -78,7 +78,7 @@ def test_planted_bugs_are_found_in_the_ptx(find, name):
     found = find(name, fixed=False)
     assert {finding.kind for finding in found} == {KINDS[name]}
     messages = " ".join(finding.message for finding in found)
-    for line in simt_bugs.named_lines(name):
+    for line in planted_bugs.named_lines(name):
         assert line in messages
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from ptx_snippets import module
 
-from moge_bench.perf import ptx
-from moge_bench.perf.ptx.counters import SharedTraffic, Traffic, instruction_class
+from tools import ptx
+from tools.ptx.counters import SharedTraffic, Traffic, instruction_class
 
 PARAMETERS = ".param .u64 x, .param .u64 y"
 PROLOGUE = """

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from ptx_snippets import module
 
-from moge_bench.perf import ptx
-from moge_bench.perf.ptx import findings
+from tools import ptx
+from tools.ptx import findings
 
 PARAMETERS = ".param .u64 buffer"
 PROLOGUE = """

@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 import torch
 from ptx_kernels import Kernels
-from simt_cases import Case, check_case, every_case
 
-from moge_bench.ops import reference
-from moge_bench.ops.topography import Topography, gaussian_taps
-from moge_bench.perf.gpu.toolchain import find_nvcc
+from tools.gpu_check.toolchain import find_nvcc
+from tools.simt.cases import Case, every_case
+from tools.simt.checks import check_case, check_group_norm, check_not_finite
+from tools.simt.dispatch_checks import check_rows, check_sorted
 
 pytestmark = pytest.mark.skipif(find_nvcc() is None, reason="nvcc is not installed: no PTX to run")
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
@@ -64,12 +64,7 @@ def test_rows_that_are_not_finite(kernels, architecture):
     logits = (torch.randn(5, 33) * 64).round() / 64
     logits[0, 2], logits[1, 0], logits[2] = torch.nan, torch.inf, -torch.inf
     logits[3, :31] = -torch.inf  # masked experts: scores of 0
-    ours = kernels(architecture).route(logits, 3, strict=True)
-    truth = reference.route(logits.double(), None, None, 3, None, True)
-    assert torch.equal(ours["experts"], truth[1])
-    torch.testing.assert_close(ours["weights"].double(), truth[0], rtol=1e-5, atol=1e-7,
-                               equal_nan=True)  # fmt: skip
-    assert ours["bad_rows"].tolist() == [0, -1] and ours["importance"].isnan().all()
+    check_not_finite(kernels(architecture), logits, 3, [0, -1])
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -78,21 +73,7 @@ def test_group_norm_of_any_scores(kernels, architecture, dtype):
     border, num_experts = {
         torch.float32: ("torus", 36), torch.float16: ("valid", 300), torch.bfloat16: ("torus", 64),
     }[dtype]  # fmt: skip
-    scores = torch.randn(9, num_experts).to(dtype)
-    topo = Topography(4, num_experts // 4, 3, 2, border, "official_image")
-    taps = gaussian_taps(3, 1.0)
-    oracle = scores.double().requires_grad_()
-    loss = reference.group_norm(oracle, taps, topo)
-    grad_loss = torch.tensor(1500.0)  # so that float16 gradients are normal numbers
-    loss.backward(grad_loss.double())
-    ours, bad = kernels(architecture).group_norm(scores, taps, topo, strict=True)
-    grad = kernels(architecture).group_norm_backward(grad_loss, scores, taps, topo)
-    assert bad[0].item() == -1
-    torch.testing.assert_close(ours.double(), loss.detach(), rtol=1e-6, atol=0)
-    unit = torch.finfo(dtype).eps
-    torch.testing.assert_close(
-        grad.double(), oracle.grad, rtol=2 * unit + 2e-6, atol=1e-6 * oracle.grad.abs().max()
-    )
+    check_group_norm([(kernels(architecture), 0)], dtype, num_experts, border)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -101,17 +82,7 @@ def test_choices_are_sorted_by_expert(kernels, architecture, num_tokens, num_exp
     generator = torch.Generator().manual_seed(num_tokens)
     experts = torch.randint(0, num_experts, (num_tokens, top_k), generator=generator)
     experts[4, 0], experts[7, 1] = -1, num_experts  # dropped, and dropped and noted
-    ours = kernels(architecture).sort_choices(experts, num_experts, strict=True)
-    flat = experts.flatten()
-    kept = ((flat >= 0) & (flat < num_experts)).nonzero().flatten()
-    order = kept[flat[kept].argsort(stable=True)]  # ties in the order of the choices
-    counts = torch.bincount(flat[kept], minlength=num_experts)
-    assert ours["offsets"].tolist() == [0, *counts.cumsum(0).tolist()]
-    assert ours["slots"].tolist() == [*order.tolist(), -1, -1]
-    positions = torch.full_like(flat, -1)
-    positions[order] = torch.arange(len(order))
-    assert torch.equal(ours["positions"].flatten().long(), positions)
-    assert ours["bad_row"].item() == 7
+    check_sorted(kernels(architecture), experts, num_experts, bad_row=7)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -119,29 +90,4 @@ def test_choices_are_sorted_by_expert(kernels, architecture, num_tokens, num_exp
     (torch.float32, 20, 0), (torch.float16, 64, 1), (torch.bfloat16, 7, 0),
 ])  # fmt: skip
 def test_rows_move_there_and_back(kernels, architecture, dtype, hidden_size, shift):
-    on, num_tokens, top_k = kernels(architecture), 11, 2
-    order = torch.randperm(num_tokens * top_k, generator=torch.Generator().manual_seed(1))
-    slots, positions = order.to(torch.int32), order.argsort().to(torch.int32)
-    slots[-1] = -1  # one choice is dropped
-    positions[positions == num_tokens * top_k - 1] = -1
-    positions = positions.view(num_tokens, top_k)
-    source, grad = (torch.randn(num_tokens, hidden_size).to(dtype) for _ in range(2))
-    rows = torch.randn(num_tokens * top_k, hidden_size).to(dtype)
-    weights = torch.rand(num_tokens, top_k)
-    gathered = source.double()[slots.clamp(min=0).long() // top_k]
-    scale = weights.flatten()[slots.clamp(min=0).long()].double()
-    present = (slots >= 0)[:, None]
-    picked = rows.double()[positions.clamp(min=0).long()] * (positions >= 0)[..., None]
-    for ours, truth in (
-        (on.gather_rows(source, None, slots, top_k, shift=shift), gathered * present),
-        (on.gather_rows(source, weights, slots, top_k, shift=shift),
-         gathered * scale[:, None] * present),
-        (on.combine_rows(rows, weights, positions, shift=shift),
-         (picked * weights.double()[..., None]).sum(1)),
-        (on.combine_weight_grad(grad, rows, positions, shift=shift),
-         (picked * grad.double()[:, None]).sum(2)),
-    ):  # fmt: skip
-        rounding = torch.finfo(ours.dtype).eps / 2
-        torch.testing.assert_close(
-            ours.double(), truth, rtol=rounding * 1.01 + 1e-6, atol=1e-6 * truth.abs().max().item()
-        )
+    check_rows(kernels(architecture), IN_ORDER, dtype, 11, hidden_size, 5, 2, shift)

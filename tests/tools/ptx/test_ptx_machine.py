@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from ptx_snippets import LANES, PARAMETERS, PROLOGUE, module, run
 
-from moge_bench.perf import ptx
-from moge_bench.perf.ptx.decode import supported_opcodes
+from tools import ptx
+from tools.ptx.decode import supported_opcodes
 
 
 def test_vector_loads_and_stores():

@@ -1,4 +1,4 @@
-"""Every class of bug that csrc/simt says it catches, planted once: caught by name and by line.
+"""Every class of bug that tools/simt says it catches, planted once: caught by name and by line.
 
 Each source in bugs/ also holds the kernel without the bug, which must pass: a check that always
 fails is no check.
@@ -6,14 +6,12 @@ fails is no check.
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import simt_bugs
-import simt_build
-import simt_launch
 
-SOURCES = (simt_bugs.FOLDER / "all.cu",)
+from tools.simt import build, launch, planted_bugs
+
+SOURCES = (planted_bugs.FOLDER / "all.cu",)
 # The words of the report, and the build whose emulator makes it.
 EMULATOR = {
     "barrier_divergence": ("plain", "divergence, nobody can go on"),
@@ -51,41 +49,40 @@ SANITIZERS = {
 @pytest.fixture(scope="session")
 def libraries():
     """Return a function from the name of a build to its library, loaded once."""
-    return lambda mode: simt_launch.load(simt_build.library(SOURCES, mode))
+    return lambda mode: launch.load(build.library(SOURCES, mode))
 
 
 def test_every_planted_bug_is_expected_somewhere():
-    planted = {path.stem for path in simt_bugs.FOLDER.glob("*.cu")} - {"all"}
+    planted = {path.stem for path in planted_bugs.FOLDER.glob("*.cu")} - {"all"}
     assert planted == EMULATOR.keys() | SANITIZERS.keys()
 
 
-@pytest.mark.parametrize("schedule", simt_launch.SCHEDULES)
+@pytest.mark.parametrize("schedule", launch.SCHEDULES)
 @pytest.mark.parametrize("name", EMULATOR)
 def test_the_emulator_names_array_and_lines(libraries, name, schedule):
     mode, words = EMULATOR[name]
     library = libraries(mode)
     library.simt_schedule(schedule)
-    message = simt_bugs.run(library, name, fixed=False)
+    message = planted_bugs.run(library, name, fixed=False)
     assert words in message and name in message
-    for line in simt_bugs.named_lines(name):
+    for line in planted_bugs.named_lines(name):
         assert line in message
 
 
 @pytest.mark.parametrize("mode", ["plain", "trace"])
-@pytest.mark.parametrize("schedule", simt_launch.SCHEDULES)
+@pytest.mark.parametrize("schedule", launch.SCHEDULES)
 def test_the_emulator_passes_the_kernels_without_the_bugs(libraries, mode, schedule):
     library = libraries(mode)
     library.simt_schedule(schedule)
     for name in EMULATOR:
-        assert simt_bugs.run(library, name, fixed=True) == "", name
+        assert planted_bugs.run(library, name, fixed=True) == "", name
 
 
 def run_sanitized(mode, name, *options):
-    library = simt_build.library(SOURCES, mode)
-    script = Path(simt_bugs.__file__)
+    library = build.library(SOURCES, mode)
     return subprocess.run(
-        [sys.executable, str(script), str(library), name, *options],
-        env=simt_build.environment(mode), capture_output=True, text=True, timeout=120, check=False,
+        [sys.executable, "-m", "tools.simt.planted_bugs", str(library), name, *options],
+        env=build.environment(mode), capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
 
 
@@ -95,7 +92,7 @@ def test_a_sanitizer_names_the_lines(name):
     done = run_sanitized(mode, name)
     assert done.returncode != 0
     assert words in done.stderr
-    for line in simt_bugs.named_lines(name):
+    for line in planted_bugs.named_lines(name):
         assert line in done.stderr
 
 

@@ -5,21 +5,21 @@ import math
 from pathlib import Path
 
 import pytest
-import simt_build
-import simt_launch
+
+from tools.simt import build, launch
 
 SOURCES = (Path(__file__).with_name("collectives.cu"),)
-every_schedule = pytest.mark.parametrize("schedule", simt_launch.SCHEDULES)
+every_schedule = pytest.mark.parametrize("schedule", launch.SCHEDULES)
 
 
 @pytest.fixture(scope="module")
 def library():
-    return simt_launch.load(simt_build.library(SOURCES, "plain"))
+    return launch.load(build.library(SOURCES, "plain"))
 
 
 def call(library, name, *buffers):
     getattr(library, f"run_{name}")(*buffers)
-    return simt_launch.launch_error(library)
+    return launch.launch_error(library)
 
 
 @every_schedule
@@ -121,8 +121,8 @@ def test_the_first_error_stays_until_it_is_asked_for(library):
     out = (ctypes.c_int * 32)()
     library.run_too_many_threads(out)
     library.run_needs_partner(out)
-    assert "a block has 1 to 1024 threads" in simt_launch.launch_error(library)
-    assert simt_launch.launch_error(library) == ""
+    assert "a block has 1 to 1024 threads" in launch.launch_error(library)
+    assert launch.launch_error(library) == ""
 
 
 def test_arguments_are_evaluated_once(library):

@@ -1,19 +1,20 @@
 """The CUDA kernels on the CPU against the float64 reference, in the plain and the traced build.
 
 Every size class, dtype, border, stride, reduction and k, forward and backward, under schedules that
-must agree to the bit: see simt_cases.py.
+must agree to the bit: see tools/simt/cases.py.
 """
 
 import ctypes
 
 import pytest
-import simt_launch
 import torch
-from simt_cases import SPECIAL, Case, check_case, every_case
-from simt_kernels import STRUCTURES, Kernels
 
 from moge_bench.ops import reference
 from moge_bench.ops.topography import Topography, gaussian_taps
+from tools.simt import launch
+from tools.simt.cases import SPECIAL, Case, every_case
+from tools.simt.checks import check_case, check_group_norm, check_not_finite
+from tools.simt.kernels import Kernels
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +25,6 @@ def kernels():
 @pytest.fixture(scope="module")
 def traced():
     return Kernels("trace")
-
-
-def test_structs_are_those_of_the_header(kernels):
-    for index, structure in enumerate(STRUCTURES):
-        assert kernels.library.test_struct_bytes(index) == ctypes.sizeof(structure), structure
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -56,12 +52,12 @@ def test_conversions_of_16_bit_numbers_are_those_of_torch(kernels, dtype):
 
 @pytest.mark.parametrize("case", [*every_case(), *SPECIAL], ids=str)
 def test_routing_against_the_reference(kernels, case):
-    check_case(kernels, case, simt_launch.SCHEDULES)
+    check_case(kernels, case, launch.SCHEDULES)
 
 
 @pytest.mark.parametrize("case", [*every_case(), *SPECIAL], ids=str)
 def test_every_access_of_routing_is_sound(traced, case):
-    check_case(traced, case, simt_launch.SCHEDULES[2:3])
+    check_case(traced, case, launch.SCHEDULES[2:3])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -79,14 +75,7 @@ def test_rows_that_are_not_finite(kernels, traced, dtype, num_experts):
     for build in (kernels, traced):
         for k in (1, 3, 5):
             for renormalize in (True, False):
-                ours = build.route(logits, k, renormalize=renormalize, noise=noise, strict=True)
-                truth = reference.route(logits.double(), noise, None, k, None, renormalize)
-                assert torch.equal(ours["experts"], truth[1])
-                torch.testing.assert_close(
-                    ours["weights"].double(), truth[0], rtol=1e-5, atol=1e-7, equal_nan=True
-                )
-                assert ours["importance"].isnan().all()
-                assert ours["bad_rows"].tolist() == [1, 4]
+                check_not_finite(build, logits, k, [1, 4], noise, renormalize)
 
 
 def test_equal_values_go_to_the_lower_index_on_every_lane(kernels):
@@ -103,26 +92,8 @@ def test_equal_values_go_to_the_lower_index_on_every_lane(kernels):
 @pytest.mark.parametrize("num_experts", [1, 33, 64, 300, 1024])
 @pytest.mark.parametrize("border", ["valid", "torus"])
 def test_group_norm_of_any_scores(kernels, traced, dtype, num_experts, border):
-    scores = torch.randn(9, num_experts).to(dtype)
-    rows = 1 if num_experts in (1, 33) else 4
-    topo = Topography(rows, num_experts // rows, min(rows, 3), 2, border, "official_image")
-    taps = gaussian_taps(topo.group_size, 1.0)
-    oracle = scores.double().requires_grad_()
-    loss = reference.group_norm(oracle, taps, topo)
-    grad_loss = torch.tensor(1.5)
-    loss.backward(grad_loss.double())
-    info = torch.finfo(dtype)
-    atol = 1e-6 * oracle.grad.abs().max().item() + info.tiny * info.eps  # of subnormal numbers
-    seen = []
-    for build, schedule in [(kernels, s) for s in simt_launch.SCHEDULES] + [(traced, 0)]:
-        build.schedule(schedule)
-        ours, bad = build.group_norm(scores, taps, topo, strict=True, shift=schedule % 2)
-        grad = build.group_norm_backward(grad_loss, scores, taps, topo, shift=schedule % 2)
-        assert bad[0].item() == -1
-        torch.testing.assert_close(ours.double(), loss.detach(), rtol=1e-6, atol=0)
-        torch.testing.assert_close(grad.double(), oracle.grad, rtol=info.eps + 2e-6, atol=atol)
-        seen.append((ours, grad))
-    assert all(torch.equal(a, seen[0][0]) and torch.equal(b, seen[0][1]) for a, b in seen)
+    builds = [*((kernels, schedule) for schedule in launch.SCHEDULES), (traced, 0)]
+    check_group_norm(builds, dtype, num_experts, border)
 
 
 def test_group_norm_notes_the_first_bad_row(kernels):
