@@ -34,8 +34,7 @@ ARROWS = {
     "publish": "config methods metrics runs study",
     "analysis": "ops.topography config methods metrics runs.record runs.store training.probes",
     "perf": "moge_bench ops moe config metrics data models training runs study",
-    # The tree before its move to the layout of docs/design.md.
-    "ablation": "moge_bench ops config data models training perf",
+    # Beside the packages of docs/design.md.
     "doctor": "moge_bench ops data.assets",
 }  # fmt: skip
 
