@@ -34,7 +34,8 @@ ARROWS = {
     "runs": "moge_bench ops moe models training config methods metrics presets data system",
     "study": "ops models runs training config methods metrics presets data system",
     "publish": "config methods metrics runs study system",
-    "analysis": "ops.topography config methods metrics runs.record runs.store training.probes system",
+    "analysis": "ops.topography config methods metrics runs.record runs.store training.probes "
+    "system",
     "perf": "moge_bench ops moe config metrics data models training runs study system cache",
     # Beside the packages of docs/design.md.
     "doctor": "moge_bench ops data.assets system",
