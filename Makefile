@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 CSRC   := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+TOOLS  := $(shell find tools tests/tools -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 INPUTS := setup.py pyproject.toml constraints.txt scripts/setup_env.sh scripts/build_cuda.py $(CSRC)
 
 .PHONY: help build ablation test lint check bench sanitize mutants gpu-check tables clean
@@ -44,7 +45,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(CSRC) $(wildcard tests/csrc/simt/*.cu tests/csrc/simt/bugs/*)
+	$(BIN)/clang-format --dry-run --Werror $(CSRC) $(TOOLS)
 
 test: lint
 	$(BIN)/python -m pytest
@@ -56,13 +57,13 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/perf/test_core_benchmarks.py --benchmark-enable
 
 sanitize: $(VENV)/.dev
-	$(BIN)/python tests/csrc/simt/simt_sanitize.py
+	$(BIN)/python -m tools.simt.sanitize
 
 mutants: $(VENV)/.dev
-	$(BIN)/python tests/csrc/simt/simt_mutants.py
+	$(BIN)/python -m tools.simt.mutants
 
 gpu-check: $(VENV)/.gpu-check
-	$(BIN)/moge-bench perf gpu-check
+	$(BIN)/python -m tools.gpu_check
 
 clean:
 	rm -rf build $(VENV) moge_bench/*.so *.egg-info

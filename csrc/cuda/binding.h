@@ -4,7 +4,7 @@
 // The stable ABI has standard exceptions only. std::invalid_argument reaches Python as ValueError;
 // csrc/autograd.h makes TypeError of std::domain_error (ValueError in inference mode).
 //
-// MOGE_EMULATED binds the same launchers, compiled against csrc/simt, to CPU tensors: for tests.
+// MOGE_EMULATED binds the same launchers, compiled against tools/simt, to CPU tensors: for tests.
 #pragma once
 
 #include <torch/csrc/stable/accelerator.h>

@@ -1,4 +1,4 @@
-// What the kernels need of CUDA, for two compilers: nvcc, and g++ with csrc/simt (tests on the
+// What the kernels need of CUDA, for two compilers: nvcc, and g++ with tools/simt (tests on the
 // CPU).
 //
 // SIMT_SHARED(name, float[8]) declares a shared array, SIMT_SHARED_DYN(float, name) the dynamic one

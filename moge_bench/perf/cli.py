@@ -13,11 +13,9 @@ from rich.progress import Progress
 
 from moge_bench.perf import bench, callgrind, gate, history, registry, report, revisions, rows
 from moge_bench.perf.candidates import Options
-from moge_bench.perf.gpu.cli import gpu_check
 from moge_bench.perf.statistics import PASS
 
 app = typer.Typer(help="Benchmarks of router and layer, and the gate that guards them.")
-app.command(name="gpu-check")(gpu_check)
 console = Console(stderr=True)
 
 

@@ -1,7 +1,7 @@
 """The CPU's tests on a GPU (`-m gpu`): inputs are drawn on the CPU as ever, then moved.
 
-Where MOGE_EMULATED names the library of tests/csrc/test_cuda_binding.py, the device is the CPU and
-the CUDA binding runs there, its kernels emulated: the same tests then need no GPU.
+Where MOGE_EMULATED names the library of tests/tools/simt/test_simt_binding.py, the device is the
+CPU and the CUDA binding runs there, its kernels emulated: the same tests then need no GPU.
 """
 
 import os

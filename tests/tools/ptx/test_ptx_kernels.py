@@ -1,0 +1,93 @@
+"""The PTX of csrc/cuda for three architectures, interpreted, against the float64 reference.
+
+Where nvcc is: the cases of the emulator's tests, fewer and smaller. The interpreter's checks
+(races, bounds, unwritten memory, barriers) are on; a finding fails the case.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from ptx_kernels import Kernels
+
+from tools.gpu_check.toolchain import find_nvcc
+from tools.simt.cases import Case, every_case
+from tools.simt.checks import check_case, check_group_norm, check_not_finite
+from tools.simt.dispatch_checks import check_rows, check_sorted
+
+pytestmark = pytest.mark.skipif(find_nvcc() is None, reason="nvcc is not installed: no PTX to run")
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+IN_ORDER = (0,)  # the schedule, of which the interpreter has one
+
+# Every eleventh of the 90 cases, beginning elsewhere for each architecture: all sizes of N, dtypes,
+# borders, strides, reductions and noise occur. At most 13 tokens: more than the 8 warps of a block.
+CHOSEN = [
+    (name, replace(case, num_tokens=min(case.num_tokens, 13)))
+    for start, name in enumerate(ARCHITECTURES)
+    for case in [*every_case()][4 * start :: 11]
+]
+
+
+@pytest.fixture(scope="session")
+def kernels():
+    """Return a function from an architecture to the launchers on its PTX, compiled once."""
+    built: dict[str, Kernels] = {}
+
+    def of(architecture: str) -> Kernels:
+        if architecture not in built:
+            built[architecture] = Kernels(architecture)
+        return built[architecture]
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("architecture", "case"), CHOSEN, ids=[f"{name}-{case}" for name, case in CHOSEN]
+)
+def test_routing_forward_and_backward(kernels, architecture, case):
+    check_case(kernels(architecture), case, IN_ORDER)
+
+
+@pytest.mark.parametrize("case", [
+    Case(0, 16, 2),
+    Case(5, 40, 40, renormalize=False),  # k beyond a warp
+    Case(70, 64, 2, noisy=True),  # three blocks: the second kernel has parts to add
+    Case(7, 24, 3, group_size=4, stride=5, border="valid", map_shape=(4, 6)),
+    Case(7, 12, 3, map_shape=(2, 6), group_size=7),  # the window is larger than the torus
+], ids=str)  # fmt: skip
+def test_special_cases(kernels, case):
+    check_case(kernels("sm_90"), case, IN_ORDER)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_rows_that_are_not_finite(kernels, architecture):
+    logits = (torch.randn(5, 33) * 64).round() / 64
+    logits[0, 2], logits[1, 0], logits[2] = torch.nan, torch.inf, -torch.inf
+    logits[3, :31] = -torch.inf  # masked experts: scores of 0
+    check_not_finite(kernels(architecture), logits, 3, [0, -1])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_group_norm_of_any_scores(kernels, architecture, dtype):
+    border, num_experts = {
+        torch.float32: ("torus", 36), torch.float16: ("valid", 300), torch.bfloat16: ("torus", 64),
+    }[dtype]  # fmt: skip
+    check_group_norm([(kernels(architecture), 0)], dtype, num_experts, border)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("num_tokens", "num_experts", "top_k"), [(60, 8, 2), (9, 300, 3)])
+def test_choices_are_sorted_by_expert(kernels, architecture, num_tokens, num_experts, top_k):
+    generator = torch.Generator().manual_seed(num_tokens)
+    experts = torch.randint(0, num_experts, (num_tokens, top_k), generator=generator)
+    experts[4, 0], experts[7, 1] = -1, num_experts  # dropped, and dropped and noted
+    check_sorted(kernels(architecture), experts, num_experts, bad_row=7)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("dtype", "hidden_size", "shift"), [
+    (torch.float32, 20, 0), (torch.float16, 64, 1), (torch.bfloat16, 7, 0),
+])  # fmt: skip
+def test_rows_move_there_and_back(kernels, architecture, dtype, hidden_size, shift):
+    check_rows(kernels(architecture), IN_ORDER, dtype, 11, hidden_size, 5, 2, shift)

@@ -1,0 +1,121 @@
+"""The CUDA kernels on the CPU against the float64 reference, in the plain and the traced build.
+
+Every size class, dtype, border, stride, reduction and k, forward and backward, under schedules that
+must agree to the bit: see tools/simt/cases.py.
+"""
+
+import ctypes
+
+import pytest
+import torch
+
+from moge_bench.ops import reference
+from moge_bench.ops.topography import Topography, gaussian_taps
+from tools.simt import launch
+from tools.simt.cases import SPECIAL, Case, every_case
+from tools.simt.checks import check_case, check_group_norm, check_not_finite
+from tools.simt.kernels import Kernels
+
+
+@pytest.fixture(scope="module")
+def kernels():
+    return Kernels("plain")
+
+
+@pytest.fixture(scope="module")
+def traced():
+    return Kernels("trace")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_conversions_of_16_bit_numbers_are_those_of_torch(kernels, dtype):
+    name = "half" if dtype == torch.float16 else "bfloat16"
+    every = torch.arange(65536, dtype=torch.int32).to(torch.uint16)
+    values = torch.empty(65536)
+    to_float = getattr(kernels.library, f"test_{name}_to_float")
+    to_float(ctypes.c_void_p(every.data_ptr()), ctypes.c_void_p(values.data_ptr()), 65536)
+    assert torch.equal(values.nan_to_num(nan=-7), every.view(dtype).float().nan_to_num(nan=-7))
+
+    # Both neighbours of every value and the middle between it and the next, where ties go to even.
+    middles = (values + values.roll(-1)) / 2
+    numbers = torch.cat([values, middles, middles.nextafter(values), middles * 1.0001])
+    rounded = torch.empty(numbers.numel(), dtype=torch.uint16)
+    from_float = getattr(kernels.library, f"test_float_to_{name}")
+    from_float(
+        ctypes.c_void_p(numbers.data_ptr()), ctypes.c_void_p(rounded.data_ptr()), numbers.numel()
+    )
+    ours, theirs = rounded.view(dtype), numbers.to(dtype)
+    assert torch.equal(ours.isnan(), theirs.isnan())
+    finite = ~theirs.isnan()
+    assert torch.equal(ours[finite].view(torch.int16), theirs[finite].view(torch.int16))
+
+
+@pytest.mark.parametrize("case", [*every_case(), *SPECIAL], ids=str)
+def test_routing_against_the_reference(kernels, case):
+    check_case(kernels, case, launch.SCHEDULES)
+
+
+@pytest.mark.parametrize("case", [*every_case(), *SPECIAL], ids=str)
+def test_every_access_of_routing_is_sound(traced, case):
+    check_case(traced, case, launch.SCHEDULES[2:3])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("num_experts", [5, 64, 300])
+def test_rows_that_are_not_finite(kernels, traced, dtype, num_experts):
+    """Masked experts are scores of 0; NaN, +inf and rows of -inf make NaN weights, not nonsense."""
+    logits = (torch.randn(11, num_experts) * 64).round().div(64).to(dtype)
+    logits[1, 2] = torch.nan
+    logits[3, 0] = torch.inf
+    logits[5] = -torch.inf
+    logits[7, : num_experts - 2] = -torch.inf
+    logits[9] = torch.nan
+    noise = torch.zeros(11, num_experts)
+    noise[4, 1], noise[6, 3] = torch.nan, torch.inf
+    for build in (kernels, traced):
+        for k in (1, 3, 5):
+            for renormalize in (True, False):
+                check_not_finite(build, logits, k, [1, 4], noise, renormalize)
+
+
+def test_equal_values_go_to_the_lower_index_on_every_lane(kernels):
+    for num_experts in (7, 64, 100, 1024):
+        logits = torch.zeros(3, num_experts)
+        logits[1, 5:] = 1.0
+        logits[2, ::3] = -1.0
+        for k in (1, 4, 7):
+            ours = kernels.route(logits, k)
+            assert torch.equal(ours["experts"], reference.select_experts(logits, k))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("num_experts", [1, 33, 64, 300, 1024])
+@pytest.mark.parametrize("border", ["valid", "torus"])
+def test_group_norm_of_any_scores(kernels, traced, dtype, num_experts, border):
+    builds = [*((kernels, schedule) for schedule in launch.SCHEDULES), (traced, 0)]
+    check_group_norm(builds, dtype, num_experts, border)
+
+
+def test_group_norm_notes_the_first_bad_row(kernels):
+    topo, taps = Topography(4, 4, 2), gaussian_taps(2, 1.0)
+    scores = torch.rand(40, 16)
+    scores[23, 3], scores[35, 0] = torch.inf, torch.nan
+    loss, bad = kernels.group_norm(scores, taps, topo, strict=True)
+    assert bad[0].item() == 23 and not loss.isfinite()
+
+
+def test_an_expert_index_out_of_range_is_skipped_in_backward(traced):
+    logits = torch.randn(5, 6)
+    routed = traced.route(logits, 2)
+    routed["experts"][2, 1], routed["experts"][3, 0] = 6, -1
+    grad = traced.route_backward((torch.ones(5, 2), None, None), logits, routed)
+    assert grad.isfinite().all()
+
+
+def test_errors_name_what_is_wrong(kernels):
+    with pytest.raises(RuntimeError, match="experts"):
+        kernels.route(torch.zeros(1, 1025), 1)
+
+
+def test_a_case_prints_as_its_settings():
+    assert str(Case(1, 2, 1)) == "T1-N2-k1-float32-h3-torus"

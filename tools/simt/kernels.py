@@ -1,0 +1,257 @@
+"""The launchers of csrc/cuda on the CPU, with torch tensors in and out.
+
+Legend: T tokens, N experts, k chosen, d hidden size, R rows (T k).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moge_bench.ops.topography import Topography
+from tools.interface import ELEMENTS, OPS, groups_struct, read_structs, struct_name
+from tools.simt import build, launch
+from tools.simt.buffers import Buffers
+
+CUDA = build.ROOT / "csrc/cuda"
+SOURCES = (*sorted(CUDA.glob("*.cu")), Path(__file__).with_name("conversions.cu"))
+KERNELS_H = build.ROOT / "csrc/kernels.h"
+STRUCTS = read_structs(CUDA / "launch.h", [struct_name(op) for op in OPS])
+Outputs = dict[str, torch.Tensor]
+
+
+class Kernels:
+    """One build of the launchers; see csrc/cuda/launch.h for what each computes."""
+
+    def __init__(self, mode: str = "plain", ahead: Path | None = None) -> None:
+        """``mode`` and ``ahead`` as in build.library."""
+        torch.set_num_threads(1)  # matrices are small: more threads only wait for each other
+        self.library = launch.load(build.library(SOURCES, mode, ahead))
+        self.declare(self.library)
+
+    def declare(self, library: ctypes.CDLL) -> None:
+        """Give the functions of the library their types."""
+        library.moge_cuda_last_error.restype = ctypes.c_char_p
+        tokens, experts = ctypes.c_int64, ctypes.c_int32
+        library.moge_cuda_route_workspace_bytes.argtypes = [tokens, experts]
+        library.moge_cuda_group_norm_workspace_bytes.argtypes = [tokens]
+        library.moge_cuda_sort_choices_workspace_bytes.argtypes = [tokens, experts]
+        for name in ("route", "group_norm", "sort_choices"):
+            getattr(library, f"moge_cuda_{name}_workspace_bytes").restype = ctypes.c_int64
+
+    def buffers(self, shift: int = 0) -> Buffers:
+        """Return memory for the arguments of one launcher."""
+        return Buffers(self.library, shift)
+
+    def schedule(self, number: int) -> None:
+        """Run what follows in this order of blocks and threads: see launch.SCHEDULES."""
+        self.library.simt_schedule(number)
+
+    def _call(self, op: str, args: ctypes.Structure, buffers: Buffers) -> None:
+        code = getattr(self.library, f"moge_cuda_{op}")(ctypes.byref(args), None)
+        buffers.assert_guards_whole()
+        if code != 0:
+            raise RuntimeError(self.library.moge_cuda_last_error().decode())
+
+    def _launch(
+        self,
+        op: str,
+        buffers: Buffers,
+        like: torch.Tensor | None,
+        groups: tuple[torch.Tensor | None, Topography | None] | None = None,
+        /,
+        **fields: torch.Tensor | int | None,
+    ) -> None:
+        """Call a launcher with a struct of ``fields``: addresses and sizes; tensors are outputs.
+
+        ``like`` gives the element type, and ``groups`` taps and topography, where the op has them.
+        """
+        values: dict[str, Any] = {
+            name: field.data_ptr() if isinstance(field, torch.Tensor) else field
+            for name, field in fields.items()
+        }
+        if like is not None:
+            values["element"] = ELEMENTS.index(str(like.dtype).removeprefix("torch."))
+        if groups is not None:
+            taps, topo = groups
+            struct = None if topo is None or taps is None else groups_struct(KERNELS_H, topo, taps)
+            values["groups"] = struct and ctypes.addressof(struct)
+            values["loss_scale"] = topo.scale(values["num_tokens"]) if topo else 0.0
+        self._call(op, STRUCTS[struct_name(op)](**values), buffers)
+
+    def route(
+        self,
+        logits: torch.Tensor,
+        top_k: int,
+        *,
+        taps: torch.Tensor | None = None,
+        topo: Topography | None = None,
+        renormalize: bool = True,
+        noise: torch.Tensor | None = None,
+        strict: bool = False,
+        shift: int = 0,
+    ) -> Outputs:
+        """Return the six outputs of moge::route, and bad_rows where ``strict``."""
+        (num_tokens, num_experts), b = logits.shape, self.buffers(shift)
+        out = {
+            "weights": b.write("weights", (num_tokens, top_k), torch.float32),
+            "experts": b.write("experts", (num_tokens, top_k), torch.int64),
+            "row_stats": b.write("row_stats", (num_tokens, 2), torch.float32),
+            "importance": b.write("importance", (num_experts,), torch.float32),
+            "load": b.write("load", (num_experts,), torch.int64),
+            "group_loss": b.write("group_loss", (), torch.float32),
+        }
+        if strict:
+            out["bad_rows"] = b.write("bad_rows", (2,), torch.int64)
+        size = self.library.moge_cuda_route_workspace_bytes(num_tokens, num_experts)
+        self._launch(
+            "route_forward", b, logits, (taps, topo), **out, logits=b.read("logits", logits),
+            noise=b.read("noise", noise), workspace=b.workspace(size), num_tokens=num_tokens,
+            num_experts=num_experts, top_k=top_k, renormalize=renormalize,
+        )  # fmt: skip
+        return {name: tensor.clone() for name, tensor in out.items()}
+
+    def route_backward(
+        self,
+        grads: Sequence[torch.Tensor | None],
+        logits: torch.Tensor,
+        routed: Outputs,
+        *,
+        taps: torch.Tensor | None = None,
+        topo: Topography | None = None,
+        renormalize: bool = True,
+        shift: int = 0,
+    ) -> torch.Tensor:
+        """Return grad_logits; ``grads``: of weights, importance and loss, each a tensor or None."""
+        (num_tokens, num_experts), b = logits.shape, self.buffers(shift)
+        grad_logits = b.write("grad_logits", logits.shape, logits.dtype)
+        inputs = {name: routed[name] for name in ("row_stats", "weights", "experts")}
+        names = ("grad_weights", "grad_importance", "grad_loss")
+        given = {"logits": logits, **inputs, **dict(zip(names, grads, strict=True))}
+        self._launch(
+            "route_backward", b, logits, (taps, topo), grad_logits=grad_logits,
+            **{name: b.read(name, tensor) for name, tensor in given.items()},
+            num_tokens=num_tokens, num_experts=num_experts, top_k=routed["experts"].shape[1],
+            renormalize=renormalize,
+        )  # fmt: skip
+        return grad_logits.clone()
+
+    def group_norm(
+        self,
+        scores: torch.Tensor,
+        taps: torch.Tensor,
+        topo: Topography,
+        *,
+        strict: bool = False,
+        shift: int = 0,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return (group_loss, bad_rows or None)."""
+        (num_tokens, num_experts), b = scores.shape, self.buffers(shift)
+        loss = b.write("group_loss", (), torch.float32)
+        bad = b.write("bad_rows", (2,), torch.int64) if strict else None
+        size = self.library.moge_cuda_group_norm_workspace_bytes(num_tokens)
+        self._launch(
+            "group_norm_forward", b, scores, (taps, topo), scores=b.read("scores", scores),
+            group_loss=loss, bad_rows=bad, workspace=b.workspace(size), num_tokens=num_tokens,
+            num_experts=num_experts,
+        )  # fmt: skip
+        return loss.clone(), bad
+
+    def group_norm_backward(
+        self,
+        grad_loss: torch.Tensor,
+        scores: torch.Tensor,
+        taps: torch.Tensor,
+        topo: Topography,
+        *,
+        shift: int = 0,
+    ) -> torch.Tensor:
+        """Return grad_scores."""
+        (num_tokens, num_experts), b = scores.shape, self.buffers(shift)
+        grad_scores = b.write("grad_scores", scores.shape, scores.dtype)
+        self._launch(
+            "group_norm_backward", b, scores, (taps, topo), scores=b.read("scores", scores),
+            grad_loss=b.read("grad_loss", grad_loss), grad_scores=grad_scores,
+            num_tokens=num_tokens, num_experts=num_experts,
+        )  # fmt: skip
+        return grad_scores.clone()
+
+    def sort_choices(
+        self, experts: torch.Tensor, num_experts: int, *, strict: bool = False
+    ) -> Outputs:
+        """Return offsets, slots, positions, and bad_row where ``strict``."""
+        (num_tokens, top_k), b = experts.shape, self.buffers()
+        out = {
+            "offsets": b.write("offsets", (num_experts + 1,), torch.int64),
+            "slots": b.write("slots", (num_tokens * top_k,), torch.int32),
+            "positions": b.write("positions", (num_tokens, top_k), torch.int32),
+        }
+        if strict:
+            out["bad_row"] = b.write("bad_row", (), torch.int64)
+        size = self.library.moge_cuda_sort_choices_workspace_bytes(experts.numel(), num_experts)
+        self._launch(
+            "sort_choices", b, None, **out, experts=b.read("experts", experts),
+            workspace=b.workspace(size), num_tokens=num_tokens, num_experts=num_experts,
+            top_k=top_k,
+        )  # fmt: skip
+        return {name: tensor.clone() for name, tensor in out.items()}
+
+    def gather_rows(
+        self,
+        source: torch.Tensor,
+        weights: torch.Tensor | None,
+        slots: torch.Tensor,
+        top_k: int,
+        *,
+        shift: int = 0,
+    ) -> torch.Tensor:
+        """Return (R, d) rows of (T, d) ``source``, times (T, k) ``weights`` if there are any."""
+        (num_tokens, hidden_size), b = source.shape, self.buffers(shift)
+        rows = b.write("rows", (slots.shape[0], hidden_size), source.dtype)
+        self._launch(
+            "gather_rows", b, source, source=b.read("source", source), rows=rows,
+            weights=b.read("weights", weights), slots=b.read("slots", slots),
+            num_tokens=num_tokens, hidden_size=hidden_size, top_k=top_k,
+        )  # fmt: skip
+        return rows.clone()
+
+    def combine_rows(
+        self,
+        rows: torch.Tensor,
+        weights: torch.Tensor | None,
+        positions: torch.Tensor,
+        *,
+        shift: int = 0,
+    ) -> torch.Tensor:
+        """Return (T, d) sums of the rows at (T, k) ``positions``, weighted if there are weights."""
+        (num_tokens, top_k), b = positions.shape, self.buffers(shift)
+        output = b.write("output", (num_tokens, rows.shape[1]), rows.dtype)
+        self._launch(
+            "combine_rows", b, rows, rows=b.read("rows", rows), output=output,
+            weights=b.read("weights", weights), positions=b.read("positions", positions),
+            num_tokens=num_tokens, hidden_size=rows.shape[1], top_k=top_k,
+        )  # fmt: skip
+        return output.clone()
+
+    def combine_weight_grad(
+        self,
+        grad_output: torch.Tensor,
+        rows: torch.Tensor,
+        positions: torch.Tensor,
+        *,
+        shift: int = 0,
+    ) -> torch.Tensor:
+        """Return (T, k) gradients of the weights of ``combine_rows``."""
+        (num_tokens, top_k), b = positions.shape, self.buffers(shift)
+        grad_weights = b.write("grad_weights", (num_tokens, top_k), torch.float32)
+        self._launch(
+            "combine_weight_grad", b, rows, grad_output=b.read("grad_output", grad_output),
+            rows=b.read("rows", rows), positions=b.read("positions", positions),
+            grad_weights=grad_weights, num_tokens=num_tokens, hidden_size=rows.shape[1],
+            top_k=top_k,
+        )  # fmt: skip
+        return grad_weights.clone()
