@@ -1,10 +1,11 @@
 // Group norms of a tile of scores and their gradient, and the exponentials that feed the filter.
 //
-// Roots and quotients are the correctly rounded instructions. An approximation of 1 / sqrt refined by
-// a Newton step takes 2.5 % more instructions, and its table of first guesses is the vendor's own: other
-// bits on another processor. AVX2, Zen 3, N=64, k=2, h=3, the fastest of 400 runs of 2048 tokens: forward
-// 88 ns a token either way, backward 89 with the approximation, 93 without. A first guess from the bits
-// of the number and a polynomial, the same everywhere, took 97 and 3 % more instructions.
+// Roots and quotients are the correctly rounded instructions. An approximation of 1 / sqrt refined
+// by a Newton step takes 2.5 % more instructions, and its table of first guesses is the vendor's
+// own: other bits on another processor. AVX2, Zen 3, N=64, k=2, h=3, the fastest of 400 runs of
+// 2048 tokens: forward 88 ns a token either way, backward 89 with the approximation, 93 without. A
+// first guess from the bits of the number and a polynomial, the same everywhere, took 97 and 3 %
+// more instructions.
 //
 // Included inside an anonymous namespace (see kernels_*.cpp).
 
