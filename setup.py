@@ -1,9 +1,9 @@
 """Builds moge_bench._C, the CPU extension, and moge_bench._cuda where nvcc is found (MOGE_CUDA).
 
-MOGE_COMPILE=0 installs the Python part alone: the Makefile compiles in the source tree, where a second
-build compiles only what has changed. torch must be installed first, and pip called with --no-build-isolation, so that the extension is
+torch must be installed first, and pip called with --no-build-isolation, so that the extension is
 compiled against the torch it will run with. MOGE_CUDA=auto (the default) builds the CUDA library
-where nvcc is found, 1 fails without nvcc, 0 never builds it.
+where nvcc is found, 1 fails without nvcc, 0 never builds it. MOGE_COMPILE=0 installs the Python
+part alone: the Makefile compiles in the source tree, where only what has changed is compiled again.
 """
 
 import hashlib
@@ -56,6 +56,8 @@ def write_header(name: str, macros: dict[str, str]) -> None:
 
 
 CPU_FOLDERS = ("csrc", "csrc/cpu")
+# No contraction: a fused multiply-add is written as one, so all instruction sets agree.
+EXACT = ["-ffp-contract=off", "-fno-math-errno"]
 
 
 def cpu_extension() -> Extension:
@@ -68,15 +70,8 @@ def cpu_extension() -> Extension:
         include_dirs=[str(ROOT / "csrc"), str(GENERATED)],
         depends=[str(path) for path in files(CPU_FOLDERS, ".h")],
         define_macros=[("MOGE_VERSION", '"0.1.0"')],
-        # No contraction: a fused multiply-add is written as one, so all instruction sets agree.
-        extra_compile_args=[
-            "-O3",
-            "-ffp-contract=off",
-            "-fno-math-errno",
-            "-fopenmp",
-            "-g0",
-            "-Wno-psabi",  # no function between two files takes or returns a register
-        ],  # fmt: skip
+        # -Wno-psabi: no function between two files takes or returns a register.
+        extra_compile_args=["-O3", *EXACT, "-fopenmp", "-g0", "-Wno-psabi"],
     )
 
 
@@ -104,8 +99,11 @@ class Build(BuildExtension):
                 super().build_extensions()
         except Exception as error:
             said = LOG.read_text(errors="replace")
-            sys.exit(f"{compiler_log.first_errors(said)}\nmoge-bench: building the extension failed "
-                     f"({str(error).splitlines()[0]}); the errors stand above, everything in {log}.")  # fmt: skip
+            cause = str(error).splitlines()[0]
+            sys.exit(
+                f"{compiler_log.first_errors(said)}\nmoge-bench: building the extension failed "
+                f"({cause}); the errors stand above, everything is in {log}."
+            )
         warnings = compiler_log.num_warnings(LOG.read_text(errors="replace"))
         print(f"moge-bench: built, {warnings} warnings in {log}")
 

@@ -1,7 +1,7 @@
 """What the compilers say goes to a file, and of a build that fails the errors are shown first.
 
-setup.py builds within it. Templates make a compiler say thousands of lines of warnings and notes, of
-which the one that matters is somewhere in the middle.
+setup.py builds within it. Templates make a compiler say hundreds of lines of warnings and notes,
+and the one that matters is somewhere in the middle.
 """
 
 from __future__ import annotations

@@ -18,6 +18,9 @@ command -v "${CXX:-c++}" >/dev/null || command -v g++ >/dev/null ||
 [ -x "$venv/bin/python" ] || "$PYTHON" -m venv "$venv" ||
     fail "no virtual environment could be made in '$venv'; on Debian: apt install python3-venv."
 
+[ -f "$venv/pyvenv.cfg" ] ||
+    fail "'$venv' is no virtual environment: what is installed there would go elsewhere; name another: make VENV=..."
+
 run() {
     what=$1
     shift

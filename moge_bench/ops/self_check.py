@@ -49,8 +49,8 @@ class Shape:
         )
 
 
-# Tiles are 8 or 16 tokens by N experts, chunks 512 tokens: T and N below, between and beyond. k up to
-# 8 is selected by insertion, more by a sort; h up to 5 with stride 1 is unrolled, more is not.
+# Tiles are 8 or 16 tokens by N experts, chunks 512 tokens: T and N below, between and beyond. k up
+# to 8 is selected by insertion, more by a sort; h up to 5 with stride 1 is unrolled, more is not.
 SHAPES = (
     Shape(1, 1, 1, 1, "valid"),
     Shape(37, 5, 2, 1, "valid"),
@@ -186,8 +186,10 @@ def _expert_ffn(case: Ffn, backend: str, device: str) -> Results:
 
 def _cases(op: str, device: str) -> Iterator[tuple[Any, Any]]:
     """Yield (what to run, with which case); float64 has no kernels on a GPU."""
-    functions = {"route": (_route, SHAPES), "group_norm": (_group_norm, SHAPES),
-                 "expert_ffn": (_expert_ffn, FFNS)}  # fmt: skip
+    functions: dict[str, tuple[Any, tuple[Any, ...]]] = {
+        "route": (_route, SHAPES), "group_norm": (_group_norm, SHAPES),
+        "expert_ffn": (_expert_ffn, FFNS),
+    }  # fmt: skip
     if op not in functions:
         raise ValueError(f"op must be one of {tuple(functions)}, got {op!r}")
     function, cases = functions[op]
@@ -213,8 +215,8 @@ def compare(op: str, device: str = "cpu") -> str:
             worst = max(worst, _difference(f"{case}: {name}", got[name], want, case.dtype))
         count += 1
     return (
-        f"as the reference in {count} cases (ties, odd sizes, borders, forward and backward), worst "
-        f"difference {worst:.0e} of the largest value"
+        f"as the reference in {count} cases (ties, odd sizes, borders, forward and backward), "
+        f"worst difference {worst:.0e} of the largest value"
     )
 
 

@@ -1,4 +1,4 @@
-"""What the doctor compares: a kernel with a fault planted in it is BROKEN, and the fault is named."""
+"""What the doctor compares: a fault planted in a kernel is found, and named."""
 
 import pytest
 import torch
