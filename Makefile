@@ -4,9 +4,12 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 CSRC   := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 TOOLS  := $(shell find tools tests/tools -name '*.cpp' -o -name '*.h' -o -name '*.cu')
-INPUTS := setup.py pyproject.toml constraints.txt scripts/setup_env.sh scripts/build_cuda.py $(CSRC)
+OPS_TESTS := tests/ops tests/csrc/test_instruction_sets.py tests/csrc/test_vendor_instructions.py
+BUILD  := setup.py scripts/build_cuda.py scripts/compiler_log.py
+HOST   := $(BUILD) $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h)
+DEVICE := $(BUILD) csrc/kernels.h csrc/plan.h csrc/plan.cpp $(wildcard csrc/cuda/*)
 
-.PHONY: help build ablation test lint check bench sanitize mutants gpu-check tables clean
+.PHONY: FORCE help build kernels ablation test lint check check-ops bench sanitize mutants gpu-check tables clean
 .DELETE_ON_ERROR:
 
 help:
@@ -14,6 +17,8 @@ help:
 	@echo "make test       build, lint, run all tests"
 	@echo "make lint       formatters, linters and the type checker only"
 	@echo "make check      the fast half of the tests"
+	@echo "make kernels    compile what has changed of the CPU kernels; CUDA=1: of the CUDA library too"
+	@echo "make check-ops  compile what has changed of the CPU kernels, run the fast tests of the ops"
 	@echo "make bench      time the core cases of router and layer with pytest-benchmark"
 	@echo "make sanitize   the CUDA kernels on the CPU under Address-, UndefinedBehavior- and ThreadSanitizer"
 	@echo "make mutants    the CUDA kernels without each of their barriers in turn: every one must be missed"
@@ -22,15 +27,34 @@ help:
 	@echo "make build      set up $(VENV), compile the extension, and the CUDA library where nvcc is found"
 	@echo "make clean      remove the build and $(VENV)"
 
-# One stamp for those who run, one for those who develop; both are renewed when csrc changes.
-$(VENV)/.suite: $(INPUTS)
+# What is installed: a stamp for what everything is compiled against, one for those who run, one for
+# those who develop. A change in csrc renews none of them.
+PACKAGES := pyproject.toml constraints.txt scripts/setup_env.sh
+$(VENV)/.torch: constraints.txt scripts/setup_env.sh
+	@PYTHON=$(PYTHON) scripts/setup_env.sh $(VENV)
+$(VENV)/.suite: $(VENV)/.torch $(PACKAGES)
 	@PYTHON=$(PYTHON) scripts/setup_env.sh $(VENV) suite
-$(VENV)/.dev: $(INPUTS)
+$(VENV)/.dev: $(VENV)/.torch $(PACKAGES)
 	@PYTHON=$(PYTHON) scripts/setup_env.sh $(VENV) suite,dev
-$(VENV)/.gpu-check: $(INPUTS)
+$(VENV)/.gpu-check: $(VENV)/.torch $(PACKAGES)
 	@PYTHON=$(PYTHON) scripts/setup_env.sh $(VENV) suite,gpu-check
 
-build: $(VENV)/.suite
+# What is compiled, in the source tree: ninja compiles what has changed. MOGE_CUDA: see setup.py.
+COMPILE = $(BIN)/python setup.py --quiet build_ext --inplace $(if $(filter %/.torch,$?),--force)
+$(VENV)/.kernels: $(VENV)/.torch $(HOST) $(if $(wildcard moge_bench/_C.*),,FORCE)
+	@MOGE_CUDA=0 $(COMPILE)
+	@touch $@
+$(VENV)/.cuda: $(VENV)/.torch $(DEVICE) $(if $(MOGE_CUDA)$(filter 1,$(CUDA)),FORCE) | $(VENV)/.kernels
+	@MOGE_CUDA=$(if $(filter 1,$(CUDA)),1,$${MOGE_CUDA:-auto}) $(COMPILE)
+	@touch $@
+FORCE:
+
+kernels: $(VENV)/.kernels $(if $(filter 1,$(CUDA)),$(VENV)/.cuda)
+
+build: $(VENV)/.suite $(VENV)/.kernels $(VENV)/.cuda
+
+ablation tables test bench gpu-check: $(VENV)/.kernels $(VENV)/.cuda
+check check-ops sanitize mutants: $(VENV)/.kernels
 
 ablation: $(VENV)/.suite
 	$(BIN)/moge-bench ablate ablations/quick.yaml --results results/local
@@ -52,6 +76,9 @@ test: lint
 
 check: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not slow"
+
+check-ops: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -x -m "not slow" $(OPS_TESTS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/perf/test_core_benchmarks.py --benchmark-enable

@@ -2,10 +2,12 @@
 
 torch must be installed first, and pip called with --no-build-isolation, so that the extension is
 compiled against the torch it will run with. MOGE_CUDA=auto (the default) builds the CUDA library
-where nvcc is found, 1 fails without nvcc, 0 never builds it.
+where nvcc is found, 1 fails without nvcc, 0 never builds it. MOGE_COMPILE=0 installs the Python
+part alone: the Makefile compiles in the source tree, where only what has changed is compiled again.
 """
 
 import hashlib
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -25,6 +27,9 @@ except ModuleNotFoundError:
 
 sys.path.insert(0, str(ROOT / "scripts"))  # pip's build backend does not put this folder there
 import build_cuda  # noqa: E402
+import compiler_log  # noqa: E402
+
+LOG = ROOT / "build/compile.log"
 
 
 def files(folders: tuple[str, ...], *suffixes: str) -> list[Path]:
@@ -51,6 +56,8 @@ def write_header(name: str, macros: dict[str, str]) -> None:
 
 
 CPU_FOLDERS = ("csrc", "csrc/cpu")
+# No contraction: a fused multiply-add is written as one, so all instruction sets agree.
+EXACT = ["-ffp-contract=off", "-fno-math-errno"]
 
 
 def cpu_extension() -> Extension:
@@ -63,8 +70,8 @@ def cpu_extension() -> Extension:
         include_dirs=[str(ROOT / "csrc"), str(GENERATED)],
         depends=[str(path) for path in files(CPU_FOLDERS, ".h")],
         define_macros=[("MOGE_VERSION", '"0.1.0"')],
-        # No contraction: a fused multiply-add is written as one, so all instruction sets agree.
-        extra_compile_args=["-O3", "-ffp-contract=off", "-fno-math-errno", "-fopenmp", "-g0"],
+        # -Wno-psabi: no function between two files takes or returns a register.
+        extra_compile_args=["-O3", *EXACT, "-fopenmp", "-g0", "-Wno-psabi"],
     )
 
 
@@ -85,11 +92,20 @@ class Build(BuildExtension):
             sys.exit(
                 f"moge-bench needs a C++ compiler: {compiler!r} was not found; install g++ >= 10."
             )
+        log = LOG.relative_to(ROOT)
+        print(f"moge-bench: compiling; what the compilers say goes to {log}", flush=True)
         try:
-            super().build_extensions()
+            with compiler_log.written_to(LOG):
+                super().build_extensions()
         except Exception as error:
-            sys.exit(f"moge-bench: building the extension failed ({error}); the compiler's own "
-                     "message stands above.")  # fmt: skip
+            said = LOG.read_text(errors="replace")
+            cause = str(error).splitlines()[0]
+            sys.exit(
+                f"{compiler_log.first_errors(said)}\nmoge-bench: building the extension failed "
+                f"({cause}); the errors stand above, everything is in {log}."
+            )
+        warnings = compiler_log.num_warnings(LOG.read_text(errors="replace"))
+        print(f"moge-bench: built, {warnings} warnings in {log}")
 
     def build_extension(self, ext: Extension) -> None:
         if ext.name != build_cuda.NAME or build_cuda.torch_has_cuda():
@@ -99,7 +115,9 @@ class Build(BuildExtension):
         shutil.copyfile(build_cuda.build_without_cuda_torch(ext), target)
 
 
-extensions = [cpu_extension()]
-if build_cuda.wanted():
-    extensions.append(cuda_extension())
+extensions = []
+if os.environ.get("MOGE_COMPILE") != "0":
+    extensions.append(cpu_extension())
+    if build_cuda.wanted():
+        extensions.append(cuda_extension())
 setup(ext_modules=extensions, cmdclass={"build_ext": Build})

@@ -6,8 +6,8 @@
 #include <torch/version.h>
 
 #include "kernels.h"
-#include "moge_source_hash.h"  // written by setup.py
 #include "signatures.h"
+#include "source_hash.h"
 
 TORCH_LIBRARY(moge, library) {
   const std::vector<at::Tag> tags = {at::Tag::pt2_compliant_tag};
@@ -48,7 +48,7 @@ namespace {
 pybind11::dict build_info() {
   pybind11::dict info;
   info["version"] = MOGE_VERSION;
-  info["source_hash"] = MOGE_SOURCE_HASH;
+  info["source_hash"] = moge::source_hash();
   info["compiler"] = __VERSION__;
   info["torch"] = TORCH_VERSION;
   info["instruction_sets"] = moge::compiled_instruction_sets();

@@ -6,14 +6,13 @@ import importlib.metadata
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from moge_bench import __version__, group_norm, route
+from moge_bench import __version__
 from moge_bench.data.assets import ASSETS
-from moge_bench.ops import extension
+from moge_bench.ops import extension, self_check
 
 _SUITE = (
     "accelerate",
@@ -25,6 +24,7 @@ _SUITE = (
     "transformers",
     "typer",
 )
+OPS = ("route", "group_norm", "expert_ffn")
 _OPTIONAL = {"datasets": "hub", "ray": "ray"}
 # Until someone with a GPU has run `pytest -m gpu` and committed what came out (docs/cuda.md).
 NEVER_RUN = "these kernels have never yet run on a GPU: tested on the CPU only"
@@ -47,8 +47,7 @@ def run_checks() -> list[Check]:
         Check("torch", None, f"{torch.__version__}, {torch.get_num_threads()} threads"),
         _compiler(),
         _extension(),
-        _compare("route", _route_gradients),
-        _compare("group_norm", _group_norm_gradients),
+        *(_compare(op) for op in OPS),
         _cuda_library(),
         *_cuda_devices(),
         *(_asset(name) for name in ASSETS),
@@ -100,40 +99,17 @@ def _cuda_devices() -> list[Check]:
     for index in range(torch.cuda.device_count()):
         device = f"cuda:{index}"
         checks.append(Check(device, None, torch.cuda.get_device_name(index)))
-        checks.append(_compare("route", _route_gradients, device))
-        checks.append(_compare("group_norm", _group_norm_gradients, device))
+        checks += [_compare(op, device) for op in OPS]
     return checks
 
 
-def _compare(
-    op: str, gradients: Callable[[str, str], list[torch.Tensor]], device: str = "cpu"
-) -> Check:
-    """Run ``op`` forward and backward on both backends and compare."""
+def _compare(op: str, device: str = "cpu") -> Check:
+    """Run ``op`` forward and backward on both backends, on every case of ops.self_check."""
     name = op if device == "cpu" else f"{op} {device}"
     try:
-        got, expected = gradients("extension", device), gradients("reference", device)
-    except Exception as error:
-        return Check(name, False, f"{type(error).__name__}: {error}")
-    worst = max(float((a - b).abs().max()) for a, b in zip(got, expected, strict=True))
-    return Check(name, worst < 1e-5, f"extension against reference, worst difference {worst:.1e}")
-
-
-def _route_gradients(backend: str, device: str) -> list[torch.Tensor]:
-    logits = torch.randn(100, 64, generator=torch.Generator().manual_seed(0)).to(device)
-    logits.requires_grad_()
-    routing = route(logits, 2, backend=backend)
-    (routing.weights[:, 0].sum() + routing.group_loss).backward()
-    assert logits.grad is not None
-    return [routing.weights.detach(), routing.group_loss.detach(), logits.grad]
-
-
-def _group_norm_gradients(backend: str, device: str) -> list[torch.Tensor]:
-    scores = torch.rand(100, 64, generator=torch.Generator().manual_seed(0)).to(device)
-    scores.requires_grad_()
-    loss = group_norm(scores, backend=backend)
-    loss.backward()
-    assert scores.grad is not None
-    return [loss.detach(), scores.grad]
+        return Check(name, True, self_check.compare(op, device))
+    except self_check.DifferenceError as error:
+        return Check(name, False, str(error))
 
 
 def _asset(name: str) -> Check:

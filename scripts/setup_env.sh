@@ -1,8 +1,9 @@
 #!/bin/sh
-# Usage: setup_env.sh VENV EXTRAS. Creates VENV, installs the pinned set and this project into it,
-# editable, and leaves the stamp VENV/.<last extra>. Every failure ends with one sentence.
+# Usage: setup_env.sh VENV [EXTRAS]. Creates VENV and installs the pinned set: without EXTRAS what the
+# extension is compiled with and against, else this project, editable and not compiled, with what the
+# extras name. Leaves the stamp VENV/.torch or VENV/.<last extra>. Every failure ends with one sentence.
 set -u
-venv=$1 extras=$2
+venv=$1 extras=${2-}
 log=$venv/setup.log
 
 fail() {
@@ -17,6 +18,9 @@ command -v "${CXX:-c++}" >/dev/null || command -v g++ >/dev/null ||
 [ -x "$venv/bin/python" ] || "$PYTHON" -m venv "$venv" ||
     fail "no virtual environment could be made in '$venv'; on Debian: apt install python3-venv."
 
+[ -f "$venv/pyvenv.cfg" ] ||
+    fail "'$venv' is no virtual environment: what is installed there would go elsewhere; name another: make VENV=..."
+
 run() {
     what=$1
     shift
@@ -29,8 +33,11 @@ run() {
 
 : >"$log"
 pip="$venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt"
-# torch first: the extension is compiled against the torch that it will run with.
-run "installing torch" $pip torch setuptools wheel pybind11 ninja
-run "compiling the extension and installing moge-bench[$extras]" \
-    $pip --no-build-isolation --editable ".[$extras]"
-touch "$venv/.${extras##*,}"
+if [ -z "$extras" ]; then
+    run "installing torch" $pip torch setuptools wheel pybind11 ninja
+    touch "$venv/.torch"
+else
+    export MOGE_COMPILE=0 # `make kernels` compiles, in the source tree
+    run "installing moge-bench[$extras]" $pip --no-build-isolation --editable ".[$extras]"
+    touch "$venv/.${extras##*,}"
+fi

@@ -3,7 +3,6 @@
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
-#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <limits>

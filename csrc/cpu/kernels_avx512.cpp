@@ -3,6 +3,9 @@
 // namespace, so that no function compiled here can stand in for another file's.
 
 #if defined(__x86_64__)
+#if !defined(__clang__)  // gcc's own header: values that its intrinsics leave undefined on purpose
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
 
 #include <cstdint>

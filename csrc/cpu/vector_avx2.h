@@ -18,18 +18,7 @@ struct Avx2Float {
   MOGE_INLINE Reg mul(Reg a, Reg b) { return _mm256_mul_ps(a, b); }
   MOGE_INLINE Reg div(Reg a, Reg b) { return _mm256_div_ps(a, b); }
   MOGE_INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
-  // 12 bits from the table, 23 after one Newton step y (3 - a y^2) / 2.
-  MOGE_INLINE Reg inverse_sqrt(Reg a) {
-    const Reg y = _mm256_rsqrt_ps(a);
-    const Reg residual = _mm256_fnmadd_ps(_mm256_mul_ps(a, y), y, set(1.f));
-    return _mm256_fmadd_ps(_mm256_mul_ps(y, residual), set(0.5f), y);
-  }
-  // g = a y and one Newton step g + y (a - g^2) / 2, less than an ulp from the root: half of the
-  // time of the instruction sqrt where little else is computed. Not for 0 and infinity.
-  MOGE_INLINE Reg positive_sqrt(Reg a) {
-    const Reg y = _mm256_rsqrt_ps(a), g = _mm256_mul_ps(a, y);
-    return _mm256_fmadd_ps(_mm256_mul_ps(y, set(0.5f)), _mm256_fnmadd_ps(g, g, a), g);
-  }
+  MOGE_INLINE Reg sqrt(Reg a) { return _mm256_sqrt_ps(a); }
   MOGE_INLINE Reg max(Reg a, Reg b) { return _mm256_max_ps(a, b); }
   MOGE_INLINE Reg min(Reg a, Reg b) { return _mm256_min_ps(a, b); }
   MOGE_INLINE Mask greater(Reg a, Reg b) { return _mm256_cmp_ps(a, b, _CMP_GT_OQ); }
@@ -127,8 +116,7 @@ struct Avx2Double {
   MOGE_INLINE Reg mul(Reg a, Reg b) { return _mm256_mul_pd(a, b); }
   MOGE_INLINE Reg div(Reg a, Reg b) { return _mm256_div_pd(a, b); }
   MOGE_INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_pd(a, b, c); }
-  MOGE_INLINE Reg positive_sqrt(Reg a) { return _mm256_sqrt_pd(a); }
-  MOGE_INLINE Reg inverse_sqrt(Reg a) { return _mm256_div_pd(set(1.0), _mm256_sqrt_pd(a)); }
+  MOGE_INLINE Reg sqrt(Reg a) { return _mm256_sqrt_pd(a); }
   MOGE_INLINE Reg max(Reg a, Reg b) { return _mm256_max_pd(a, b); }
   MOGE_INLINE Reg min(Reg a, Reg b) { return _mm256_min_pd(a, b); }
   MOGE_INLINE Mask greater(Reg a, Reg b) { return _mm256_cmp_pd(a, b, _CMP_GT_OQ); }

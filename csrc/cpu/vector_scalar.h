@@ -1,6 +1,11 @@
 // One token at a time: the vector type of the baseline, right on any processor. The tail of every
 // vector type's interface is described here; vector_avx2.h and vector_avx512.h are the fast ones.
 //
+// Every operation is one that IEEE 754 rounds in one way alone: so all vector types give the same
+// bits, on the processors of every vendor. Approximate instructions (rsqrt, rcp, their 14-bit
+// forms) and the C library's functions are none of these, fma and sqrt aside, and
+// tests/csrc/test_vendor_instructions.py refuses them.
+//
 // Included inside an anonymous namespace, after every standard header (see kernels_*.cpp).
 
 #define MOGE_INLINE static inline __attribute__((always_inline))
@@ -71,8 +76,7 @@ struct One {
   MOGE_INLINE Reg mul(Reg a, Reg b) { return a * b; }
   MOGE_INLINE Reg div(Reg a, Reg b) { return a / b; }
   MOGE_INLINE Reg fma(Reg a, Reg b, Reg c) { return fused(a, b, c); }  // a b + c, rounded once
-  MOGE_INLINE Reg positive_sqrt(Reg a) { return root(a); }
-  MOGE_INLINE Reg inverse_sqrt(Reg a) { return Scalar(1) / root(a); }
+  MOGE_INLINE Reg sqrt(Reg a) { return root(a); }
   MOGE_INLINE Reg max(Reg a, Reg b) { return a > b ? a : b; }  // b where either is NaN
   MOGE_INLINE Reg min(Reg a, Reg b) { return a < b ? a : b; }
   MOGE_INLINE Mask greater(Reg a, Reg b) { return a > b; }

@@ -7,7 +7,7 @@ import yaml
 from typer.testing import CliRunner
 
 from moge_bench.cli import app
-from moge_bench.ops import extension
+from moge_bench.ops import extension, self_check
 from moge_bench.perf import cells
 from moge_bench.runs.store import RecordStore
 
@@ -24,6 +24,25 @@ def test_doctor_tries_the_ops_and_names_what_runs():
     for name in ("route", "group_norm", "data fashion-mnist-subset"):
         assert re.search(rf"^ok +{name}", result.output, re.MULTILINE), name
     assert "worst difference" in result.output
+
+
+def test_doctor_calls_a_broken_tie_rule_broken(monkeypatch):
+    sound = self_check.route
+
+    def reversed_ties(logits, top_k, *, backend, **options):
+        r = sound(logits, top_k, backend=backend, **options)
+        if backend == "extension":
+            equal = r.weights[:, :-1] == r.weights[:, 1:]
+            r.experts = r.experts.clone()  # the op keeps its own for the backward pass
+            r.experts[:, :-1] = torch.where(equal, r.experts[:, 1:], r.experts[:, :-1])
+        return r
+
+    monkeypatch.setattr(self_check, "route", reversed_ties)
+    result = run("doctor")
+    assert result.exit_code == 1
+    output = " ".join(result.output.split())
+    assert re.search(r"BROKEN route T=\d+ .* ties float32: experts differs", output)
+    assert re.search(r"ok group_norm as the reference in", output)
 
 
 def test_doctor_fails_without_the_extension(monkeypatch):

@@ -1,5 +1,7 @@
 """expert_ffn: the reference against a loop over tokens, the op against the reference."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional
@@ -91,6 +93,25 @@ def assert_as_exact_as_the_reference(inputs, activation):
         ulp = ulps * torch.finfo(fused.dtype).eps * exact.abs().max()
         bound = 2 * (reference.double() - exact).abs().max() + ulp
         assert (fused.double() - exact).abs().max() <= bound
+
+
+def test_gelu_in_float64_is_right_far_into_its_tail():
+    """x Phi(x) and Phi(x) + x phi(x), Phi(x) = erfc(-x / sqrt 2) / 2, through 1 x 1 matrices."""
+    points = [i / 8 for i in range(-290, 80)] + [-1e-300, 0.0, 1e-300]  # Phi(-36.25) is 5e-288
+    x = torch.tensor(points, dtype=torch.float64).reshape(-1, 1).requires_grad_()
+    one = torch.ones(1, 1, 1, dtype=torch.float64)
+    experts = torch.zeros(x.shape, dtype=torch.int64)
+    y = expert_ffn(x, torch.ones_like(x), experts, one, None, one, None, backend="extension")
+    y.sum().backward()
+    for p, value, slope in zip(
+        points, y.flatten().tolist(), x.grad.flatten().tolist(), strict=True
+    ):
+        phi = math.erfc(-p * math.sqrt(0.5)) / 2
+        # p sqrt(1/2) is rounded: a relative 1.1e-16 of it is p^2 times as much of erfc.
+        allowed = (4 + p * p) * 2**-52
+        assert abs(value - p * phi) <= allowed * abs(p * phi)
+        density = math.exp(-p * p / 2) / math.sqrt(2 * math.pi)
+        assert abs(slope - (phi + p * density)) <= allowed * (phi + abs(p) * density)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
