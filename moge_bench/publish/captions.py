@@ -15,6 +15,7 @@ class Captions:
 
     def __init__(self, results: Results, conditions: Conditions, folder: Path) -> None:
         self.results = results
+        self.question = results.study.question
         self.fixed = fixed_settings(results)
         self.mixed = conditions.mixed
         self.root = _results_folder(folder)
@@ -66,11 +67,11 @@ class Captions:
         """Return what a ratio is."""
         return f"Ratio: arm over baseline. {self.baselines}"
 
-    def tail(self) -> str:
+    def tail(self, command: str = "tables") -> str:
         """Return what every caption ends with."""
         care = f" Compare with care: records differ in {', '.join(self.mixed)}."
         return (
-            f"Fixed: {self.fixed}.{care if self.mixed else ''} Made by: moge-bench tables "
+            f"Fixed: {self.fixed}.{care if self.mixed else ''} Made by: moge-bench {command} "
             f"--results {self.root}; records: {self.root}/runs, run ids: table.csv."
         )
 
