@@ -6,12 +6,13 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from moge_bench.cli.common import RESULTS, ResultsDir, err, out, user_errors
+from moge_bench.cli.terminal import reader_is_gone
 
 if TYPE_CHECKING:
     from moge_bench.study.frame import Results
@@ -45,6 +46,8 @@ def _for_every_study(results: Path, work: Callable[[str], None]) -> None:
         try:
             work(path.parent.name)
         except (ValueError, OSError) as error:
+            if isinstance(error, BrokenPipeError) and reader_is_gone():
+                raise
             broken += 1
             err.print(f"moge-bench: study {path.parent.name}: {escape(str(error))}")
     if broken:
@@ -56,7 +59,8 @@ def print_tables(results: Path, study: str) -> None:
     from moge_bench.publish.tables import write_tables
 
     folder = results / "studies" / study
-    sys.stdout.write(write_tables(_collect(results, study), folder) + "\n")
+    sys.stdout.write(write_tables(_collect(results, study), folder) + "
+")
     out.print(escape(f"written: {folder}"))
 
 
@@ -70,41 +74,28 @@ def _collect(results: Path, study: str) -> Results:
     return collect(manifest, RecordStore(results), SpeedStore(results))
 
 
-def show(run_id: str, results: ResultsDir = RESULTS) -> None:
+AsJson = Annotated[bool, typer.Option("--json", help="Print the file's own JSON.")]
+
+
+def show(run_id: str, results: ResultsDir = RESULTS, as_json: AsJson = False) -> None:
     """Print one record: what ran, how well, on what. The first digits of its id are enough."""
     with user_errors():
+        from moge_bench.publish.record_view import show_record
         from moge_bench.runs.record import to_json
         from moge_bench.runs.store import RecordStore
 
-        record = to_json(RecordStore(results).find(run_id))
-        for name in ("curves", "routing"):
-            record[name] = f"{len(record[name])} entries; see the file"
-        print(json.dumps(record, indent=1, ensure_ascii=False))
+        record = RecordStore(results).find(run_id)
+        if as_json:
+            sys.stdout.write(json.dumps(to_json(record), indent=1, ensure_ascii=False) + "\n")
+        else:
+            sys.stdout.write(show_record(record))
 
 
 def diff(a: str, b: str, results: ResultsDir = RESULTS) -> None:
     """Print what differs between two records: settings, code, machine, then results."""
     with user_errors():
-        from moge_bench.runs.record import to_json
+        from moge_bench.publish.record_view import compare_records
         from moge_bench.runs.store import RecordStore
-        from moge_bench.study.manifest import differing
 
         store = RecordStore(results)
-        left, right = (to_json(store.find(run_id)) for run_id in (a, b))
-        for name in ("summary", "curves", "routing"):
-            del left[name], right[name]
-        for record in (left, right):
-            record["metrics"] = {f"{m['name']}.{m['split']}": m["value"] for m in record["metrics"]}
-        for path in differing(left, right):
-            print(f"{path}: {_at(left, path)!r} | {_at(right, path)!r}")
-
-
-def _at(values: object, path: str) -> object:
-    while isinstance(values, dict):
-        head = next((n for n in values if path == n or path.startswith(f"{n}.")), None)
-        if head is None:
-            return None
-        values, path = values[head], path[len(head) + 1 :]
-        if not path:
-            return values
-    return values
+        sys.stdout.write(compare_records(store.find(a), store.find(b)))
