@@ -59,8 +59,7 @@ def print_tables(results: Path, study: str) -> None:
     from moge_bench.publish.tables import write_tables
 
     folder = results / "studies" / study
-    sys.stdout.write(write_tables(_collect(results, study), folder) + "
-")
+    sys.stdout.write(write_tables(_collect(results, study), folder) + "\n")
     out.print(escape(f"written: {folder}"))
 
 

@@ -146,4 +146,4 @@ def arm_frame(results: Results, numbers: list[Shown]) -> pd.DataFrame:
                     "run_ids": " ".join(record.run_id for _, record in found),
                 }
             )  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).astype({"difference_n": "Int64"})  # a count, where there is one

@@ -49,8 +49,9 @@ class Table:
 
 
 def escape_markdown(text: str) -> str:
-    """Return ``text`` as one line, fit for a cell, in which nothing is markup."""
-    return re.sub(r"([\\|*`<>])", r"\\\1", " ".join(text.split()))
+    """Return ``text`` as one line, fit for a cell or a paragraph, in which nothing is markup."""
+    line = re.sub(r"([\\|*`<>])", r"\\\1", " ".join(text.split()))
+    return f"\\{line}" if line.startswith(("#", "- ", "+ ")) else line
 
 
 def escape_latex(text: str) -> str:
