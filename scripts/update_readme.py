@@ -63,8 +63,9 @@ def say(rows: list[dict[str, str]], metric: str, split: str, method: str) -> str
     n = " to ".join(str(count) for count in dict.fromkeys((seeds[0], seeds[-1])))
     return (
         f"**{method} less {baseline}, {len(found)} comparisons, n = {n} seeds each: mean "
-        f"differences of {min(means):+.2f} to {max(means):+.2f} points; {zero} of {len(found)} intervals hold "
-        f"zero, and {kept or 'none'} of the differences survive{'s' if kept < 2 else ''} Holm's "
+        f"differences of {min(means):+.2f} to {max(means):+.2f} points; {zero} of {len(found)} "
+        f"intervals hold zero, and {kept or 'none'} of the differences "
+        f"survive{'s' if kept < 2 else ''} Holm's "
         f'correction.** With so few seeds that is not "no difference": the intervals reach from '
         f"{min(lows):+.2f} to {max(highs):+.2f} points, so a difference of up to "
         f"{max(-min(lows), max(highs)):.1f} points cannot be excluded."

@@ -17,7 +17,7 @@ WIDTH = 7.5  # inches; at 120 dots an inch a figure is 900 pixels wide
 PANELS = 6  # of a page
 PAGES = 4
 ROWS = 40  # of a page of arms
-_NOTE_WIDTH, _NOTE_LINE = 132, 0.145  # characters in a line, inches a line
+_NOTE_WIDTH, _NOTE_LINE = 120, 0.145  # characters in a line, inches a line
 _TITLE_WIDTH, _TITLE_LINE = 76, 0.2
 _LEGEND_LINE = 0.25
 

@@ -49,8 +49,13 @@ class Table:
 
 
 def escape_markdown(text: str) -> str:
-    """Return ``text`` as one line, fit for a cell or a paragraph, in which nothing is markup."""
-    line = re.sub(r"([\\|*`<>])", r"\\\1", " ".join(text.split()))
+    """Return ``text`` as one line, fit for a cell, in which nothing is markup."""
+    return re.sub(r"([\\|*`<>])", r"\\\1", " ".join(text.split()))
+
+
+def markdown_line(text: str) -> str:
+    """Return ``text`` as a paragraph of one line: no heading and no list either."""
+    line = escape_markdown(text)
     return f"\\{line}" if line.startswith(("#", "- ", "+ ")) else line
 
 
@@ -72,7 +77,7 @@ def to_markdown(table: Table) -> str:
         headers=[escape_markdown(name) for name in table.header],
         tablefmt="pipe", disable_numparse=True, colalign=_alignment(table),
     )  # fmt: skip
-    return f"### {escape_markdown(table.title)}\n\n{body}\n\n{escape_markdown(table.caption)}\n"
+    return f"### {escape_markdown(table.title)}\n\n{body}\n\n{markdown_line(table.caption)}\n"
 
 
 def _alignment(table: Table) -> list[str]:

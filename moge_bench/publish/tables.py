@@ -24,6 +24,7 @@ from moge_bench.publish.render import (
     Cell,
     Table,
     escape_markdown,
+    markdown_line,
     to_latex,
     to_markdown,
 )
@@ -212,7 +213,7 @@ def _published(results: Results, shown: Shown) -> dict[str, str]:
 
 
 def _markdown(results: Results, tables: list[Table], conditions: Conditions) -> str:
-    lines = [f"# {results.study.name}", "", escape_markdown(results.study.question), ""]
+    lines = [f"# {results.study.name}", "", markdown_line(results.study.question), ""]
     for warning in (*conditions.warnings(), *problems(results)):
         lines += [f"**{escape_markdown(warning).replace(': ', ':** ', 1)}", ""]
     kind = ""
