@@ -1,28 +1,77 @@
-"""Copies the committed tables that README.md shows from results/tables into it."""
+"""Writes what README.md shows of a study into it: a committed table, and what its numbers say.
 
+Blocks are marked `<!-- table STUDY: TITLE -->` and `<!-- claim STUDY: METRIC on SPLIT, METHOD -->`.
+"""
+
+import csv
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+STUDIES = ROOT / "results/studies"
 
 
-def updated(readme: str, tables: Path) -> str:
-    """Return the text of the README with every marked block replaced by its table's lines."""
+def updated(readme: str, studies: Path) -> str:
+    """Return the text of the README with every marked block written anew."""
 
-    def replace(match: re.Match[str]) -> str:
-        lines = (tables / f"{match['name']}.md").read_text(encoding="utf-8").splitlines()
-        table = "\n".join(line for line in lines if line.startswith("|"))
-        return f"{match['begin']}\n{table}\n{match['end']}"
+    def table(match: re.Match[str]) -> str:
+        lines = (studies / match["study"] / "tables.md").read_text(encoding="utf-8").splitlines()
+        after = lines[lines.index(f"### {match['title']}") + 1 :]
+        shown = [line for line in after[: _next_heading(after)] if line.startswith("|")]
+        return "\n".join([match["begin"], *shown, match["end"]])
 
-    return re.sub(
-        r"(?P<begin><!-- table (?P<name>[\w-]+):[^\n]*-->)\n"
-        r".*?(?P<end><!-- end of table (?P=name) -->)",
-        replace, readme, flags=re.DOTALL,
+    def claim(match: re.Match[str]) -> str:
+        with (studies / match["study"] / "table.csv").open(encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        wanted = {name: match[name] for name in ("metric", "split", "method")}
+        return "\n".join([match["begin"], say(rows, **wanted), match["end"]])
+
+    readme = re.sub(
+        r"(?P<begin><!-- table (?P<study>[\w-]+): (?P<title>[^\n]+) -->)\n"
+        r".*?(?P<end><!-- end of table -->)",
+        table, readme, flags=re.DOTALL,
     )  # fmt: skip
+    return re.sub(
+        r"(?P<begin><!-- claim (?P<study>[\w-]+): (?P<metric>\w+) on (?P<split>\w+), "
+        r"(?P<method>[\w-]+) -->)\n.*?(?P<end><!-- end of claim -->)",
+        claim, readme, flags=re.DOTALL,
+    )  # fmt: skip
+
+
+def _next_heading(lines: list[str]) -> int:
+    return next((i for i, line in enumerate(lines) if line.startswith("#")), len(lines))
+
+
+def say(rows: list[dict[str, str]], metric: str, split: str, method: str) -> str:
+    """Return what the differences of ``method`` from its baseline are, and cannot exclude."""
+    arms = {row["arm_id"]: row["method"] for row in rows}
+    found = [
+        row for row in rows
+        if (row["metric"], row["split"], row["method"]) == (metric, split, method)
+        and row["difference_low"]
+    ]  # fmt: skip
+    if not found:
+        raise ValueError(f"no difference of {method} in {metric} on {split} has an interval")
+    (baseline,) = {arms[row["baseline"]] for row in found}
+    seeds = sorted({int(row["difference_n"]) for row in found})
+    means, lows, highs = (
+        [float(row[name]) for row in found]
+        for name in ("difference", "difference_low", "difference_high")
+    )
+    kept = sum(row["survives_holm"] == "True" for row in found)
+    zero = sum(low <= 0 <= high for low, high in zip(lows, highs, strict=True))
+    n = " to ".join(str(count) for count in dict.fromkeys((seeds[0], seeds[-1])))
+    return (
+        f"**{method} less {baseline}, {len(found)} comparisons, n = {n} seeds each: mean "
+        f"differences of {min(means):+.2f} to {max(means):+.2f} points; {zero} of {len(found)} "
+        f"intervals hold zero, and {kept or 'none'} of the differences "
+        f"survive{'s' if kept < 2 else ''} Holm's "
+        f'correction.** With so few seeds that is not "no difference": the intervals reach from '
+        f"{min(lows):+.2f} to {max(highs):+.2f} points, so a difference of up to "
+        f"{max(-min(lows), max(highs)):.1f} points cannot be excluded."
+    )
 
 
 if __name__ == "__main__":
     path = ROOT / "README.md"
-    path.write_text(
-        updated(path.read_text(encoding="utf-8"), ROOT / "results/tables"), encoding="utf-8"
-    )
+    path.write_text(updated(path.read_text(encoding="utf-8"), STUDIES), encoding="utf-8")

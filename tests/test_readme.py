@@ -16,12 +16,35 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_table_is_the_committed_one():
+def load_update():
     spec = importlib.util.spec_from_file_location("update", ROOT / "scripts/update_readme.py")
     update = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(update)
-    assert update.updated(README, ROOT / "results/tables") == README
-    assert "| dense" in README
+    return update
+
+
+def test_table_and_claim_are_of_the_committed_study():
+    assert load_update().updated(README, ROOT / "results/studies") == README
+    (header,) = [line for line in README.splitlines() if line.startswith("| experts")]
+    assert header.count("|") <= 7  # six columns
+    assert "cannot be excluded" in README
+
+
+def test_a_claim_says_what_cannot_be_excluded():
+    names = (
+        "arm_id", "method", "baseline", "difference", "difference_low", "difference_high",
+    )  # fmt: skip
+    arms = [
+        ("a", "moe", "", "", "", ""),
+        ("b", "moge", "a", "0.5", "-1", "2"),
+        ("c", "moge", "a", "-1.5", "-4.3", "1.3"),
+    ]
+    same = {"metric": "m", "split": "test", "survives_holm": "False", "difference_n": "3"}
+    rows = [dict(zip(names, arm, strict=True)) | same for arm in arms]
+    said = load_update().say(rows, metric="m", split="test", method="moge")
+    assert "moge less moe, 2 comparisons, n = 3 seeds" in said
+    assert "-1.50 to +0.50 points; 2 of 2 intervals hold zero, and none" in said
+    assert "from -4.30 to +2.00 points, so a difference of up to 4.3 points cannot" in said
 
 
 def test_python_runs_forward_and_backward():

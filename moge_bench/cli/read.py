@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -73,41 +73,28 @@ def _collect(results: Path, study: str) -> Results:
     return collect(manifest, RecordStore(results), SpeedStore(results))
 
 
-def show(run_id: str, results: ResultsDir = RESULTS) -> None:
+AsJson = Annotated[bool, typer.Option("--json", help="Print the file's own JSON.")]
+
+
+def show(run_id: str, results: ResultsDir = RESULTS, as_json: AsJson = False) -> None:
     """Print one record: what ran, how well, on what. The first digits of its id are enough."""
     with user_errors():
+        from moge_bench.publish.record_view import show_record
         from moge_bench.runs.record import to_json
         from moge_bench.runs.store import RecordStore
 
-        record = to_json(RecordStore(results).find(run_id))
-        for name in ("curves", "routing"):
-            record[name] = f"{len(record[name])} entries; see the file"
-        print(json.dumps(record, indent=1, ensure_ascii=False))
+        record = RecordStore(results).find(run_id)
+        if as_json:
+            sys.stdout.write(json.dumps(to_json(record), indent=1, ensure_ascii=False) + "\n")
+        else:
+            sys.stdout.write(show_record(record))
 
 
 def diff(a: str, b: str, results: ResultsDir = RESULTS) -> None:
     """Print what differs between two records: settings, code, machine, then results."""
     with user_errors():
-        from moge_bench.runs.record import to_json
+        from moge_bench.publish.record_view import compare_records
         from moge_bench.runs.store import RecordStore
-        from moge_bench.study.manifest import differing
 
         store = RecordStore(results)
-        left, right = (to_json(store.find(run_id)) for run_id in (a, b))
-        for name in ("summary", "curves", "routing"):
-            del left[name], right[name]
-        for record in (left, right):
-            record["metrics"] = {f"{m['name']}.{m['split']}": m["value"] for m in record["metrics"]}
-        for path in differing(left, right):
-            print(f"{path}: {_at(left, path)!r} | {_at(right, path)!r}")
-
-
-def _at(values: object, path: str) -> object:
-    while isinstance(values, dict):
-        head = next((n for n in values if path == n or path.startswith(f"{n}.")), None)
-        if head is None:
-            return None
-        values, path = values[head], path[len(head) + 1 :]
-        if not path:
-            return values
-    return values
+        sys.stdout.write(compare_records(store.find(a), store.find(b)))

@@ -1,229 +1,234 @@
-"""Records to tables: one line per distinct run, every number with spread, n and baseline.
+"""A study to tables: Markdown for people, LaTeX for papers, CSV unrounded with the run ids.
 
-Markdown is printed; Markdown, LaTeX and CSV are written. Nothing here trains or times.
+A table shows one metric on one split, at most six columns wide. ``table.columns`` of a study
+pivots: row axes down, column axes across, differences and ratios in a table of their own; without
+it a row is an arm. Nothing here trains or times.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from moge_bench.runs.record import Record, RecordStore, label, write_atomically
-from moge_bench.study.contrasts import Sample, describe, half_width_95, paired_difference
-from moge_bench.study.frame import (
-    SHOWN,
-    UNKNOWN,
-    Line,
-    axes_that_matter,
-    baseline_of,
-    collect_lines,
-    line_label,
-    quartiles,
-    values_by_seed,
+from moge_bench.publish.captions import Captions
+from moge_bench.publish.cells import NONE, difference_cell, ratio_cell, value_cell
+from moge_bench.publish.conditions import Conditions, problems
+from moge_bench.publish.layout import Key, Layout, axis_title, key_label, lay_out
+from moge_bench.publish.numbers import Number, Shown, arm_frame, shown_numbers
+from moge_bench.publish.render import (
+    LATEX_NEEDS,
+    MAX_COLUMNS,
+    Cell,
+    Table,
+    escape_markdown,
+    markdown_line,
+    to_latex,
+    to_markdown,
 )
-from moge_bench.study.grid import SPEED_METRICS, SPLIT_METRICS, Grid
+from moge_bench.study.frame import Results, run_frame
 from moge_bench.study.published import find_published
+from moge_bench.system import write_atomically
+
+_KINDS = {"quality": "Quality", "speed": "Speed", "memory": "Memory", "size": "Size"}
 
 
-def table_rows(grid: Grid, store: RecordStore) -> list[dict[str, Any]]:
-    """Return one dict per line: axes, then for every metric its figures, all numbers unrounded."""
-    return _rows(grid, collect_lines(grid, store))
-
-
-def _rows(grid: Grid, lines: list[Line]) -> list[dict[str, Any]]:
-    return [_row(line, baseline_of(line, lines, grid), grid) for line in lines]
-
-
-def _row(line: Line, baseline: Line | None, grid: Grid) -> dict[str, Any]:
-    row: dict[str, Any] = axes_that_matter(line.point, grid)
-    row["n"] = len(line.records)
-    row["failed"], row["missing"] = len(line.failed), line.missing
-    row["baseline"] = line_label(baseline, grid) if baseline else UNKNOWN
-    for metric, split, name in _figures(grid):
-        values = values_by_seed(line, metric, split, grid.file.name)
-        other = values_by_seed(baseline, metric, split, grid.file.name) if baseline else {}
-        if metric in SPEED_METRICS:
-            row[name] = next(iter(values.values()), None)
-            for field, value in quartiles(line, metric, grid.file.name).items():
-                row[f"{name}.{field}"] = value
-            row[f"{name}.ratio"] = _ratio(values, other)
-        else:
-            _add_sample(row, name, describe(list(values.values())))
-            if metric in SPLIT_METRICS:
-                _add_difference(row, name, paired_difference(values, other))
-    row["published"] = _published(line, grid)
-    return row
-
-
-def _figures(grid: Grid) -> list[tuple[str, str, str]]:
-    """Return (metric, split, name in a row) of every figure the table shows."""
-    table = grid.file.table
-    return [
-        (metric, split, f"{metric}.{split}" if split else metric)
-        for metric in table.metrics
-        for split in (table.splits if metric in SPLIT_METRICS else ("",))
-    ]
-
-
-def _published(line: Line, grid: Grid) -> str:
-    name = grid.file.table.published.get(line.point.configs[0].method)
-    return (find_published(name).cell(grid.file.table.metrics) if name else None) or UNKNOWN
-
-
-def _add_sample(row: dict[str, Any], name: str, sample: Sample | None) -> None:
-    row[f"{name}.mean"] = sample.mean if sample else None
-    row[f"{name}.spread"] = sample.spread if sample else None
-
-
-def _add_difference(row: dict[str, Any], name: str, sample: Sample | None) -> None:
-    row[f"{name}.difference"] = sample.mean if sample else None
-    row[f"{name}.difference_half_width_95"] = half_width_95(sample) if sample else None
-
-
-def _ratio(values: dict[int, float], baseline: dict[int, float]) -> float | None:
-    if not values or not baseline:
-        return None
-    return next(iter(values.values())) / next(iter(baseline.values()))
-
-
-def write_tables(grid: Grid, store: RecordStore, folder: Path) -> str:
-    """Write folder/NAME.{md,tex,csv} and return the Markdown."""
-    lines = collect_lines(grid, store)
-    rows = _rows(grid, lines)
-    shown = pd.DataFrame([_display(row, grid) for row in rows])
-    markdown = "\n".join(
-        [
-            f"# {grid.file.name}", "", markdown_line(grid.file.question), "",
-            shown.map(markdown_cell).to_markdown(index=False, disable_numparse=True), "",
-            *notes(grid, lines), "",
-        ]
-    )  # fmt: skip
-    write_atomically(folder / f"{grid.file.name}.md", markdown)
-    write_atomically(folder / f"{grid.file.name}.tex", _latex(shown, grid))
-    write_atomically(folder / f"{grid.file.name}.csv", _csv(rows))
+def write_tables(results: Results, folder: Path) -> str:
+    """Write folder/tables.md, tables.tex, table.csv and runs.csv; return the Markdown."""
+    numbers = shown_numbers(results)
+    conditions = Conditions(results)
+    tables = make_tables(results, numbers, Captions(results, conditions, folder))
+    markdown = _markdown(results, tables, conditions)
+    write_atomically(folder / "tables.md", markdown)
+    write_atomically(folder / "tables.tex", _latex(results, tables, conditions))
+    write_atomically(folder / "table.csv", _csv(arm_frame(results, numbers)))
+    write_atomically(folder / "runs.csv", _csv(run_frame(results)))
     return markdown
 
 
-def markdown_cell(text: str) -> str:
-    """Return ``text`` on one line, with what would end a cell of a Markdown table escaped."""
-    return " ".join(text.split()).replace("|", "\\|")
+def _csv(frame: pd.DataFrame) -> str:
+    return frame.to_csv(index=False, lineterminator="\n")
 
 
-def markdown_line(text: str) -> str:
-    """Return ``text`` as one paragraph: no line break, no mark that starts another kind of line."""
-    line = " ".join(text.split())
-    return f"\\{line}" if line.startswith(("#", "|", ">", "- ", "* ", "+ ", "```")) else line
-
-
-def _csv(rows: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _latex(shown: pd.DataFrame, grid: Grid) -> str:
-    # Escaped first: a name may hold what LaTeX reads as a command. ± is ours, in numbers alone.
-    plain = shown.map(lambda cell: " ".join(cell.split()))
-    body = plain.to_latex(index=False, escape=True).replace("±", r"$\pm$")
-    question = " ".join(grid.file.question.split())  # a line break would end the comment
-    return f"% {grid.file.name}: {question}\n{body}"
-
-
-def _display(row: dict[str, Any], grid: Grid) -> dict[str, str]:
-    """Round a row for people: mean ± spread, difference ± half width, ratio."""
-    shown = {axis: str(row[axis]) for axis in (*grid.file.table.rows, *grid.file.table.columns)}
-    absent = [f"{row[state]} {state}" for state in ("failed", "missing") if row[state]]
-    shown["n"] = str(row["n"]) + (f" ({', '.join(absent)})" if absent else "")
-    for metric, split, name in _figures(grid):
-        title, unit, digits = SHOWN[metric]
-        title = f"{split.replace('_', ' ')} {title}".strip()
-        heading = f"{title} ({unit})" if unit else title
-        if metric in SPEED_METRICS:
-            shown[heading] = _number(row[name], digits)
-            if row.get(f"{name}.lower") is not None:
-                low, high = (_number(row[f"{name}.{q}"], digits) for q in ("lower", "upper"))
-                shown[heading] += f" [{low}; {high}]"
-            shown[f"{title} ratio"] = _number(row[f"{name}.ratio"], 3)
-        elif metric in SPLIT_METRICS:
-            shown[heading] = _number(row[f"{name}.mean"], digits, row[f"{name}.spread"])
-            difference, half_width = f"{name}.difference", f"{name}.difference_half_width_95"
-            shown[f"{title} vs baseline"] = _number(
-                row[difference], digits, row[half_width], sign="+"
-            )
-        else:
-            spread = row[f"{name}.spread"] or None  # counts of parameters have none
-            shown[heading] = _number(row[f"{name}.mean"], digits, spread)
-    shown["baseline"], shown["published"] = row["baseline"], row["published"]
-    return shown
-
-
-def _number(
-    value: float | None, digits: int, spread: float | None = None, *, sign: str = ""
-) -> str:
-    if value is None:
-        return UNKNOWN
-    text = f"{value:{sign},.{digits}f}"
-    return text if spread is None else f"{text} ± {spread:,.{digits}f}"
-
-
-def notes(grid: Grid, lines: list[Line]) -> list[str]:
-    """Return the lines under a table: what the numbers mean and what they were measured on."""
-    records = [record for line in lines for record in line.records.values()]
-    published = [find_published(name) for name in sorted(grid.file.table.published.values())]
-    found = [
-        f"Accuracy and loss: mean ± sample standard deviation over n seeds (of "
-        f"{len(grid.file.base.seeds)}); difference from the baseline: paired by seed, mean ± half "
-        "width of its 95 % interval (Student's t). Memory and speed: one serial pass after "
-        "training, interleaved over all lines; median [quartiles] of the timed steps, ratio to "
-        "the baseline's. Peak memory: live tensor bytes of a training step; peak RSS: of the "
-        "process that trained.",
-        "Published: "
-        + "".join(f"{row.name}: {row.source}. " for row in published)
-        + "No figure of the MoGE paper for this setting is known; a dash is not a zero.",
+def make_tables(results: Results, numbers: list[Shown], captions: Captions) -> list[Table]:
+    """Return every table of the study: quality, speed, memory, size, each in the order asked."""
+    made = _Pivot(results, captions) if results.study.table.columns else _Rows(results, captions)
+    order = list(_KINDS)
+    return [
+        table
+        for shown in sorted(numbers, key=lambda each: order.index(each.metric.kind))
+        for table in made.tables(shown)
     ]
-    missing = sum(line.missing for line in lines)
-    if missing:
-        found.append(f"**Incomplete:** {missing} runs have no record yet.")
-    for record in (record for line in lines for record in line.failed.values()):
-        assert record.error is not None
-        reason = " ".join(f"{record.error.type}: {record.error.message}".split())
-        found.append(f"**Failed:** {label(record.config)} ({record.hash}): {reason}.")
-    for name, values in _conditions(records, grid.file.name).items():
-        mixed = " **(mixed: compare with care)**" if name in _MUST_AGREE and len(values) > 1 else ""
-        found.append(f"{name}: {', '.join(values) or UNKNOWN}{mixed}.")
-    return [line for note in found for line in (note, "")][:-1]
 
 
-_MUST_AGREE = ("Machine", "Threads", "Torch", "Backends", "Build of the speed pass")
+class _Rows:
+    """Tables with an arm a row: the axes that vary, the value, the difference or ratio."""
+
+    def __init__(self, results: Results, captions: Captions) -> None:
+        self.results, self.captions = results, captions
+        axes = results.study.table.rows
+        varying = [a for a in axes if len({str(arm.shown[a]) for arm in results.arms}) > 1]
+        self.axes = tuple(varying) or axes[:1]
+
+    def tables(self, shown: Shown) -> Iterator[Table]:
+        """Yield the one table of ``shown``."""
+        columns: list[tuple[str, Callable[[Number], Cell]]] = [
+            (shown.heading, lambda number: value_cell(number, shown))
+        ]
+        said = [self.captions.value(shown)]
+        if _has(shown, "difference"):
+            columns.append((_difference_heading(shown), lambda n: difference_cell(n, shown)))
+            said.append(self.captions.difference(shown))
+        elif _has(shown, "ratio") and shown.metric.kind != "size":
+            columns.append(("ratio", ratio_cell))
+            said.append(self.captions.ratio())
+        published = _published(self.results, shown)
+        if published and len(columns) < MAX_COLUMNS - 1:
+            columns.append(("published", lambda n: Cell(published.get(n.arm.method, NONE))))
+        joined = len(self.axes) + len(columns) > MAX_COLUMNS
+        header = ["arm"] if joined else [axis_title(axis) for axis in self.axes]
+        rows = []
+        for arm in self.results.arms:
+            number = shown.numbers[arm.entry.arm_id]
+            key = tuple(str(arm.shown[axis]) for axis in self.axes)
+            words = [key_label(self.axes, key)] if joined else list(key)
+            rows.append((*map(Cell, words), *(write(number) for _, write in columns)))
+        yield Table(
+            _name(shown), _title(shown), shown.metric.kind,
+            (*header, *(name for name, _ in columns)), tuple(rows),
+            " ".join([*said, self.captions.tail()]), len(header),
+        )  # fmt: skip
 
 
-def _conditions(records: list[Record], grid: str) -> dict[str, list[str]]:
-    def distinct(values: Any) -> list[str]:
-        return sorted({str(value) for value in values if value})
+class _Pivot:
+    """Tables with row axes down and column axes across."""
 
-    speeds = [record.speed[grid] for record in records if grid in record.speed]
-    return {
-        "Machine": distinct(
-            f"{record.machine.get('cpu')}, {record.machine.get('cores')} cores, {record.device}"
-            for record in records
-        ),
-        "Threads": distinct(record.threads for record in records),
-        "Torch": distinct(record.versions.get("torch") for record in records),
-        "Backends": distinct(
-            ", ".join(f"{op}: {name}" for op, name in record.backends.items()) for record in records
-        ),
-        "Build of the speed pass": distinct(
-            (speed.build or {}).get("source_hash") for speed in speeds
-        ),
-        "Commits": distinct(
-            f"{(record.code.commit or 'none')[:10]}{' (dirty)' if record.code.dirty else ''}"
-            for record in records
-        ),
-        "Trained": distinct(record.started[:10] for record in records),
+    def __init__(self, results: Results, captions: Captions) -> None:
+        self.results, self.captions = results, captions
+        table = results.study.table
+        self.layout: Layout = lay_out(results.arms, results.study.axes, table.rows, table.columns)
+        self.cells = {place: arm.entry.arm_id for place, arm in self.layout.arms.items()}
+        keys = self.layout.rows
+        self.shown_axes = [
+            i for i in range(len(table.rows)) if len({key[i] for key in keys}) > 1
+        ] or [0]
+
+    def tables(self, shown: Shown) -> Iterator[Table]:
+        """Yield the values, then the differences or the ratios."""
+        published = "".join(
+            f" Published for {method}: {text}."
+            for method, text in _published(self.results, shown).items()
+        )
+        unit = f" ({shown.metric.unit})" if shown.metric.unit else ""
+        yield from self._split(
+            shown, _name(shown), _title(shown), unit,
+            lambda number: value_cell(number, shown), self.captions.value(shown) + published,
+        )  # fmt: skip
+        if _has(shown, "difference"):
+            unit = f" ({shown.difference_unit})" if shown.difference_unit else ""
+            yield from self._split(
+                shown, f"{_name(shown)}-difference",
+                f"{_title(shown)}: difference from the baseline", unit,
+                lambda number: difference_cell(number, shown), self.captions.difference(shown),
+            )  # fmt: skip
+        elif _has(shown, "ratio") and shown.metric.kind != "size":
+            yield from self._split(
+                shown, f"{_name(shown)}-ratio", f"{_title(shown)}: ratio to the baseline",
+                " (ratio)", ratio_cell, self.captions.ratio(),
+            )  # fmt: skip
+
+    def _split(
+        self, shown: Shown, name: str, title: str, unit: str, write: Callable[[Number], Cell],
+        caption: str,
+    ) -> Iterator[Table]:  # fmt: skip
+        """Yield the pivot, in parts where it is wider than a table may be."""
+        table = self.results.study.table
+        grid = {
+            column: [
+                write(shown.numbers[self.cells[row, column]])
+                if (row, column) in self.cells
+                else Cell(NONE)
+                for row in self.layout.rows
+            ]
+            for column in self.layout.columns
+        }
+        # A column of dashes (dense has no baseline) says nothing.
+        columns = [c for c in self.layout.columns if any(cell.text != NONE for cell in grid[c])]
+        joined = len(self.shown_axes) > MAX_COLUMNS - 2
+        axes = [table.rows[i] for i in self.shown_axes]
+        header = ["arm"] if joined else [axis_title(axis) for axis in axes]
+        words = []
+        for row in self.layout.rows:
+            key = tuple(row[i] for i in self.shown_axes)
+            words.append([key_label(axes, key)] if joined else list(key))
+        width = MAX_COLUMNS - len(header)
+        parts = [columns[i : i + width] for i in range(0, len(columns), width)]
+        for place, part in enumerate(parts, start=1):
+            many = f" ({place} of {len(parts)})" if len(parts) > 1 else ""
+            yield Table(
+                name + (f"-{place}" if many else ""), title + many, shown.metric.kind,
+                (*header, *(key_label(table.columns, column) + unit for column in part)),
+                tuple(
+                    (*map(Cell, words[i]), *(grid[column][i] for column in part))
+                    for i in range(len(self.layout.rows))
+                ),
+                f"{caption}{self._repeated(part)} {self.captions.tail()}", len(header),
+            )  # fmt: skip
+
+    def _repeated(self, columns: list[Key]) -> str:
+        """Say which arms of these columns stand in several cells."""
+        shown = [arm for (_, column), arm in self.layout.arms.items() if column in columns]
+        counts = Counter(arm.entry.arm_id for arm in shown)
+        several = {arm.method: None for arm in shown if counts[arm.entry.arm_id] > 1}
+        if not several:
+            return ""
+        return f" Repeated along axes that make no difference to it: {', '.join(several)}."
+
+
+def _name(shown: Shown) -> str:
+    return f"{shown.split}-{shown.metric.name}".strip("-").replace("_", "-")
+
+
+def _title(shown: Shown) -> str:
+    return shown.heading[:1].upper() + shown.heading[1:]
+
+
+def _has(shown: Shown, what: str) -> bool:
+    return any(getattr(number, what) is not None for number in shown.numbers.values())
+
+
+def _difference_heading(shown: Shown) -> str:
+    return f"difference ({shown.difference_unit})" if shown.difference_unit else "difference"
+
+
+def _published(results: Results, shown: Shown) -> dict[str, str]:
+    """Return method -> published value of this metric, where there is one."""
+    cells = {
+        method: find_published(name).cell((shown.metric.name,))
+        for method, name in results.study.table.published.items()
     }
+    return {method: text for method, text in cells.items() if text is not None}
+
+
+def _markdown(results: Results, tables: list[Table], conditions: Conditions) -> str:
+    lines = [f"# {results.study.name}", "", markdown_line(results.study.question), ""]
+    for warning in (*conditions.warnings(), *problems(results)):
+        lines += [f"**{escape_markdown(warning).replace(': ', ':** ', 1)}", ""]
+    kind = ""
+    for table in tables:
+        if table.kind != kind:
+            kind = table.kind
+            lines += [f"## {_KINDS[kind]}", ""]
+        lines.append(to_markdown(table))
+    lines += ["## Conditions", ""]
+    lines += [f"* {escape_markdown(line)}" for line in conditions.lines()]
+    return "\n".join(lines) + "\n"
+
+
+def _latex(results: Results, tables: list[Table], conditions: Conditions) -> str:
+    said = [LATEX_NEEDS, f"{results.study.name}: {results.study.question}"]
+    said += [*conditions.warnings(), *problems(results)]
+    head = [f"% {' '.join(line.lstrip('% ').split())}" for line in said]
+    return "\n".join([*head, *(to_latex(table, results.study.name) for table in tables)])

@@ -13,6 +13,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 MIN_SAMPLES = 3  # for an interval: with two, t(0.975, 1) = 12.7 says nothing but that
+_ROUNDING = 1e-13  # relative; differences of 77.3 and 76.8 that are equal differ by 1e-14
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,19 @@ class Sample:
     p: float | None = None
 
 
-def describe(values: Sequence[float]) -> Sample | None:
-    """Return the sample's mean, spread and interval; None for no values."""
+def describe(values: Sequence[float], scale: float = 0.0) -> Sample | None:
+    """Return the sample's mean, spread and interval; None for no values.
+
+    A spread that rounding alone can make is 0. ``scale`` is the largest number that the values
+    were computed from, where that is not the largest of them.
+    """
     if not values:
         return None
     array = np.asarray(values, dtype=np.float64)
     mean, n = float(array.mean()), len(array)
     spread = float(array.std(ddof=1)) if n > 1 else None
+    if spread is not None and spread <= _ROUNDING * max(scale, float(np.abs(array).max())):
+        spread = 0.0
     if n < MIN_SAMPLES or not spread:
         return Sample(mean, spread, n)
     test = stats.ttest_1samp(array, 0.0)
@@ -52,9 +59,9 @@ def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]
     Runs of one seed share initial weights and batches, so the difference within a seed is free
     of what the seeds have in common.
     """
-    return describe(
-        [values[seed] - baseline[seed] for seed in sorted(values.keys() & baseline.keys())]
-    )
+    seeds = sorted(values.keys() & baseline.keys())
+    scale = max((abs(v) for seed in seeds for v in (values[seed], baseline[seed])), default=0.0)
+    return describe([values[seed] - baseline[seed] for seed in seeds], scale)
 
 
 def survives(ps: Sequence[float | None], level: float = 0.05) -> list[bool]:

@@ -35,6 +35,15 @@ def test_differences_are_paired_by_seed():
     assert paired_difference({0: 1.0}, {1: 1.0}) is None
 
 
+def test_a_spread_of_rounding_alone_is_none():
+    # The differences are 0.55, give or take 1e-14: as a spread that would make p = 0.
+    equal = paired_difference({0: 78.65, 1: 10.3, 2: 0.7}, {0: 78.1, 1: 9.75, 2: 0.15})
+    assert len({78.65 - 78.1, 10.3 - 9.75, 0.7 - 0.15}) > 1
+    assert (equal.mean, equal.spread, equal.p) == (pytest.approx(0.55), 0.0, None)
+    assert describe([0.1 + 0.2, 0.3, 0.3]).low is None
+    assert describe([1e-9, 2e-9, 3e-9]).low is not None
+
+
 def test_holm_counts_the_tests_of_the_family():
     # Holm: the least of three p against 0.05 / 3 = 0.0167, the next against 0.025, then 0.05.
     assert survives([0.016, 0.024, 0.049]) == [True, True, True]

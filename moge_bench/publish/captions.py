@@ -1,0 +1,115 @@
+"""What stands under a table: what a number is, n, the interval, what is fixed, how it was made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from moge_bench.publish.conditions import Conditions, fixed_settings
+from moge_bench.publish.numbers import Shown
+from moge_bench.study.contrasts import MIN_SAMPLES
+from moge_bench.study.frame import Results
+
+
+class Captions:
+    """The captions of a study's tables and figures."""
+
+    def __init__(self, results: Results, conditions: Conditions, folder: Path) -> None:
+        self.results = results
+        self.question = results.study.question
+        self.fixed = fixed_settings(results)
+        self.mixed = conditions.mixed
+        self.root = _results_folder(folder)
+        self.seeds = _seeds(results)
+        self.baselines = _baselines(results)
+
+    def value(self, shown: Shown) -> str:
+        """Return what a cell with ``shown``'s value is."""
+        if shown.metric.source == "speed":
+            return self._speed(shown)
+        varying = [n for n in shown.numbers.values() if n.sample is not None and n.sample.spread]
+        if not varying:
+            return f"The same in every run; {self.seeds}."
+        return f"Mean of {self.seeds}{_interval([n.sample.n for n in varying if n.sample])}"
+
+    def _speed(self, shown: Shown) -> str:
+        speed = self.results.speed
+        if speed is None:
+            return "Not timed yet."
+        arm = next(iter(speed.arms.values()))
+        where = (
+            f"{speed.machine.get('cpu', 'unknown CPU')}, {arm.device}, {arm.threads} thread(s), "
+            f"torch {speed.torch}, {speed.measured_at[:10]}"
+        )
+        if any(number.quartiles for number in shown.numbers.values()):
+            rounds = sorted({n.quartiles.n for n in shown.numbers.values() if n.quartiles})
+            many = " to ".join(str(n) for n in dict.fromkeys((rounds[0], rounds[-1])))
+            return (
+                f"Median [quartiles] of n = {many} timed rounds of one pass after training, all "
+                f"arms in turns ({where})."
+            )
+        return f"Measured once an arm, n = 1, exact: {arm.peak_memory_source} ({where})."
+
+    def difference(self, shown: Shown) -> str:
+        """Return what a difference is, and what bold means."""
+        samples = [n.difference for n in shown.numbers.values() if n.difference is not None]
+        kept = any(number.kept for number in shown.numbers.values())
+        unit = f" in {shown.difference_unit}" if shown.difference_unit else ""
+        text = f"Difference{unit}: arm less baseline, paired by seed, mean of {self.seeds}"
+        text += _interval([sample.n for sample in samples])
+        if shown.family:
+            text += (
+                f" {'Bold: p < 0.05' if kept else 'No difference has p < 0.05'} after Holm's "
+                f"correction over the study's {shown.family} differences of this metric (paired t)."
+            )
+        return f"{text} {self.baselines}"
+
+    def ratio(self) -> str:
+        """Return what a ratio is."""
+        return f"Ratio: arm over baseline. {self.baselines}"
+
+    def tail(self, command: str = "tables") -> str:
+        """Return what every caption ends with."""
+        care = f" Compare with care: records differ in {', '.join(self.mixed)}."
+        return (
+            f"Fixed: {self.fixed}.{care if self.mixed else ''} Made by: moge-bench {command} "
+            f"--results {self.root}; records: {self.root}/runs, run ids: table.csv."
+        )
+
+
+def _results_folder(folder: Path) -> str:
+    """Return the results folder of studies/NAME as a command names it, never an absolute path."""
+    parts = folder.parts[:-2]
+    if "results" in parts:
+        return "/".join(parts[len(parts) - 1 - parts[::-1].index("results") :])
+    return parts[-1] if parts else "results"
+
+
+def _seeds(results: Results) -> str:
+    seeds = sorted(results.study.base.seeds)
+    counts = sorted({len(arm.records) for arm in results.arms})
+    n = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
+    run = seeds == list(range(seeds[0], seeds[-1] + 1)) and len(seeds) > 3
+    names = f"{seeds[0]} to {seeds[-1]}" if run else ", ".join(map(str, seeds))
+    return f"n = {n} {'seed' if len(seeds) == 1 else 'seeds'} ({names})"
+
+
+def _interval(counts: list[int]) -> str:
+    """Return what stands in brackets behind a mean, for samples of these sizes."""
+    if not counts or max(counts) < MIN_SAMPLES:
+        return f"; no interval below n = {MIN_SAMPLES}."
+    less = f"; none below n = {MIN_SAMPLES}" if min(counts) < MIN_SAMPLES else ""
+    return f" [95 % interval, Student's t{less}; none where all values are equal]."
+
+
+def _baselines(results: Results) -> str:
+    if not results.baselines:
+        return "No arm has a baseline."
+    if "method" not in results.study.axes:
+        return f"Baseline: the first arm, {results.arms[0].label}."
+    pairs: dict[str, list[str]] = {}
+    for arm in results.arms:
+        other = results.baselines.get(arm.entry.arm_id)
+        if other is not None and arm.method not in pairs.setdefault(other.method, []):
+            pairs[other.method].append(arm.method)
+    said = [f"{name} for {' and '.join(arms)}" for name, arms in pairs.items()]
+    return f"Baseline: {', '.join(said)}, at the same other values."

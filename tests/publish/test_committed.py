@@ -1,0 +1,47 @@
+"""The committed tables: those of the committed records, six columns at most, LaTeX that holds."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from study_samples import cells, read_study
+from test_render import check_latex
+
+from moge_bench.publish.tables import write_tables
+
+RESULTS = Path(__file__).parents[2] / "results"
+STUDIES = sorted(path.parent.name for path in RESULTS.glob("studies/*/manifest.json"))
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_tables_are_those_of_the_records(study, tmp_path):
+    committed, made = RESULTS / "studies" / study, tmp_path / "results/studies" / study
+    write_tables(read_study(RESULTS, study), made)
+    for name in ("tables.md", "tables.tex", "runs.csv"):
+        assert (made / name).read_bytes() == (committed / name).read_bytes(), name
+    # The last digit of an interval is the library's; everything else is the same text.
+    rows, others = (list(csv.reader((f / "table.csv").open())) for f in (made, committed))
+    assert len(rows) == len(others) > 1
+    for row, other in zip(rows, others, strict=True):
+        for a, b in zip(row, other, strict=True):
+            assert a == b or float(a) == pytest.approx(float(b), rel=1e-9)
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_tables_are_at_most_six_columns_wide(study):
+    markdown = (RESULTS / "studies" / study / "tables.md").read_text()
+    titles = [line[4:] for line in markdown.splitlines() if line.startswith("### ")]
+    for title in titles:
+        rows = cells(markdown, title)
+        assert len(rows[0]) <= 6, title
+        assert {len(row) for row in rows} == {len(rows[0])}
+        columns = list(zip(*rows[1:], strict=True))
+        assert not any(set(column) == {"-"} for column in columns), title
+    assert check_latex((RESULTS / "studies" / study / "tables.tex").read_text()) == len(titles) > 0
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_figures_are_there(study):
+    names = {path.name for path in (RESULTS / "studies" / study).iterdir()}
+    for figure in ("quality", "differences", "curves"):
+        assert {f"{figure}.png", f"{figure}.svg"} <= names
