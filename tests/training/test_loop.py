@@ -87,7 +87,8 @@ def test_selection_bias_moves_once_a_step_of_several_micro_batches():
     })  # fmt: skip
     task = make_task(config)
     trainer = Trainer(config, task)
-    trainer.step([task.fixed_batch(4)] * 4, 0)
+    with trainer.in_force():
+        trainer.step([task.fixed_batch(4)] * 4, 0)
     routers = [m for m in trainer.model.modules() if isinstance(m, TopographicRouter)]
     moved = [float(router.selection_bias.abs().max()) for router in routers]
     assert moved == pytest.approx([0.01, 0.01])  # one for each MoE layer of tiny-vit
