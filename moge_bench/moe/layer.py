@@ -98,7 +98,8 @@ class MoELayer(nn.Module):
 
     y[t] = sum_i weights[t, i] * FFN_{experts[t, i]}(x[t]). The losses and statistics of a call are
     in the ``MoEAux`` that it returns, not in module state; only the counts of a selection bias
-    are (``update_selection_bias``).
+    are (``update_selection_bias``). A padded batch is called with a ``mask`` of the tokens that
+    count: see ``forward``.
 
     Activation checkpointing with use_reentrant=False, torch's default, changes nothing. A
     reentrant one runs the first forward without gradients, so ``aux`` would hold constants: ``y``
