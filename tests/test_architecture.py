@@ -183,6 +183,7 @@ def test_importing_and_using_the_package_needs_only_torch():
 
 def files_of_the_wheel(folder):
     """Return what setuptools would put into a wheel, but for what is compiled."""
+    folder.mkdir(exist_ok=True)
     command = ["setup.py", "-q", "egg_info", "--egg-base", str(folder), "build_py", "--build-lib",
                str(folder / "lib")]  # fmt: skip
     done = subprocess.run(
