@@ -11,7 +11,7 @@ namespace moge {
 
 enum class Dtype { kFloat32, kFloat64, kBFloat16 };
 
-// The groups of METHOD.md on a rows x cols map, with a separable filter G[u, v] = row[u] col[v].
+// The groups of docs/method.md on a rows x cols map, separable filter G[u, v] = row[u] col[v].
 // On a torus the taps are folded modulo the map, so that no window is larger than the map.
 struct Groups {
   int rows, cols, stride;

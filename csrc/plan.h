@@ -17,7 +17,7 @@ struct GroupPlan {
   GroupPlan& operator=(const GroupPlan&) = delete;
   GroupPlan(GroupPlan&&) = default;
 
-  // The factor that turns the sum of all group norms into the loss (METHOD.md).
+  // The factor that turns the sum of all group norms into the loss (docs/method.md).
   double scale(std::string_view reduction, int64_t num_tokens) const;
 
   int64_t group_size;

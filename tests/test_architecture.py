@@ -96,7 +96,7 @@ def test_the_arrows_have_one_direction():
     """No two packages may import each other, not even through others."""
     left = {name: {target.partition(".")[0] for target in targets.split()}
             for name, targets in ARROWS.items()}  # fmt: skip
-    # One module without torch of ops serves what is below the models; see DESIGN's exception.
+    # ops.topography, which has no torch, serves these: docs/design.md "Dependencies".
     left["config"].discard("ops")
     left["analysis"].discard("ops")
     while free := [name for name, targets in left.items() if not targets & left.keys()]:

@@ -51,7 +51,7 @@ std::vector<double> gaussian_taps(int group_size) {
   return taps;
 }
 
-// The map of METHOD.md: the factor pair closest to square, rows <= cols.
+// The map of docs/method.md: the factor pair closest to square, rows <= cols.
 int map_rows(int num_experts) {
   int rows = 1;
   for (int r = 1; r * r <= num_experts; ++r)

@@ -1,4 +1,4 @@
-// The separable Gaussian filter over the map and its adjoint, on a tile (METHOD.md, "Group-sparse
+// The separable Gaussian filter of the map and its adjoint, on a tile (docs/method.md "Group-sparse
 // loss"). g[p] = sqrt(sum_{u,v} G[u,v] z[..]^2 + eps) with G[u,v] = row[u] col[v], so the filter is
 // one pass along the rows ("across") and one down the columns: 2 h multiply-adds, not h^2.
 //

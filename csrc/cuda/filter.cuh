@@ -1,4 +1,4 @@
-// The topographic filter of METHOD.md on one token's map, by one warp, in its slice of shared
+// The topographic filter of docs/method.md on one token's map, by one warp, in its slice of shared
 // memory.
 //
 //   a[i, j] = sum_u row_taps[u] sum_v col_taps[v] z[i + u, j + v]^2        (gather_squares)
@@ -185,7 +185,7 @@ __device__ __forceinline__ void scatter(const Filter& filter, float* slice, floa
   along(slice, margin, lane, Keep());
 }
 
-constexpr float kEpsilon = 1e-8f;  // METHOD.md: keeps the gradient finite at z = 0
+constexpr float kEpsilon = 1e-8f;  // docs/method.md: keeps the gradient finite at z = 0
 
 // Sum of the lane's group norms sqrt(a + eps) of the scores in `slice`, which is used up.
 template <int V>

@@ -4,7 +4,7 @@
 // them and the saved row statistics. With d of filter.cuh, the gradient of the sum of norms being
 // z d, and the upstream gradients gw of the weights, gi of the importance, gl of the loss:
 //
-//   dL/dz = gl scale z d + gi                    METHOD.md, "Gradients"
+//   dL/dz = gl scale z d + gi                    docs/method.md "Gradients"
 //   dL/dx = z (dL/dz - sum dL/dz z)              softmax backward, one warp sum
 //         + w_i (gw_i - s) at the k experts, s = sum_i gw_i w_i
 //

@@ -106,7 +106,7 @@ __device__ __forceinline__ int64_t round_token(int round, int warp) {
   return (int64_t(round) * gridDim.x + blockIdx.x) * kWarps + warp;
 }
 
-// Routing 2 of METHOD.md: the token's experts, 32 at a time, counted in `counts`. Returns the logit
+// docs/method.md "Routing" 2: its experts, 32 at a time, counted in `counts`. Returns the logit
 // of the lane's choice; where k > 32, all of them are left in the weights instead.
 template <int V, int W>
 __device__ __forceinline__ float choose(const RouteForward& args, int round, int lane,

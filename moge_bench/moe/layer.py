@@ -111,7 +111,7 @@ class MoELayer(nn.Module):
         num_experts: N.
         top_k: k.
         group_weight: lambda; 0 leaves the objective that of a plain MoE, bit for bit.
-        balance: "switch", "vmoe" or "none" (METHOD.md "Balance losses").
+        balance: "switch", "vmoe" or "none" (docs/method.md "Balance losses").
         z_loss_weight: weight of the router z-loss beside the balance loss.
         aux_weight: weight of all auxiliary terms together.
         capacity_factor: an expert takes at most ceil(k T capacity_factor / N) choices; None drops

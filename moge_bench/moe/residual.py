@@ -67,7 +67,7 @@ class AdamResidual(MomentumResidual):
     momentum p starts there as well, so that layer 1 continues from gamma_2 f_0.
 
     Deviations from the authors' code: its layer 0 subtracts x from the stream as well (its output
-    is x - (update + x), then normalised), which METHOD.md does not list; and its sign is the
+    is x - (update + x), then normalised), which docs/method.md does not list; and its sign is the
     opposite one, which the experts' last linear map absorbs.
     """
 

@@ -31,7 +31,7 @@ def group_norm(
     """Return L_group of ``scores``: add it to any MoE model's loss to make it MoGE.
 
     L_group = reduce_{t,p} sqrt(sum_{u,v} G[u,v] z[t, i*s+u, j*s+v]^2 + eps), eps = 1e-8
-    (MoGE, arXiv 2504.09265; METHOD.md "Group-sparse loss").
+    (MoGE, arXiv 2504.09265; docs/method.md "Group-sparse loss").
 
     Args:
         scores: z, (T, N), float32, float64 or bfloat16, 1 <= N <= 1024, any strides and signs;

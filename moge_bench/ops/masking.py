@@ -1,4 +1,4 @@
-"""Routing with a mask of tokens that count, or with a selection bias (METHOD.md "Wider routing").
+"""Routing with a mask of tokens or with a selection bias (docs/method.md "Wider routing").
 
 The compiled kernels take neither: here they are put together from the ops, with static shapes,
 without a wait for the device and without a graph break. The scores are materialised. Legend: T

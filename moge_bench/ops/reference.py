@@ -1,6 +1,6 @@
 """The specification in plain PyTorch: what the extension, compiled or not, is tested against.
 
-Line for line with METHOD.md ("Routing" and "Group-sparse loss"), differentiable by autograd and
+Line for line with docs/method.md "Routing" and "Group-sparse loss", differentiable by autograd and
 exact in float64. Slow on purpose: it materialises everything.
 
 Legend: T tokens, N experts, k chosen, (r, c) map, h group side, P groups. Suffixes name axes.
@@ -19,7 +19,7 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def group_norms(scores_TN: torch.Tensor, taps: torch.Tensor, topo: Topography) -> torch.Tensor:
-    """Return g of METHOD.md, shape (T, P).
+    """Return g of docs/method.md, shape (T, P).
 
     g[t, p] = sqrt( sum_{u,v} G[u,v] z[t, i*s+u, j*s+v]^2 + eps ), with G[u,v] = taps[u] taps[v].
     """
@@ -92,7 +92,7 @@ def selection_keys(
 def gate_weights(
     logits_TN: torch.Tensor, scores_TN: torch.Tensor, experts_TK: torch.Tensor, renormalize: bool
 ) -> torch.Tensor:
-    """Return the weights of the chosen experts, shape (T, k) (METHOD.md "Routing" 3).
+    """Return the weights of the chosen experts, shape (T, k) (docs/method.md "Routing" 3).
 
     Their scores as they are, or renormalised, which is a softmax of the kept logits.
     """

@@ -121,7 +121,7 @@ def route(
     """Route every token to ``top_k`` experts and measure the topographic group norm of its scores.
 
     z = softmax(x); experts = top-k of x + noise; L_group = reduce_{t,p} sqrt(sum_{u,v} G[u,v]
-    z[t, i*s+u, j*s+v]^2 + eps), eps = 1e-8 (MoGE, arXiv 2504.09265; METHOD.md "Routing" and
+    z[t, i*s+u, j*s+v]^2 + eps), eps = 1e-8 (MoGE, arXiv 2504.09265; docs/method.md "Routing" and
     "Group-sparse loss").
 
     Args:
@@ -139,7 +139,7 @@ def route(
         reduction: "token_mean", "official_image" or "official_language".
         renormalize: make the k weights of a token sum to 1; else they are its scores.
         noise: (T, N), added to the logits for selection only; no gradient flows to it.
-        mask: (T,) bool, the tokens that count (METHOD.md "Wider routing"). The others, padding,
+        mask: (T,) bool, tokens that count (docs/method.md "Wider routing"). The others, padding,
             get weights and experts like any other, and enter neither group_loss (its mean is over
             those that count), importance, load nor first_load; if none counts all are 0. What
             padding holds does no harm: a row that ``nonfinite`` would not let be routed is routed

@@ -1,4 +1,4 @@
-"""The topographic map: its shape, its overlapping groups, their Gaussian filter (METHOD.md).
+"""The topographic map: its shape, its overlapping groups, their Gaussian filter (docs/method.md).
 
 Lowest layer of the package: it imports nothing of it. Legend: r, c rows and columns of the map
 (r * c = N experts), h side of a group, s stride between groups, P number of groups.
@@ -69,7 +69,7 @@ def taps_of_width(group_size: int, sigma: torch.Tensor) -> torch.Tensor:
 def gaussian_taps(group_size: int, sigma: float | None) -> torch.Tensor:
     """Return the 1-D filter g, shape (h,), float64, on the CPU; it sums to 1.
 
-    METHOD.md's G[u, v] is separable: G[u, v] = g[u] * g[v] with g[u] proportional to
+    docs/method.md's G[u, v] is separable: G[u, v] = g[u] * g[v] with g[u] proportional to
     exp(-(u - floor(h/2))^2 / (2 sigma^2)). ``sigma=None`` gives the box filter 1/h.
     Raises ValueError for group_size < 1 or sigma not a positive finite number.
     """
@@ -77,7 +77,7 @@ def gaussian_taps(group_size: int, sigma: float | None) -> torch.Tensor:
 
 
 def group_filter(group_size: int, sigma: float | None) -> torch.Tensor:
-    """Return METHOD.md's G, shape (h, h), float64, summing to 1."""
+    """Return docs/method.md's G, shape (h, h), float64, summing to 1."""
     taps = gaussian_taps(group_size, sigma)
     return torch.outer(taps, taps)
 
@@ -92,7 +92,7 @@ class Topography:
         stride: s, the distance between neighbouring groups.
         border: "valid" keeps windows that lie wholly on the map; "torus" takes indices modulo
             rows and cols, so a window larger than the map wraps onto itself.
-        reduction: "token_mean" | "official_image" | "official_language" (METHOD.md).
+        reduction: "token_mean" | "official_image" | "official_language" (docs/method.md).
 
     Raises:
         ValueError: a size below 1, an unknown border or reduction, or a group that does not fit
@@ -138,7 +138,7 @@ class Topography:
 
     @property
     def num_groups(self) -> int:
-        """P of METHOD.md."""
+        """P of docs/method.md."""
         return self.group_rows * self.group_cols
 
     def scale(self, num_tokens: int) -> float:

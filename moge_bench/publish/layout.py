@@ -15,7 +15,7 @@ from moge_bench.study.frame import ANY, Arm
 
 Key = tuple[str, ...]  # a text for each of some axes: its value, or ANY
 _Mask = tuple[int, ...]  # the positions of a key that are ANY
-# Settings that METHOD.md has a shorter word for; the others are called by their last names.
+# Settings that docs/method.md has a shorter word for; the others are called by their last names.
 _WORDS = {"moe.num_experts": "experts", "moe.top_k": "k", "moe.group.weight": "lambda"}
 
 

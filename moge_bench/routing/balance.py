@@ -1,4 +1,4 @@
-"""Balance losses of the baselines, each a function of one ``Routing`` (METHOD.md).
+"""Balance losses of the baselines, each a function of one ``Routing`` (docs/method.md).
 
 Every function returns a scalar, (), that is differentiable with respect to the logits, and 0
 for an empty batch. Softmax is applied once, in ``routing.scores``; no function applies it again.

@@ -14,7 +14,7 @@ from torch.func import functional_call
 class Gate(nn.Linear):
     """``nn.Linear`` without bias whose product is in float32 (float64 if its weight is).
 
-    METHOD.md "Routing" 1. A module like any other: hooks on it fire, and it can be wrapped,
+    docs/method.md "Routing" 1. A module like any other: hooks on it fire, and it can be wrapped,
     parametrised or replaced.
     """
 

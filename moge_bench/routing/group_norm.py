@@ -1,4 +1,4 @@
-"""The group-sparse loss as a module, whose filter can be annealed (METHOD.md "Sigma schedule")."""
+"""The group-sparse loss as a module whose filter anneals (docs/method.md "Sigma schedule")."""
 
 from __future__ import annotations
 

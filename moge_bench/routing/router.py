@@ -26,7 +26,7 @@ from moge_bench.routing.gate import Gate, gate_logits
 class TopographicRouter(nn.Module):
     """Route tokens to experts laid out on a map, and measure the group norm of their scores.
 
-    logits = x W^T in float32 whatever the model's dtype (METHOD.md "Routing" 1); the rest is
+    logits = x W^T in float32 whatever the model's dtype (docs/method.md "Routing" 1); the rest is
     ``moge_bench.route``, whose arguments keep their names here.
 
     Args:

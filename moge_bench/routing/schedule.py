@@ -1,4 +1,4 @@
-"""The annealed width of the group filter (METHOD.md "Sigma schedule")."""
+"""The annealed width of the group filter (docs/method.md "Sigma schedule")."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class Trainer:
             with collect_aux(self.model) as auxes, self.accelerator.autocast():
                 task = self.task.loss(self.model, batch)
             self._first_time(auxes)
-            # METHOD.md "Total objective": the sum runs over the MoE layers.
+            # docs/method.md "Total objective": the sum runs over the MoE layers.
             loss = sum((aux.loss for aux in auxes), start=task)
             if not torch.isfinite(loss):
                 raise Diverged(index + 1, f"the training loss is {loss.item()}")

@@ -1,4 +1,4 @@
-"""Tokens that count: route and group_norm with a mask (METHOD.md "Wider routing")."""
+"""Tokens that count: route and group_norm with a mask (docs/method.md "Wider routing")."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""Loss-free balancing: forward counts, one call a step moves the bias (METHOD.md)."""
+"""Loss-free balancing: forward counts, one call a step moves the bias (docs/method.md)."""
 
 import copy
 
