@@ -8,7 +8,7 @@ it a row is an arm. Nothing here trains or times.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -87,6 +87,7 @@ class _Rows:
         published = _published(self.results, shown)
         if published and len(columns) < MAX_COLUMNS - 1:
             columns.append(("published", lambda n: Cell(published.get(n.arm.method, NONE))))
+            said.append(_sources(self.results, published))
         joined = len(self.axes) + len(columns) > MAX_COLUMNS
         header = ["arm"] if joined else [axis_title(axis) for axis in self.axes]
         rows = []
@@ -117,14 +118,14 @@ class _Pivot:
 
     def tables(self, shown: Shown) -> Iterator[Table]:
         """Yield the values, then the differences or the ratios."""
-        published = "".join(
-            f" Published for {method}: {text}."
-            for method, text in _published(self.results, shown).items()
-        )
+        published = _published(self.results, shown)
+        said = "".join(f" Published for {method}: {text}." for method, text in published.items())
+        if published:
+            said += f" {_sources(self.results, published)}"
         unit = f" ({shown.metric.unit})" if shown.metric.unit else ""
         yield from self._split(
             shown, _name(shown), _title(shown), unit,
-            lambda number: value_cell(number, shown), self.captions.value(shown) + published,
+            lambda number: value_cell(number, shown), self.captions.value(shown) + said,
         )  # fmt: skip
         if _has(shown, "difference"):
             unit = f" ({shown.difference_unit})" if shown.difference_unit else ""
@@ -210,6 +211,12 @@ def _published(results: Results, shown: Shown) -> dict[str, str]:
         for method, name in results.study.table.published.items()
     }
     return {method: text for method, text in cells.items() if text is not None}
+
+
+def _sources(results: Results, methods: Iterable[str]) -> str:
+    """Return where the published values of ``methods`` stand."""
+    names = dict.fromkeys(results.study.table.published[method] for method in methods)
+    return " ".join(f"Published: {name}: {find_published(name).source}." for name in names)
 
 
 def _markdown(results: Results, tables: list[Table], conditions: Conditions) -> str:

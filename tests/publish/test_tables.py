@@ -234,6 +234,12 @@ def test_published_values_stand_beside_ours_where_there_are_any(tmp_path):
     assert [row[-1] for row in rows[1:3]] == ["-", "-"]
     assert rows[3][-1] == "81.2 % top-1 accuracy, ImageNet-1K val"
     assert "published" not in cells(markdown, "Throughput (tokens/s)")[0]
+    source = "224 px 1K: microsoft/Swin-Transformer MODELHUB.md."
+    assert source in caption(markdown, "Test top-1 (%)")
+    markdown = written(tmp_path / "pivot", PIVOT + f"  published: {{moge: {name}}}\n")
+    said = caption(markdown, "Test top-1 (%)")
+    assert "Published for moge: 81.2 % top-1 accuracy, ImageNet-1K val." in said
+    assert source in said
 
 
 def test_a_pivot_wider_than_six_columns_goes_on_in_another_table(tmp_path):

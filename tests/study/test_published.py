@@ -2,11 +2,7 @@ import csv
 from pathlib import Path
 
 import pytest
-from record_samples import make_record
 
-from moge_bench.publish.tables import write_tables
-from moge_bench.runs.record import RecordStore
-from moge_bench.study.grid import parse_grid
 from moge_bench.study.published import find_published, published_results
 
 FILE = Path(__file__).parents[2] / "results/published_results.csv"
@@ -32,18 +28,3 @@ def test_what_no_source_tells_is_nothing():
 def test_an_unknown_name_is_answered_with_the_nearest():
     with pytest.raises(ValueError, match="the nearest is 'SwinV2-T dense, 256 px window 8'"):
         find_published("SwinV2-T dense, window 8")
-
-
-def test_the_table_shows_it_beside_its_method_and_names_the_source(tiny_text, tmp_path):
-    published = "  published: {dense: 'SwinV2-T dense, 256 px window 8'}\n"
-    grid = parse_grid(tiny_text + published, "grid")
-    store = RecordStore(tmp_path)
-    for config in grid.configs:
-        store.write(make_record(config))
-    markdown = write_tables(grid, store, tmp_path / "tables")
-    lines = [line.strip("| ") for line in markdown.splitlines() if line.startswith("|")][2:]
-    last = {line.split("|")[2].strip(): line.split("|")[-1].strip() for line in lines}
-    assert last == {
-        "dense": "81.8 % top-1 accuracy, ImageNet-1K val", "moe": "-", "moge": "-",
-    }  # fmt: skip
-    assert "256 px window 8: microsoft/Swin-Transformer MODELHUB.md." in markdown
