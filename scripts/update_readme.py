@@ -1,6 +1,6 @@
 """Writes what README.md shows of a study into it: a committed table, and what its numbers say.
 
-Blocks are marked `<!-- table STUDY: TITLE -->` and `<!-- claim STUDY: METRIC on SPLIT, METHOD -->`.
+Blocks are marked `<!-- table STUDY: TITLE -->` and `<!-- claim STUDY: METRIC on SPLIT, NAME -->`.
 """
 
 import csv

@@ -33,7 +33,7 @@ ARROWS = {
     "training": "ops routing moe models config methods metrics data system",
     "runs": "moge_bench ops moe models training config methods metrics presets data system",
     "study": "ops models runs training config methods metrics presets data system",
-    "publish": "config methods metrics runs study system",
+    "publish": "config methods metrics presets runs study system",
     "analysis": "ops.topography config methods metrics runs.record runs.store training.probes "
     "system",
     "perf": "moge_bench ops moe config metrics data models training runs study system cache",
