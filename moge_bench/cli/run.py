@@ -36,9 +36,11 @@ def train(
         from moge_bench.data.registry import find_data
         from moge_bench.presets import resolve
         from moge_bench.runs.store import RecordStore
+        from moge_bench.training.tasks import check_tasks
 
         overrides = dict(map(_assignment, settings or []))
         config = find_data(resolve(preset, method, overrides, seed))
+        check_tasks([config])
         store = RecordStore(results)
         failed = _execute([config], store, jobs=1, executor="local")
         record = store.read(config.run_id)
