@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 CSRC   := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 TOOLS  := $(shell find tools tests/tools -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 OPS_TESTS := tests/ops tests/csrc/test_instruction_sets.py tests/csrc/test_vendor_instructions.py
+# Tracing takes a third of their time and runs no kernel.
+KERNELS_RUN := not compil and not export and not recorded and not opcheck
 BUILD  := setup.py scripts/build_cuda.py scripts/compiler_log.py
 HOST   := $(BUILD) $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h)
 DEVICE := $(BUILD) csrc/kernels.h csrc/plan.h csrc/plan.cpp $(wildcard csrc/cuda/*)
@@ -78,7 +80,7 @@ check: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not slow"
 
 check-ops: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -x -m "not slow" $(OPS_TESTS)
+	$(BIN)/python -m pytest -q -x -m "not slow" -k "$(KERNELS_RUN)" $(OPS_TESTS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/perf/test_core_benchmarks.py --benchmark-enable

@@ -63,6 +63,7 @@ def test_a_broken_pipe_to_a_child_is_not_the_readers(capsys):
     assert "Broken pipe" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("redirection", ["| head -c 20", ">&-"])
 def test_a_closed_stdout_is_not_complained_of(redirection):
     script = f"'{sys.executable}' -m moge_bench.cli ablate --dry-run --results none {redirection}"

@@ -117,6 +117,7 @@ def undefined_symbols(library):
     return [line.split(maxsplit=1)[1] for line in text.splitlines()]
 
 
+@pytest.mark.slow
 @needs_nvcc
 def test_the_library_asks_torch_for_its_c_interface_alone():
     module, error = extension.load_cuda()
@@ -131,6 +132,7 @@ def test_the_library_asks_torch_for_its_c_interface_alone():
     assert not re.search("cuda|cudart|torch_cuda", re.sub(r"_cuda\.abi3", "", needed))
 
 
+@pytest.mark.slow
 @needs_nvcc
 def test_the_library_says_what_it_is():
     facts = extension.cuda_facts()

@@ -10,6 +10,7 @@ from moge_bench.perf import bench, layers
 from moge_bench.perf.candidates import ROUTERS, Options
 from moge_bench.perf.registry import CORE
 
+pytestmark = pytest.mark.slow
 PAIRS = [
     (case, candidate)
     for case in CORE

@@ -50,6 +50,7 @@ def verdicts(trials: int, **settings) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("process", "block"), [(0.01, 0.01), (0.0, 0.02), (0.02, 0.002)])
 def test_equal_builds_are_not_called_a_regression(process, block):
     found = verdicts(60, process=process, block=block)
@@ -63,6 +64,7 @@ def test_five_percent_is_seen_on_a_quiet_machine():
     assert verdicts(30, process=0.005, block=0.005, slowdown=np.log(1.05)) == [REGRESSION] * 30
 
 
+@pytest.mark.slow
 def test_a_noisy_machine_is_inconclusive_not_silent():
     # 10 % between processes: no slowdown of 10 % could be seen, so nothing may pass.
     assert verdicts(10, process=0.1, block=0.02).count(PASS) == 0
@@ -186,6 +188,7 @@ def run_gate(repo: Path, tmp_path: Path, *arguments: str):
     return CliRunner().invoke(cli.app, [*command, "--output", str(tmp_path / "out"), *arguments])
 
 
+@pytest.mark.slow
 def test_a_slower_revision_fails_end_to_end(repo, tmp_path):
     write_revision(repo, seconds=0.004, loops=1000)
     git(repo, "commit", "-qam", "slower")
@@ -239,6 +242,7 @@ def test_more_instructions_pass_where_they_are_accepted(repo, tmp_path):
     assert run_gate(repo, tmp_path, "--no-time", "--accept-instructions", "1.06").exit_code == 1
 
 
+@pytest.mark.slow
 def test_a_fallback_is_an_error_not_a_measurement(repo, tmp_path):
     write_revision(repo, seconds=0.001, loops=1000, backend="reference")
     result = run_gate(repo, tmp_path, "--no-instructions", "--generations", "2")
@@ -286,6 +290,7 @@ def test_worker_reports_its_own_errors(repo, tmp_path):
         worker.close()
 
 
+@pytest.mark.slow
 def test_the_proof_knows_the_kernels(tmp_path):
     """The slowdown that scripts/prove_gate.py injects still fits the kernel sources."""
     root = Path(__file__).resolve().parents[2]

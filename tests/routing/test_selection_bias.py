@@ -204,6 +204,7 @@ def train_two_steps(rank, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_bias_follows_the_load_of_all_ranks_and_is_equal_on_them(tmp_path):
     mp.spawn(train_two_steps, args=(tmp_path,), nprocs=2)
     biases = [torch.load(tmp_path / f"bias{rank}") for rank in range(2)]

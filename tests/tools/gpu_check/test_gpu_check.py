@@ -123,6 +123,7 @@ def test_memory_bytes(traffic, buffer_bytes, expected):
     assert memory_bytes(traffic, buffer_bytes) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     find_nvcc() is None or find_nvdisasm(find_nvcc()) is None or shutil.which("c++filt") is None,
     reason="needs nvcc, nvdisasm (extra gpu-check) and c++filt",

@@ -15,7 +15,10 @@ from tools.simt.cases import Case, every_case
 from tools.simt.checks import check_case, check_group_norm, check_not_finite
 from tools.simt.dispatch_checks import check_rows, check_sorted
 
-pytestmark = pytest.mark.skipif(find_nvcc() is None, reason="nvcc is not installed: no PTX to run")
+pytestmark = [
+    pytest.mark.skipif(find_nvcc() is None, reason="nvcc is not installed: no PTX to run"),
+    pytest.mark.slow,
+]
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 IN_ORDER = (0,)  # the schedule, of which the interpreter has one
 
