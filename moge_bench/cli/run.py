@@ -68,7 +68,7 @@ def ablate(
         from moge_bench.runs.execute import pending
         from moge_bench.runs.store import RecordStore
         from moge_bench.study.grid import default_grid_path, load_grid
-        from moge_bench.study.manifest import make_manifest, save_manifest
+        from moge_bench.study.manifest import compare_manifest, make_manifest, save_manifest
         from moge_bench.training.tasks import check_tasks
 
         if executor not in ("local", "ray"):
@@ -80,11 +80,13 @@ def ablate(
         todo = pending(grid.configs, store)
         done = len(grid.configs) - len(todo)
         out.print(f"{grid.file.name}: {len(grid.configs)} runs, {done} done, {len(todo)} to do")
+        manifest = make_manifest(grid)
+        for note in compare_manifest(results, manifest):
+            out.print(f"note: {escape(note)}")
         if dry_run:
             _list_runs(grid, {config.run_id for config in todo})
             return
-        for note in save_manifest(results, make_manifest(grid)):
-            out.print(f"note: {escape(note)}")
+        save_manifest(results, manifest)
         chosen = todo[first::step][:limit]
         failed = _execute(chosen, store, jobs=jobs, executor=executor)
         # Arms are timed against each other, so those still to come would make it stale.

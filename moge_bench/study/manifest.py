@@ -85,25 +85,30 @@ def study_paths(root: Path) -> list[Path]:
     return found
 
 
-def save_manifest(root: Path, manifest: Manifest) -> list[str]:
-    """Write the manifest of a study; return sentences on what differs from the one before.
+def compare_manifest(root: Path, manifest: Manifest) -> list[str]:
+    """Return sentences on what differs from the manifest that a study has in ``root``, if any.
 
     ValueError if another study, one with another question, has the name already.
     """
     path = manifest_path(root, manifest.study.name)
-    notes = []
-    if path.exists():
-        before = read_manifest(path)
-        if before.study.question != manifest.study.question:
-            raise ValueError(
-                f"{path.parent} holds another study called {manifest.study.name!r}, which asks "
-                f"{before.study.question!r}; give this one another name, or move that folder away "
-                "(its records stay)"
-            )
-        notes = _changes(before, manifest)
+    if not path.exists():
+        return []
+    before = read_manifest(path)
+    if before.study.question != manifest.study.question:
+        raise ValueError(
+            f"{path.parent} holds another study called {manifest.study.name!r}, which asks "
+            f"{before.study.question!r}; give this one another name, or move that folder away "
+            "(its records stay)"
+        )
+    return _changes(before, manifest)
+
+
+def save_manifest(root: Path, manifest: Manifest) -> None:
+    """Write the manifest of a study; ValueError where ``compare_manifest`` has one."""
+    compare_manifest(root, manifest)
     values = manifest.model_dump(mode="json", by_alias=True)
+    path = manifest_path(root, manifest.study.name)
     write_atomically(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
-    return notes
 
 
 def _changes(before: Manifest, after: Manifest) -> list[str]:

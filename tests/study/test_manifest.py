@@ -10,6 +10,7 @@ from moge_bench.runs.store import RecordStore
 from moge_bench.study.frame import collect
 from moge_bench.study.grid import parse_grid
 from moge_bench.study.manifest import (
+    compare_manifest,
     differing,
     make_manifest,
     manifest_path,
@@ -20,12 +21,17 @@ from moge_bench.study.manifest import (
 
 
 def save(root, text):
-    return save_manifest(root, make_manifest(parse_grid(text, "x")))
+    """Save the manifest of a study; return what was said of the one before."""
+    manifest = make_manifest(parse_grid(text, "x"))
+    notes = compare_manifest(root, manifest)
+    save_manifest(root, manifest)
+    return notes
 
 
 def test_round_trip(tiny_grid, tmp_path):
     manifest = make_manifest(tiny_grid)
-    assert save_manifest(tmp_path, manifest) == []
+    assert compare_manifest(tmp_path, manifest) == []
+    save_manifest(tmp_path, manifest)
     path = manifest_path(tmp_path, "tiny")
     assert path == tmp_path / "studies/tiny/manifest.json"
     assert read_manifest(path) == manifest
