@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import Any, Protocol
+
 import torch
 from torch import nn
 
-from moge_bench.config import ModelConfig, MoEConfig, RunConfig, VisionModelConfig
+from moge_bench.config import GroupConfig, ModelConfig, MoEConfig, RunConfig, VisionModelConfig
 from moge_bench.models.gpt2 import build_gpt2
 from moge_bench.models.vit import build_vit
 from moge_bench.moe.insert import insert_moe
 from moge_bench.moe.layer import MoELayer
 from moge_bench.moe.residual import AdamResidual, MomentumResidual, Residual
+from moge_bench.moe.settings import MoESettings
+from moge_bench.moe.slots import Slot
 
 
 def build_model(config: RunConfig, vocabulary_size: int | None = None) -> nn.Module:
@@ -26,15 +31,11 @@ def build_model(config: RunConfig, vocabulary_size: int | None = None) -> nn.Mod
         if config.moe is not None:
             moe = config.moe
 
-            def make_layer(block: int) -> MoELayer:
-                torch.manual_seed(1_000_003 * (config.seed + 1) + block)
-                return build_moe_layer(config.model, moe)
+            def make_layer(slot: Slot) -> MoELayer:
+                torch.manual_seed(1_000_003 * (config.seed + 1) + slot.index)
+                return build_moe_layer(slot, moe)
 
-            insert_moe(
-                model, moe.blocks, make_layer, residual=build_residual(moe),
-                # GPT-2 drops the output of its FFN inside the FFN, a ViT outside it.
-                dropout=config.model.dropout if config.model.backbone == "gpt2" else 0.0,
-            )  # fmt: skip
+            insert_moe(model, moe.blocks, make_layer, residual=build_residual(moe))
     return model
 
 
@@ -59,36 +60,47 @@ def build_residual(moe: MoEConfig) -> Residual:
     return Residual()
 
 
-def build_moe_layer(model: ModelConfig, moe: MoEConfig) -> MoELayer:
-    """Return one MoE layer with the settings of ``moe``; no group norm where there is no group."""
-    settings: dict = {"group_size": None}
+class DenseFFN(Protocol):
+    """The FFN that an MoE layer replaces: that of a model's config, or a ``Slot``."""
+
+    @property
+    def hidden_size(self) -> int: ...  # noqa: D102
+    @property
+    def ffn_size(self) -> int: ...  # noqa: D102
+    @property
+    def activation(self) -> str | None: ...  # noqa: D102
+
+
+def build_moe_layer(ffn: DenseFFN, moe: MoEConfig) -> MoELayer:
+    """Return one MoE layer with the settings of ``moe`` for the place of ``ffn``.
+
+    ValueError if ``ffn`` has an activation that experts have not.
+    """
+    if ffn.activation is None:
+        raise ValueError(f"ffn must have an activation that experts have, got {ffn}")
+    expert_size = moe.expert_size or ffn.ffn_size
+    return MoELayer.from_settings(ffn.hidden_size, expert_size, moe_settings(moe, ffn.activation))
+
+
+def moe_settings(moe: MoEConfig, activation: str) -> MoESettings:
+    """Return the layer's settings; no group norm where ``moe`` has no group.
+
+    A setting that both sides call by one name is handed on by that name.
+    """
+    given: dict[str, Any] = {"group_size": None}
     if moe.group is not None:
-        settings = {
+        given = {
+            **_common(moe.group),
             "group_size": moe.group.size,
             "group_weight": moe.group.weight,
             "sigma": moe.group.sigma.start,
-            "map_shape": moe.group.map_shape,
-            "stride": moe.group.stride,
-            "border": moe.group.border,
-            "reduction": moe.group.reduction,
         }
-    return MoELayer(
-        model.hidden_size,
-        moe.expert_size or model.ffn_size,
-        moe.num_experts,
-        moe.top_k,
-        renormalize=moe.renormalize,
-        noise=moe.noise,
-        balance=moe.balance,
-        bias_update_rate=moe.bias_update_rate,
-        z_loss_weight=moe.z_loss_weight,
-        aux_weight=moe.aux_weight,
-        capacity_factor=moe.capacity_factor,
-        batch_priority=moe.batch_priority,
-        activation=model.activation,
-        backend=moe.backend,
-        **settings,
-    )
+    return MoESettings(**_common(moe), **given, activation=activation)
+
+
+def _common(config: MoEConfig | GroupConfig) -> dict[str, Any]:
+    names = {field.name for field in fields(MoESettings)}
+    return {name: getattr(config, name) for name in type(config).model_fields if name in names}
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

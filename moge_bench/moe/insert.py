@@ -11,6 +11,7 @@ from torch import nn
 
 from moge_bench.moe.layer import MoEAux, MoELayer
 from moge_bench.moe.residual import Residual
+from moge_bench.moe.slots import Slot, choose_slots
 from moge_bench.ops.count_load import is_recomputation
 
 
@@ -76,44 +77,58 @@ def collect_aux(model: nn.Module) -> Iterator[list[MoEAux]]:
             ffn._collected = None
 
 
-def transformer_blocks(model: nn.Module) -> list[nn.Module]:
-    """Return the blocks of ``model`` that have an ``mlp``, in order.
-
-    That is where transformers 5 keeps the FFN of ViT, GPT-2 and most others. ValueError if there
-    is none.
-    """
-    blocks = [
-        module for module in model.modules() if isinstance(getattr(module, "mlp", None), nn.Module)
-    ]
-    if not blocks:
-        raise ValueError(
-            f"model must have blocks with an `mlp` module (ViT, GPT-2, ...); "
-            f"{type(model).__name__} has none"
-        )
-    return blocks
-
-
 def insert_moe(
     model: nn.Module,
     blocks: Iterable[int],
-    make_layer: Callable[[int], MoELayer],
+    make_layer: Callable[[Slot], MoELayer],
     *,
     residual: Residual | None = None,
-    dropout: float = 0.0,
 ) -> nn.Module:
-    """Replace the FFN of the named ``blocks`` (0-based) of ``model`` by ``make_layer(block)``.
+    """Replace the FFN of the named ``blocks`` of ``model`` by ``make_layer(slot)``.
 
-    The rest of the model, its weights included, is untouched. ``residual`` says how the outputs
-    join the stream (plain by default); ``dropout`` is applied to them, for backbones whose FFN
-    drops its own output (GPT-2). Returns ``model``. Raises ValueError for a block that does not
-    exist, before anything is replaced.
+    ``blocks`` are ``Slot.index``, 0-based, counted through all stages. ``make_layer`` is called in
+    their order and finds in the slot how wide the layer must be. The layer takes the dtype, device
+    and mode of what it replaces, and its output the dropout that the FFN applied inside. The rest
+    of the model, its weights included, is untouched. ``residual`` says how the outputs join the
+    stream (plain by default). Returns ``model``.
+
+    Raises ValueError, before anything is replaced: for a block that does not exist, is named twice
+    or has no known FFN (an MoE layer, for one); for a layer of another width; and for a residual
+    other than the plain one where a block does not add what the layer returns as it is (SwinV2
+    adds its layer norm), or where the layers are in stages of different width.
     """
-    found = transformer_blocks(model)
-    chosen = list(blocks)
-    for block in chosen:
-        if not 0 <= block < len(found):
-            raise ValueError(f"blocks must be from 0 to {len(found) - 1}, got {block!r}")
+    slots = choose_slots(model, blocks)
     residual = residual or Residual()
-    for index, block in enumerate(sorted(chosen)):
-        found[block].mlp = MoEFFN(make_layer(block), index, residual, dropout)
+    if type(residual) is not Residual:
+        _check_stream(residual, slots)
+    ffns = []
+    for index, slot in enumerate(slots):
+        layer = make_layer(slot)
+        if layer.router.hidden_size != slot.hidden_size:
+            raise ValueError(
+                f"make_layer must return a layer of hidden_size={slot.hidden_size} for {slot.name},"
+                f" got {layer.router.hidden_size}"
+            )
+        ffn = MoEFFN(layer, index, residual, slot.dropout)
+        weight = next(slot.linear_in.parameters())
+        ffns.append(ffn.to(weight.device, weight.dtype).train(slot.parent.training))
+    for slot, ffn in zip(slots, ffns, strict=True):
+        slot.replace(ffn)
     return model
+
+
+def _check_stream(residual: Residual, slots: list[Slot]) -> None:
+    """Check that what passes from layer to layer meets one stream, and reaches it unchanged."""
+    kind = type(residual).__name__
+    for slot in slots:
+        if slot.residual == "norm":
+            raise ValueError(
+                f"residual must be plain for {slot.name}, got {kind}: the block adds a layer norm "
+                "of what the layer returns, so the momentum would not reach the stream"
+            )
+    widths = sorted({slot.hidden_size for slot in slots})
+    if len(widths) > 1 or len({slot.stage for slot in slots}) > 1:
+        raise ValueError(
+            f"residual must be plain for MoE layers in several stages (widths {widths}), got "
+            f"{kind}: its momentum cannot pass from one to the next"
+        )

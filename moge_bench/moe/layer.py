@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -14,12 +14,15 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from moge_bench.moe.capacity import capacity_ratio, drop_excess
 from moge_bench.moe.experts import Experts
+from moge_bench.moe.settings import MoESettings
 from moge_bench.ops.extension import choose_backend, warn_once
 from moge_bench.ops.route import Routing
-from moge_bench.ops.topography import AUTO_GROUP
 from moge_bench.ops.validation import check_mask
 from moge_bench.routing.balance import BALANCE_LOSSES, z_loss
 from moge_bench.routing.router import TopographicRouter
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass
@@ -108,81 +111,40 @@ class MoELayer(nn.Module):
     Args:
         hidden_size: width d of a token.
         ffn_size: hidden width of one expert.
-        num_experts: N.
-        top_k: k.
-        group_weight: lambda; 0 leaves the objective that of a plain MoE, bit for bit.
-        balance: "switch", "vmoe" or "none" (docs/method.md "Balance losses").
-        z_loss_weight: weight of the router z-loss beside the balance loss.
-        aux_weight: weight of all auxiliary terms together.
-        capacity_factor: an expert takes at most ceil(k T capacity_factor / N) choices; None drops
-            no token.
-        batch_priority: with a capacity, confident tokens choose first (V-MoE).
-        activation: "gelu", "relu" or "silu".
-        bias: whether the experts' linear maps have biases.
-        group_size, sigma, map_shape, stride, border, reduction, renormalize, noise,
-        bias_update_rate, nonfinite, backend: as in ``TopographicRouter``.
+        num_experts, top_k: N and k.
+        settings: by keyword, as in ``MoESettings``: group_weight (lambda), balance, z_loss_weight,
+            aux_weight, capacity_factor, batch_priority, activation, bias; and as in
+            ``RouterSettings``: group_size, sigma, map_shape, stride, border, reduction,
+            renormalize, noise, bias_update_rate, nonfinite, backend.
 
     Raises:
         ValueError, TypeError: naming the argument, what came and what would work.
     """
 
     def __init__(
-        self,
-        hidden_size: int,
-        ffn_size: int,
-        num_experts: int,
-        top_k: int = 2,
-        *,
-        group_size: int | str | None = AUTO_GROUP,
-        group_weight: float = 0.0,
-        sigma: float | None = 1.0,
-        map_shape: tuple[int, int] | None = None,
-        stride: int = 1,
-        border: str = "valid",
-        reduction: str = "token_mean",
-        renormalize: bool = True,
-        noise: bool = False,
-        balance: str = "switch",
-        bias_update_rate: float = 0.0,
-        z_loss_weight: float = 0.0,
-        aux_weight: float = 0.01,
-        capacity_factor: float | None = None,
-        batch_priority: bool = False,
-        activation: str = "gelu",
-        bias: bool = True,
-        nonfinite: str = "error",
-        backend: str = "auto",
+        self, hidden_size: int, ffn_size: int, num_experts: int, top_k: int = 2, **settings: Any
     ) -> None:
         super().__init__()
-        if balance not in BALANCE_LOSSES:
-            raise ValueError(f"balance must be one of {tuple(BALANCE_LOSSES)}, got {balance!r}")
-        for name, value in (
-            ("group_weight", group_weight),
-            ("z_loss_weight", z_loss_weight),
-            ("aux_weight", aux_weight),
-        ):
-            if not value >= 0:
-                raise ValueError(f"{name} must be at least 0, got {value!r}")
-        if group_weight and group_size is None:
-            raise ValueError(f"group_weight={group_weight} needs a group_size, got None")
-        self.capacity_factor = capacity_factor
-        self.router = TopographicRouter(
-            hidden_size, num_experts, top_k, group_size=group_size, sigma=sigma,
-            map_shape=map_shape, stride=stride, border=border, reduction=reduction,
-            renormalize=renormalize, noise=noise, bias_update_rate=bias_update_rate,
-            nonfinite=nonfinite, backend=backend,
-        )  # fmt: skip
+        s = MoESettings.of(num_experts, top_k, settings)
+        self.capacity_factor = s.capacity_factor
+        self.router = TopographicRouter.from_settings(hidden_size, s)
         self.experts = Experts(
-            hidden_size, ffn_size, num_experts, activation=activation, bias=bias, backend=backend
-        )
-        if group_weight and self.router.group_size == 1:
+            hidden_size, ffn_size, num_experts,
+            activation=s.activation, bias=s.bias, backend=s.backend,
+        )  # fmt: skip
+        if s.group_weight and self.router.group_size == 1:
             warn_once(
-                f"group_weight={group_weight} with groups of one expert is plain MoE: the scores "
+                f"group_weight={s.group_weight} with groups of one expert is plain MoE: the scores "
                 "sum to 1, so the loss is constant up to eps; MoGE needs group_size >= 2"
             )
-        self.group_weight, self.balance = group_weight, balance
-        self.z_loss_weight, self.aux_weight = z_loss_weight, aux_weight
-        self.batch_priority = batch_priority
+        self.group_weight, self.balance = s.group_weight, s.balance
+        self.z_loss_weight, self.aux_weight = s.z_loss_weight, s.aux_weight
+        self.batch_priority = s.batch_priority
+
+    @classmethod
+    def from_settings(cls, hidden_size: int, ffn_size: int, settings: MoESettings) -> Self:
+        """Return the layer of ``settings`` for tokens of hidden_size and experts of ffn_size."""
+        return cls(hidden_size, ffn_size, **settings.keywords(MoESettings))
 
     @property
     def capacity_factor(self) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -12,15 +12,13 @@ from moge_bench.ops import masking
 from moge_bench.ops.count_load import count_load
 from moge_bench.ops.extension import warn_once
 from moge_bench.ops.route import Routing, route_with_taps
-from moge_bench.ops.topography import (
-    AUTO_GROUP,
-    Topography,
-    gaussian_taps,
-    resolve_group_size,
-    resolve_map_shape,
-)
+from moge_bench.ops.topography import AUTO_GROUP, gaussian_taps, resolve_map_shape
 from moge_bench.ops.validation import check_mask
 from moge_bench.routing.gate import Gate, gate_logits
+from moge_bench.routing.settings import RouterSettings
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class TopographicRouter(nn.Module):
@@ -31,17 +29,13 @@ class TopographicRouter(nn.Module):
 
     Args:
         hidden_size: width d of a token.
-        num_experts: N, 1 to 1024.
-        top_k: k, 1 to N.
-        group_size: h; None for a plain MoE router, which computes no group norm; "auto" for 3,
-            or the largest below it that fits the map, which is then said once.
-        sigma: width of the filter, changed during training by ``set_sigma`` (SigmaSchedule).
-        noise: in training, add Normal(0, 1) / N to the logits for selection.
-        bias_update_rate: > 0 turns on auxiliary-loss-free balancing (DeepSeek-V3): top-k is of
-            softmax(x + noise) + selection_bias, weights and losses are of the scores alone. A
-            forward pass in training only counts; ``update_selection_bias``, called once an
+        num_experts, top_k: N and k.
+        settings: by keyword, as in ``RouterSettings``: group_size, sigma, map_shape, stride,
+            border, reduction, renormalize, noise, bias_update_rate, nonfinite, backend. A
+            group_size="auto" below 3 is said once. With a bias_update_rate > 0 (DeepSeek-V3) top-k
+            is of softmax(x + noise) + selection_bias, weights and losses are of the scores alone.
+            A forward pass in training only counts; ``update_selection_bias``, called once an
             optimiser step, moves the bias by this much towards the mean load.
-        map_shape, stride, border, reduction, renormalize, nonfinite, backend: as in ``route``.
 
     ``gate`` is called as a module, in float32 and outside autocast: hooks on it fire, and it may
     be wrapped or replaced by any module from (T, hidden_size) to (T, num_experts).
@@ -55,53 +49,38 @@ class TopographicRouter(nn.Module):
     _version = 2
     selection_bias: torch.Tensor
 
-    def __init__(
-        self,
-        hidden_size: int,
-        num_experts: int,
-        top_k: int = 2,
-        *,
-        group_size: int | str | None = AUTO_GROUP,
-        sigma: float | None = 1.0,
-        map_shape: tuple[int, int] | None = None,
-        stride: int = 1,
-        border: str = "valid",
-        reduction: str = "token_mean",
-        renormalize: bool = True,
-        noise: bool = False,
-        bias_update_rate: float = 0.0,
-        nonfinite: str = "error",
-        backend: str = "auto",
-    ) -> None:
+    def __init__(self, hidden_size: int, num_experts: int, top_k: int = 2, **settings: Any) -> None:
         super().__init__()
         if hidden_size < 1:
             raise ValueError(f"hidden_size must be at least 1, got {hidden_size!r}")
-        if not 1 <= top_k <= num_experts:
-            raise ValueError(f"top_k must be from 1 to num_experts={num_experts}, got {top_k!r}")
-        if not bias_update_rate >= 0:
-            raise ValueError(f"bias_update_rate must be at least 0, got {bias_update_rate!r}")
-        rows, cols = resolve_map_shape(map_shape, num_experts)
-        self.topography: Topography | None = None
+        s = RouterSettings.of(num_experts, top_k, settings)
+        self.topography = s.topography
         self._taps: torch.Tensor | None = None  # float64 on the CPU: .to(dtype) must not touch it
-        self.sigma = sigma
-        if group_size is not None:
-            side = resolve_group_size(group_size, rows, cols, border)
-            self.topography = Topography(rows, cols, side, stride, border, reduction)
-            self._taps = gaussian_taps(side, sigma)
-            if group_size == AUTO_GROUP and side < 3:
+        self.sigma = s.sigma
+        self.map_shape = rows, cols = resolve_map_shape(s.map_shape, num_experts)
+        if self.topography is not None:
+            side = self.topography.group_size
+            self._taps = gaussian_taps(side, s.sigma)
+            if s.group_size == AUTO_GROUP and side < 3:
                 warn_once(
                     f"group_size='auto' is {side} here: groups of 3x3 do not fit the {rows}x{cols} "
                     f"map of {num_experts} experts with border='valid'"
                 )
         self.group_size = None if self.topography is None else self.topography.group_size
-        self.hidden_size = hidden_size
-        self.num_experts, self.top_k, self.map_shape = num_experts, top_k, (rows, cols)
-        self.renormalize, self.noise = renormalize, noise
-        self.bias_update_rate, self.nonfinite, self.backend = bias_update_rate, nonfinite, backend
+        self.hidden_size, self.num_experts, self.top_k = hidden_size, num_experts, top_k
+        self.renormalize, self.noise = s.renormalize, s.noise
+        self.bias_update_rate, self.nonfinite, self.backend = (
+            s.bias_update_rate, s.nonfinite, s.backend,
+        )  # fmt: skip
         self.gate = Gate(hidden_size, num_experts)
         self.register_buffer("selection_bias", torch.zeros(num_experts, dtype=torch.float32))
         # No buffer: DDP overwrites buffers with rank 0's before every forward pass.
         self._load_counts = torch.zeros(num_experts, dtype=torch.int64)
+
+    @classmethod
+    def from_settings(cls, hidden_size: int, settings: RouterSettings) -> Self:
+        """Return the router of ``settings``, those of a layer too, for tokens of hidden_size."""
+        return cls(hidden_size, **settings.keywords(RouterSettings))
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

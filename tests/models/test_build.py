@@ -1,7 +1,14 @@
+import hashlib
+from dataclasses import fields
+
+import pytest
 import torch
 
+from moge_bench import MoELayer
+from moge_bench.config import GroupConfig, MoEConfig
 from moge_bench.models.build import build_model, count_parameters
 from moge_bench.moe.insert import collect_aux
+from moge_bench.moe.settings import MoESettings
 from moge_bench.presets import resolve
 
 
@@ -56,3 +63,43 @@ def test_forward_gives_class_logits_and_one_aux_per_layer():
     assert logits.shape == (3, 10)
     # 28 / 7 = 4, 4 * 4 patches and the class token: 17 tokens an image.
     assert [tuple(aux.routing.experts.shape) for aux in auxes] == [(51, 1)] * 2
+
+
+def test_a_setting_of_the_config_is_one_of_the_layer_or_known_to_be_none():
+    """What both call by one name is handed on by it, so a name of its own would reach nothing."""
+    layer = {field.name for field in fields(MoESettings)}
+    assert MoEConfig.model_fields.keys() - layer == {"blocks", "expert_size", "residual", "group"}
+    # As group_size, group_weight, and sigma.start.
+    assert GroupConfig.model_fields.keys() - (layer - {"sigma"}) == {"size", "weight", "sigma"}
+
+
+def test_layers_are_drawn_as_committed_records_had_them():
+    state = build("moge").state_dict()
+    for block in (2, 3):
+        # The seed of block b in a run of seed s is 1,000,003 (s + 1) + b.
+        torch.manual_seed(1_000_003 + block)
+        layer = MoELayer(64, 128, num_experts=16, top_k=1).state_dict()
+        prefix = f"vit.layers.{block}.mlp.layer."
+        assert all(torch.equal(value, state[prefix + name]) for name, value in layer.items())
+
+
+# SHA-256 of names and values in order of name, of seed 0, computed at commit 69c1579. How random
+# numbers are rounded depends on the instructions that torch was compiled for.
+INITIAL = {
+    ("tiny-vit", "AVX2"): "4f9e652b81a4b843d39e3f2cf6df0c7f182bc860f30ed0eaca665f3d3d7a55d6",
+    ("tiny-lm", "AVX2"): "e7ff117989c12017ce6355a378176ef4303a2992e3dfc0c0b35bf1d86b704061",
+    ("tiny-vit", "DEFAULT"): "5c0bce34b25dd2618923c2427047f2b976f1fcfc021b70950e5a38c3de958be2",
+    ("tiny-lm", "DEFAULT"): "5165f32910f86e3d4e6f9b3f35d3ba9c60da09208705429c2cca9847b330e04b",
+}
+
+
+@pytest.mark.parametrize(("preset", "vocabulary_size"), [("tiny-vit", None), ("tiny-lm", 2048)])
+def test_initial_weights_of_the_presets_are_what_they_were(preset, vocabulary_size):
+    key = preset, torch.backends.cpu.get_cpu_capability()
+    if key not in INITIAL:
+        pytest.skip(f"the weights were written down for AVX2 and DEFAULT, not for {key[1]}")
+    state = build_model(resolve(preset, "moge", {}, 0), vocabulary_size).state_dict()
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        digest.update(name.encode() + value.contiguous().numpy().tobytes())
+    assert digest.hexdigest() == INITIAL[key]

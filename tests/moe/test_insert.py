@@ -1,63 +1,103 @@
 import pytest
 import torch
-from torch import nn
+from model_samples import make
 
 from moge_bench import MoELayer
 from moge_bench.moe.insert import MoEFFN, collect_aux, insert_moe
+from moge_bench.moe.residual import MomentumResidual
 
 
-class Block(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.mlp = nn.Linear(4, 4)
-
-    def forward(self, x):
-        return x + self.mlp(x)
+def make_model():
+    return make("vit")[0].vit
 
 
-def make_model(num_blocks=3):
-    torch.manual_seed(0)
-    return nn.Sequential(*(Block() for _ in range(num_blocks)))
-
-
-def make_layer(block):
-    return MoELayer(4, 8, num_experts=2, top_k=1, group_size=1)
+def make_layer(slot, **settings):
+    return MoELayer(slot.hidden_size, 8, num_experts=2, top_k=1, group_size=1, **settings)
 
 
 def test_only_the_named_blocks_change():
     model = make_model()
-    kept = model[1].mlp
-    insert_moe(model, [0, 2], make_layer)
-    assert isinstance(model[0].mlp, MoEFFN)
-    assert model[1].mlp is kept
-    assert isinstance(model[2].mlp, MoEFFN)
+    kept = model.layers[1].mlp
+    insert_moe(model, [2, 0], make_layer)
+    assert [isinstance(layer.mlp, MoEFFN) for layer in model.layers] == [True, False, True]
+    assert model.layers[1].mlp is kept
+    assert [model.layers[block].mlp.index for block in (0, 2)] == [0, 1]
 
 
 def test_aux_is_collected_in_call_order_and_only_inside():
     model = insert_moe(make_model(), [0, 2], make_layer)
-    x = torch.randn(5, 4)
+    x, seen = make("vit")[1], []
+    model.layers[0].mlp.layer.router.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     with collect_aux(model) as auxes:
         model(x)
     model(x)
     assert len(auxes) == 2
-    assert torch.equal(auxes[0].routing.logits, model[0].mlp.layer.router.logits(x))
+    assert torch.equal(auxes[0].routing.logits, model.layers[0].mlp.layer.router.logits(seen[0]))
 
 
 def test_collection_ends_when_the_body_raises():
     model = insert_moe(make_model(), [0], make_layer)
     with pytest.raises(KeyError), collect_aux(model) as auxes:
         raise KeyError
-    model(torch.randn(2, 4))
+    model(make("vit")[1])
     assert auxes == []
 
 
-def test_wrong_block_replaces_nothing():
+def test_a_block_keeps_its_number_when_another_has_its_moe_layer():
+    model = insert_moe(make_model(), [0], make_layer)
+    insert_moe(model, [2], make_layer)
+    assert [isinstance(layer.mlp, MoEFFN) for layer in model.layers] == [True, False, True]
+    with pytest.raises(ValueError, match=r"Block 0, layers\.0 has mlp=MoEFFN"):
+        insert_moe(model, [0], make_layer)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "width", "message"),
+    [([0, 3], 8, "blocks must be from 0 to 2, got 3"),
+     ([0, 1], 4, r"hidden_size=8 for layers\.0, got 4")],
+)  # fmt: skip
+def test_what_is_wrong_replaces_nothing(blocks, width, message):
     model = make_model()
-    with pytest.raises(ValueError, match="blocks must be from 0 to 2, got 3"):
-        insert_moe(model, [0, 3], make_layer)
-    assert isinstance(model[0].mlp, nn.Linear)
+    with pytest.raises(ValueError, match=message):
+        insert_moe(model, blocks, lambda _: MoELayer(width, 8, 2, 1))
+    assert not any(isinstance(module, MoEFFN) for module in model.modules())
 
 
-def test_model_without_ffns():
-    with pytest.raises(ValueError, match="Linear has none"):
-        insert_moe(nn.Linear(2, 2), [0], make_layer)
+@pytest.mark.parametrize(("family", "dropout"), [("vit", 0.0), ("gpt2", 0.25), ("swinv2", 0.25)])
+def test_the_dropout_inside_an_ffn_is_kept(family, dropout):
+    """A ViT drops the output of its FFN outside it, GPT-2 and SwinV2 inside."""
+    model, _ = make(family, dropout=0.25)
+    insert_moe(model, [0], make_layer)
+    assert [ffn.dropout.p for ffn in model.modules() if isinstance(ffn, MoEFFN)] == [dropout]
+
+
+def test_layers_are_as_wide_as_their_stage_and_train():
+    model, x = make("swinv2")
+    insert_moe(model, range(4), make_layer)
+    ffns = [module for module in model.modules() if isinstance(module, MoEFFN)]
+    assert [ffn.layer.router.hidden_size for ffn in ffns] == [8, 8, 16, 16]
+    with collect_aux(model) as auxes:
+        loss = model(x).logits.square().mean()
+    # 16 / 2 = 8, 8 * 8 patches in the first stage, a quarter in the second; two images.
+    assert [len(aux.routing.experts) for aux in auxes] == [128, 128, 32, 32]
+    loss.backward()
+    assert all(ffn.layer.experts.w_in.grad.abs().max() > 0 for ffn in ffns)
+
+
+def test_dtype_and_mode_are_those_of_the_model():
+    model = make_model().to(torch.bfloat16).eval()
+    ffn = insert_moe(model, [1], make_layer).layers[1].mlp
+    assert ffn.layer.experts.w_in.dtype == torch.bfloat16
+    assert ffn.layer.router.selection_bias.dtype == torch.float32
+    assert not ffn.layer.router.training
+
+
+@pytest.mark.parametrize(
+    ("family", "blocks", "message"),
+    [("swinv2", [0], r"plain for swinv2\..*MomentumResidual: the block adds a layer norm"),
+     ("swin", [1, 2], r"several stages \(widths \[8, 16\]\), got MomentumResidual")],
+)  # fmt: skip
+def test_a_momentum_needs_one_stream(family, blocks, message):
+    momentum = MomentumResidual(len(blocks), mu=0.7, gamma1=1.0, gamma2=1.0)
+    with pytest.raises(ValueError, match=message):
+        insert_moe(make(family)[0], blocks, make_layer, residual=momentum)

@@ -1,0 +1,45 @@
+"""Sparse upcycling (arXiv 2212.05055): an MoE model that starts from the weights of a dense one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from torch import nn
+
+from moge_bench.moe.insert import insert_moe
+from moge_bench.moe.layer import MoELayer
+from moge_bench.moe.residual import Residual
+from moge_bench.moe.slots import Slot, dense_weights
+
+
+def upcycle(
+    model: nn.Module,
+    blocks: Iterable[int],
+    make_layer: Callable[[Slot], MoELayer],
+    *,
+    residual: Residual | None = None,
+) -> nn.Module:
+    """Replace the FFN of the named ``blocks`` by MoE layers whose experts are all copies of it.
+
+    As ``insert_moe``, whose arguments these are; the routers are those that ``make_layer`` made.
+    Where a token's weights sum to 1 (renormalize=True), no choice is dropped (capacity_factor=None)
+    and the residual is plain, the model computes what it computed before, until it is trained.
+    Returns ``model``.
+
+    Raises ValueError, before anything is replaced: as ``insert_moe``; and for a gated FFN, or a
+    layer of other ffn_size, bias or activation than the FFN.
+    """
+
+    def make_copy(slot: Slot) -> MoELayer:
+        dense = dense_weights(slot)
+        layer = make_layer(slot)
+        if layer.experts.activation != slot.activation:
+            known = slot.activation or "a function that experts do not have"
+            raise ValueError(
+                f"make_layer must return experts with the activation of {slot.name}, {known}; "
+                f"got {layer.experts.activation!r}"
+            )
+        layer.experts.upcycle_(*dense)
+        return layer
+
+    return insert_moe(model, blocks, make_copy, residual=residual)
