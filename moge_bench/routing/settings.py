@@ -78,8 +78,10 @@ class RouterSettings:
     def _check_weights(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
-            if not (value >= 0 and math.isfinite(value)):
-                raise ValueError(f"{name} must be at least 0 and finite, got {value!r}")
+            if not value >= 0:
+                raise ValueError(f"{name} must be at least 0, got {value!r}")
+            if not math.isfinite(value):
+                raise ValueError(f"{name} must be finite, got {value!r}")
 
     @classmethod
     def of(cls, num_experts: int, top_k: int, given: dict[str, Any]) -> Self:
