@@ -122,8 +122,8 @@ class TrainingStep:
     The model is freshly initialised, so its routing is close to balanced; the step is forward,
     backward, clipping and the AdamW update, as in ``train``. ``task`` is the loaded data of
     ``config``, which steps may share. Steps of any configs can take turns in one process, which
-    each call leaves as it found it. Every call draws the same random numbers, those of the
-    config's seed: gate noise decides the loads, and so the bytes of a step.
+    each call leaves as it found it but for torch's random numbers: every call starts them from
+    the config's seed, since gate noise decides the loads, and so the bytes of a step.
     """
 
     def __init__(self, config: RunConfig, task: Task) -> None:
@@ -138,8 +138,7 @@ class TrainingStep:
 
     def __call__(self) -> None:
         """Run the step at the middle of the schedule, on the config's number of threads."""
-        cuda = [self.device] if self.device.type == "cuda" else []
-        with self._trainer.in_force(), torch.random.fork_rng(devices=cuda):
+        with self._trainer.in_force():
             torch.manual_seed(self._trainer.config.seed)
             self._trainer.model.train()
             self._trainer.step(self._batches, self._trainer.config.training.steps // 2)
