@@ -10,9 +10,23 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from moge_bench.config.identity import added, digest_of, hashed_settings, not_hashed
+from moge_bench.config.identity import (
+    added,
+    digest_of,
+    fill_before,
+    hashed_settings,
+    not_hashed,
+)
 from moge_bench.config.overrides import nearest
 from moge_bench.methods import METHODS
 from moge_bench.ops.topography import Topography, resolve_map_shape
@@ -21,10 +35,20 @@ from moge_bench.ops.topography import Topography, resolve_map_shape
 MAX_SEED = 2**32 - 1
 
 
+RECORDED = {"recorded": True}  # the context in which a record's settings are validated
+
+
 class Frozen(BaseModel):
     """A validated, immutable piece of configuration; unknown fields are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_recorded(cls, values: Any, info: ValidationInfo) -> Any:
+        """In the context ``RECORDED`` fill in what a setting was before it existed."""
+        recorded = bool(info.context) and isinstance(values, dict)
+        return fill_before(cls, values) if recorded else values
 
 
 class VisionModelConfig(Frozen):

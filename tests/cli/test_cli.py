@@ -111,7 +111,7 @@ def test_dry_run_shows_the_cells_and_touches_nothing(tmp_path):
 def test_limit_and_failure_set_the_exit_code(tmp_path):
     grid = {
         "name": "failing",
-        "question": "What does a cell that fails leave?",
+        "question": "What does a run that fails leave?",
         "base": {"preset": "tiny-vit", "seeds": [0],
                  "set": {"training.steps": 2, "training.batch_size": 9_001}},
         "axes": {"method": ["dense", "moe"]},
