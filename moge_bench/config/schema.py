@@ -8,7 +8,7 @@ declare it with ``added`` (config/identity.py): no id changes.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -54,6 +54,7 @@ class Frozen(BaseModel):
 class VisionModelConfig(Frozen):
     """A ViT with a class token."""
 
+    learns: ClassVar[str] = "images"  # the data.kind
     backbone: Literal["vit"] = "vit"
     image_size: int = Field(28, ge=1)
     patch_size: int = Field(7, ge=1)
@@ -82,6 +83,7 @@ class VisionModelConfig(Frozen):
 class LanguageModelConfig(Frozen):
     """A GPT-2 decoder with tied embeddings."""
 
+    learns: ClassVar[str] = "text"
     backbone: Literal["gpt2"] = "gpt2"
     context: int = Field(128, ge=2, description="tokens in one training window")
     hidden_size: int = Field(64, ge=1)
@@ -257,7 +259,7 @@ class RunConfig(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
-        if (self.model.backbone == "vit") != (self.data.kind == "images"):
+        if self.model.learns != self.data.kind:
             raise ValueError(
                 f"model.backbone={self.model.backbone!r} cannot learn data.kind={self.data.kind!r}"
             )

@@ -118,9 +118,10 @@ class Record(Frozen):
         return max(found, key=lambda m: m.step).value if found else None
 
     def routing_value(self, name: str, split: str) -> float | None:
-        """Return the mean over the MoE layers of ``name`` of ``routing`` on ``split``, or None."""
+        """Return the mean of ``name`` over the layers of ``routing`` on ``split``, or None."""
         found = [layer.get(name) for layer in self.routing if layer.get("split") == split]
-        return fmean(found) if found and None not in found else None
+        values = [value for value in found if value is not None]
+        return fmean(values) if values else None
 
 
 def label(config: RunConfig) -> str:
