@@ -32,7 +32,7 @@ COMMITTED = [
 @pytest.mark.parametrize(("arguments", "run_id"), COMMITTED)
 def test_ids_of_committed_records(arguments, run_id):
     record = json.loads((RUNS / run_id[:2] / f"{run_id}.json").read_text())
-    assert RunConfig.model_validate(record["settings"]).run_id == run_id
+    assert RunConfig.model_validate(record["settings"], context=RECORDED).run_id == run_id
     assert record["seed"] == arguments[-1]
 
 
