@@ -85,7 +85,7 @@ def migrate(record: Any) -> dict[str, Any]:
 def _from_1(record: dict[str, Any]) -> dict[str, Any]:
     """Schema 1 named a run by the hash of all settings, preset included, and held its speed.
 
-    The speed of a run is not in schema 2: ``runs.layout`` moves it to results/speed.
+    The speed of a run is not in schema 2: scripts/migrate_results.py moves it to results/speed.
     """
     missing = [name for name in ("hash", "config", "seed", "code", "device") if name not in record]
     if missing:

@@ -60,6 +60,20 @@ def test_a_broken_reference_is_found(text, broken):
     assert len(broken_references(text)) == broken
 
 
+FILE = re.compile(r"\b(?:tests|scripts|tools|ablations|moge_bench)/[\w/]+\.(?:py|yaml)\b")
+
+
+def test_files_that_code_and_documents_name_are_there():
+    named = {
+        f"{path}: {name}"
+        for path, text in texts()
+        if not path.startswith("tests/") and path != "CHANGELOG.md"
+        for name in FILE.findall(text)
+        if "NAME" not in name and not (ROOT / name).exists()
+    }
+    assert named == set()
+
+
 def test_references_lead_to_pages_and_headings():
     broken = {path: found for path, text in texts() if (found := broken_references(text))}
     assert broken == {}
