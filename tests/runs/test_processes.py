@@ -89,7 +89,7 @@ def test_a_nan_result_is_a_failed_record_that_names_it(monkeypatch):
     from moge_bench.training.loop import RunResult
 
     result = RunResult(metrics=[Metric("perplexity", float("nan"), "", "test", 3)])
-    monkeypatch.setattr("moge_bench.training.loop.train", lambda *_: result)
+    monkeypatch.setattr("moge_bench.training.loop.train", lambda *_, **__: result)
     record = execute.execute_run(resolve("tiny-vit"), {"commit": None, "dirty": None}, None)
     assert record.status == "failed"
     assert "finite number" in record.error.message
@@ -99,7 +99,7 @@ def test_a_nan_among_the_routing_statistics_fails_the_run_too(monkeypatch):
     from moge_bench.training.loop import RunResult
 
     result = RunResult(routing=[{"block": 2, "group_loss": float("nan")}])
-    monkeypatch.setattr("moge_bench.training.loop.train", lambda *_: result)
+    monkeypatch.setattr("moge_bench.training.loop.train", lambda *_, **__: result)
     record = execute.execute_run(resolve("tiny-vit"), {"commit": None, "dirty": None}, None)
     assert record.status == "failed"
     assert "routing must hold plain finite numbers" in record.error.message
