@@ -15,7 +15,7 @@ DEVICE := $(BUILD) csrc/kernels.h csrc/plan.h csrc/plan.cpp $(wildcard csrc/cuda
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make ablation   build, train both quick grids in results/local, print their tables"
+	@echo "make ablation   build, train both quick studies in results/local, print their tables"
 	@echo "make test       build, lint, run all tests"
 	@echo "make lint       formatters, linters and the type checker only"
 	@echo "make check      the fast half of the tests"

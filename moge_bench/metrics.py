@@ -1,7 +1,8 @@
 """Every number a table can show. The only list: name, title, unit, digits, direction, source.
 
-To add one, add an entry here and let its source produce it: a task's ``evaluate`` (training/), the
-speed pass (perf/cells.py), or a field of the record (runs/record.py).
+To add one that a record holds already, add an entry here with its ``path``. A number that nothing
+computes yet needs its source too: a task's ``evaluate`` (training/) or the speed pass
+(perf/cells.py).
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ class Metric:
         better: "higher", "lower", or None where neither is.
         source: "evaluation" (of a trained model on a split), "speed" (the timing pass of a study)
             or "record" (a field of the record: of the run as a whole).
-        kind: the table it belongs to: "quality", "speed", "memory" or "size".
+        kind: the table it belongs to: "quality", "routing", "speed", "memory" or "size".
         published: what results/published_results.csv calls it, or None.
-        path: of a field of the record, dotted, where the source is "record".
+        path: of a field of the record, dotted, where the source is "record". Of an evaluation
+            "routing.NAME": NAME in the record's ``routing`` of the split, mean over the layers.
     """
 
     name: str
@@ -35,7 +37,7 @@ class Metric:
     digits: int
     better: Literal["higher", "lower"] | None
     source: Source
-    kind: Literal["quality", "speed", "memory", "size"]
+    kind: Literal["quality", "routing", "speed", "memory", "size"]
     published: str | None = None
     path: str = ""
 
@@ -56,6 +58,12 @@ METRICS: dict[str, Metric] = {
         Metric("perplexity", "perplexity", "", 2, "lower", "evaluation", "quality", "perplexity"),
         Metric("bits_per_byte", "bits per byte", "bits", 4, "lower", "evaluation", "quality",
                "bits per byte"),
+        Metric("load_entropy", "load entropy", "", 4, None, "evaluation", "routing",
+               path="routing.load_entropy_normalized"),
+        Metric("dead_experts", "dead experts", "", 4, None, "evaluation", "routing",
+               path="routing.dead_expert_share"),
+        Metric("dropped_share", "dropped choices", "", 4, None, "evaluation", "routing",
+               path="routing.dropped_share"),
         Metric("peak_memory_mib", "peak memory", "MiB", 2, "lower", "speed", "memory"),
         Metric("tokens_per_second", "throughput", "tokens/s", 0, "higher", "speed", "speed"),
         Metric("step_ms", "step", "ms", 2, "lower", "speed", "speed"),

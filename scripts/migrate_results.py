@@ -10,6 +10,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+from moge_bench.config import RECORDED
 from moge_bench.config.identity import migrate
 from moge_bench.runs.record import Record
 from moge_bench.runs.speed import SpeedPass, SpeedStore
@@ -26,7 +27,7 @@ def move(root: Path) -> str:
     written = []
     for path in old:
         values = json.loads(path.read_text(encoding="utf-8"))
-        record = Record.model_validate(migrate(values))
+        record = Record.model_validate(migrate(values), context=RECORDED)
         written.append(store.write(record))
         for study, speed in values["speed"].items():
             _add(passes[study], record, speed)

@@ -1,4 +1,4 @@
-"""Writes what README.md shows of a study into it: a committed table, and what its numbers say.
+"""Writes what the pages show of a study into them: a committed table, and what its numbers say.
 
 Blocks are marked `<!-- table STUDY: TITLE -->` and `<!-- claim STUDY: METRIC on SPLIT, NAME -->`.
 """
@@ -9,10 +9,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = ROOT / "results/studies"
+PAGES = ("README.md", "docs/language.md")
 
 
-def updated(readme: str, studies: Path) -> str:
-    """Return the text of the README with every marked block written anew."""
+def updated(page: str, studies: Path) -> str:
+    """Return the text of a page with every marked block written anew."""
 
     def table(match: re.Match[str]) -> str:
         lines = (studies / match["study"] / "tables.md").read_text(encoding="utf-8").splitlines()
@@ -26,15 +27,15 @@ def updated(readme: str, studies: Path) -> str:
         wanted = {name: match[name] for name in ("metric", "split", "method")}
         return "\n".join([match["begin"], say(rows, **wanted), match["end"]])
 
-    readme = re.sub(
+    page = re.sub(
         r"(?P<begin><!-- table (?P<study>[\w-]+): (?P<title>[^\n]+) -->)\n"
         r".*?(?P<end><!-- end of table -->)",
-        table, readme, flags=re.DOTALL,
+        table, page, flags=re.DOTALL,
     )  # fmt: skip
     return re.sub(
         r"(?P<begin><!-- claim (?P<study>[\w-]+): (?P<metric>\w+) on (?P<split>\w+), "
         r"(?P<method>[\w-]+) -->)\n.*?(?P<end><!-- end of claim -->)",
-        claim, readme, flags=re.DOTALL,
+        claim, page, flags=re.DOTALL,
     )  # fmt: skip
 
 
@@ -60,18 +61,20 @@ def say(rows: list[dict[str, str]], metric: str, split: str, method: str) -> str
     )
     kept = sum(row["survives_holm"] == "True" for row in found)
     zero = sum(low <= 0 <= high for low, high in zip(lows, highs, strict=True))
+    unit = found[0]["unit"]
+    unit = " points" if unit == "%" else f" {unit}" if unit else ""
     n = " to ".join(str(count) for count in dict.fromkeys((seeds[0], seeds[-1])))
     return (
         f"**{method} less {baseline}, {len(found)} comparisons, n = {n} seeds each: mean "
-        f"differences of {min(means):+.2f} to {max(means):+.2f} points; {zero} of {len(found)} "
+        f"differences of {min(means):+.2f} to {max(means):+.2f}{unit}; {zero} of {len(found)} "
         f"intervals hold zero, and {kept or 'none'} of the differences "
         f"survive{'s' if kept < 2 else ''} Holm's "
         f'correction.** With so few seeds that is not "no difference": the intervals reach from '
-        f"{min(lows):+.2f} to {max(highs):+.2f} points, so a difference of up to "
-        f"{max(-min(lows), max(highs)):.1f} points cannot be excluded."
+        f"{min(lows):+.2f} to {max(highs):+.2f}{unit}, so a difference of up to "
+        f"{max(-min(lows), max(highs)):.1f}{unit} cannot be excluded."
     )
 
 
 if __name__ == "__main__":
-    path = ROOT / "README.md"
-    path.write_text(updated(path.read_text(encoding="utf-8"), STUDIES), encoding="utf-8")
+    for path in (ROOT / name for name in PAGES):
+        path.write_text(updated(path.read_text(encoding="utf-8"), STUDIES), encoding="utf-8")

@@ -4,7 +4,7 @@ import pytest
 
 from moge_bench.study.grid import Grid, parse_grid
 
-# Three steps a cell: enough to be a real run, short enough to be run often.
+# Three steps a run: enough to be a real run, short enough to be run often.
 TINY = """
 name: tiny
 question: Does it run?

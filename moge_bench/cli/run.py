@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from moge_bench.cli.common import RESULTS, ResultsDir, err, out, user_errors
 from moge_bench.cli.read import print_tables
+from moge_bench.methods import METHODS
 
 if TYPE_CHECKING:
     from moge_bench.config import RunConfig
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def train(
     preset: str,
     method: Annotated[
-        str | None, typer.Option(help="dense, moe or moge; default: the preset's.")
+        str | None, typer.Option(help=f"{', '.join(METHODS)}; default: the preset's.")
     ] = None,
     seed: int = 0,
     settings: Annotated[

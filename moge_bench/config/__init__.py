@@ -3,6 +3,7 @@
 from moge_bench.config.overrides import field_paths, nearest, set_path
 from moge_bench.config.schema import (
     MAX_SEED,
+    RECORDED,
     DataConfig,
     Frozen,
     GroupConfig,
@@ -21,6 +22,7 @@ from moge_bench.config.schema import (
 
 __all__ = [
     "MAX_SEED",
+    "RECORDED",
     "DataConfig",
     "Frozen",
     "GroupConfig",

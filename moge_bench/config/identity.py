@@ -3,7 +3,8 @@
 ``run_id`` hashes what a run computes from. A setting that is added later is declared with
 ``added(default, before=value)``: ``before`` is the value under which a run computes what it
 computed before the setting existed, and there it is left out of the hash. So a new setting leaves
-every id as it was. The preset's name is not hashed: a study does not depend on today's presets.
+every id as it was, and a record that was written before it is read with ``before``. The preset's
+name is not hashed: a study does not depend on today's presets.
 """
 
 from __future__ import annotations
@@ -45,6 +46,18 @@ def _prune(model: BaseModel, values: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def fill_before(model: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:
+    """Return settings of ``model`` as a record has them, with ``before`` for what came after it."""
+    missing = {
+        name: info.json_schema_extra["before"]
+        for name, info in model.model_fields.items()
+        if name not in values
+        and isinstance(info.json_schema_extra, dict)
+        and "before" in info.json_schema_extra
+    }
+    return {**values, **missing}
+
+
 def digest_of(values: Any) -> str:
     """Return 16 hex digits of the SHA-256 of ``values`` as canonical JSON."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
@@ -72,7 +85,7 @@ def migrate(record: Any) -> dict[str, Any]:
 def _from_1(record: dict[str, Any]) -> dict[str, Any]:
     """Schema 1 named a run by the hash of all settings, preset included, and held its speed.
 
-    The speed of a run is not in schema 2: ``runs.layout`` moves it to results/speed.
+    The speed of a run is not in schema 2: scripts/migrate_results.py moves it to results/speed.
     """
     missing = [name for name in ("hash", "config", "seed", "code", "device") if name not in record]
     if missing:

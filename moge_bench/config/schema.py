@@ -8,11 +8,25 @@ declare it with ``added`` (config/identity.py): no id changes.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from moge_bench.config.identity import added, digest_of, hashed_settings, not_hashed
+from moge_bench.config.identity import (
+    added,
+    digest_of,
+    fill_before,
+    hashed_settings,
+    not_hashed,
+)
 from moge_bench.config.overrides import nearest
 from moge_bench.methods import METHODS
 from moge_bench.ops.topography import Topography, resolve_map_shape
@@ -21,15 +35,26 @@ from moge_bench.ops.topography import Topography, resolve_map_shape
 MAX_SEED = 2**32 - 1
 
 
+RECORDED = {"recorded": True}  # the context in which a record's settings are validated
+
+
 class Frozen(BaseModel):
     """A validated, immutable piece of configuration; unknown fields are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_recorded(cls, values: Any, info: ValidationInfo) -> Any:
+        """In the context ``RECORDED`` fill in what a setting was before it existed."""
+        recorded = bool(info.context) and isinstance(values, dict)
+        return fill_before(cls, values) if recorded else values
+
 
 class VisionModelConfig(Frozen):
     """A ViT with a class token."""
 
+    learns: ClassVar[str] = "images"  # the data.kind
     backbone: Literal["vit"] = "vit"
     image_size: int = Field(28, ge=1)
     patch_size: int = Field(7, ge=1)
@@ -58,6 +83,7 @@ class VisionModelConfig(Frozen):
 class LanguageModelConfig(Frozen):
     """A GPT-2 decoder with tied embeddings."""
 
+    learns: ClassVar[str] = "text"
     backbone: Literal["gpt2"] = "gpt2"
     context: int = Field(128, ge=2, description="tokens in one training window")
     hidden_size: int = Field(64, ge=1)
@@ -233,7 +259,7 @@ class RunConfig(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
-        if (self.model.backbone == "vit") != (self.data.kind == "images"):
+        if self.model.learns != self.data.kind:
             raise ValueError(
                 f"model.backbone={self.model.backbone!r} cannot learn data.kind={self.data.kind!r}"
             )

@@ -12,8 +12,8 @@ from torch.utils.data import Dataset
 from moge_bench.config import nearest
 from moge_bench.data.assets import ASSETS
 
-# Mean and standard deviation of the full Fashion-MNIST training set, pixels scaled to 0..1.
-_MEAN, _STD = 0.2860, 0.3530
+# Each set's mean and standard deviation of a pixel, scaled to 0..1: of the full training set.
+DATASETS = {"fashion-mnist-subset": (0.2860, 0.3530)}
 _VALIDATION_PER_CLASS = 100
 
 
@@ -36,9 +36,6 @@ class ImageSplit(Dataset):
         return self.images[chosen], self.labels[chosen]
 
 
-DATASETS = ("fashion-mnist-subset",)
-
-
 def check_name(name: str) -> None:
     """Raise ValueError unless ``name`` is a known image set."""
     if name not in DATASETS:
@@ -53,8 +50,8 @@ def load_images(name: str) -> dict[str, ImageSplit]:
     """
     check_name(name)
     with np.load(ASSETS[name].check()) as arrays:
-        images, labels = _to_tensors(arrays["train_images"], arrays["train_labels"])
-        test = ImageSplit(*_to_tensors(arrays["test_images"], arrays["test_labels"]))
+        images, labels = _to_tensors(name, arrays["train_images"], arrays["train_labels"])
+        test = ImageSplit(*_to_tensors(name, arrays["test_images"], arrays["test_labels"]))
     held_out = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique():
         held_out[(labels == label).nonzero()[-_VALIDATION_PER_CLASS:]] = True
@@ -65,9 +62,12 @@ def load_images(name: str) -> dict[str, ImageSplit]:
     }
 
 
-def _to_tensors(images: np.ndarray, labels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+def _to_tensors(
+    name: str, images: np.ndarray, labels: np.ndarray
+) -> tuple[torch.Tensor, torch.Tensor]:
+    mean, std = DATASETS[name]
     pixels = torch.from_numpy(images).to(torch.float32).unsqueeze(1) / 255.0
-    return (pixels - _MEAN) / _STD, torch.from_numpy(labels).to(torch.int64)
+    return (pixels - mean) / std, torch.from_numpy(labels).to(torch.int64)
 
 
 def evaluation_batches(

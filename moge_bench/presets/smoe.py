@@ -23,7 +23,7 @@ from moge_bench.presets.preset import Preset
 
 # The two sets of official language settings (docs/method.md), at the official scale. Their strength
 # grows with the tokens on a device; the official runs had 12 windows of 256, so that
-# weight * 3072 on the token mean is the same objective (tests/models/test_presets.py).
+# weight * 3072 on the token mean is the same objective (tests/presets/test_presets.py).
 OFFICIAL_LANGUAGE = {
     "released": GroupConfig(weight=1e-5, reduction="official_language"),
     "submitted": GroupConfig(

@@ -39,12 +39,13 @@ PRESETS = [
     Preset(
         "tiny-vit", _TINY_VIT, "moge", 
         "ViT, 4 layers, width 64, 17 tokens an image; 16 experts, 1 active",
-        "test top-1 77.3 +- 0.3 % as moe (n = 3, results/studies/quick)",
+        "test top-1 77.30 % [76.64; 77.96] as moe (95 % interval, n = 3, results/studies/quick)",
         "about 20 s on one core, 460 MiB",
     ),
     Preset(
         "tiny-lm", _TINY_LM, "moge", "GPT-2, 3 layers, width 64, window 128; 16 experts, 2 active",
-        "test perplexity 196 as moe after 300 of its 600 steps (n = 3, results/studies/language)",
+        "test perplexity 196.0 [192.9; 199.1] as moe after 300 of its 600 steps (95 % interval, "
+        "n = 3, results/studies/language)",
         "about 2 minutes on one core, 800 MiB",
     ),
 ]  # fmt: skip

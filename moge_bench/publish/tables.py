@@ -32,7 +32,10 @@ from moge_bench.study.frame import Results, run_frame
 from moge_bench.study.published import find_published
 from moge_bench.system import write_atomically
 
-_KINDS = {"quality": "Quality", "speed": "Speed", "memory": "Memory", "size": "Size"}
+_KINDS = {
+    "quality": "Quality", "routing": "Routing", "speed": "Speed", "memory": "Memory",
+    "size": "Size",
+}  # fmt: skip
 
 
 def write_tables(results: Results, folder: Path) -> str:
@@ -53,7 +56,7 @@ def _csv(frame: pd.DataFrame) -> str:
 
 
 def make_tables(results: Results, numbers: list[Shown], captions: Captions) -> list[Table]:
-    """Return every table of the study: quality, speed, memory, size, each in the order asked."""
+    """Return every table of the study, kind by kind as in ``_KINDS``, each in the order asked."""
     made = _Pivot(results, captions) if results.study.table.columns else _Rows(results, captions)
     order = list(_KINDS)
     return [

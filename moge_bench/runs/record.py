@@ -6,9 +6,10 @@ What is measured later, speed and memory, is kept apart (runs/speed.py).
 from __future__ import annotations
 
 import json
+from statistics import fmean
 from typing import Any, Literal
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field, FiniteFloat, ValidationInfo, model_validator
 
 from moge_bench.config import Frozen, RunConfig
 from moge_bench.config.identity import SCHEMA
@@ -85,10 +86,10 @@ class Record(Frozen):
 
     @model_validator(mode="before")
     @classmethod
-    def _name(cls, values: Any) -> Any:
+    def _name(cls, values: Any, info: ValidationInfo) -> Any:
         """Fill in the run_id where none is given: of a new record, or of an older schema."""
         if isinstance(values, dict) and not values.get("run_id"):
-            settings = RunConfig.model_validate(values.get("settings"))
+            settings = RunConfig.model_validate(values.get("settings"), context=info.context)
             return {**values, "settings": settings, "run_id": settings.run_id}
         return values
 
@@ -115,6 +116,12 @@ class Record(Frozen):
         """Return the last value of metric ``name`` on ``split``, or None."""
         found = [m for m in self.metrics if m.name == name and m.split == split]
         return max(found, key=lambda m: m.step).value if found else None
+
+    def routing_value(self, name: str, split: str) -> float | None:
+        """Return the mean of ``name`` over the layers of ``routing`` on ``split``, or None."""
+        found = [layer.get(name) for layer in self.routing if layer.get("split") == split]
+        values = [value for value in found if value is not None]
+        return fmean(values) if values else None
 
 
 def label(config: RunConfig) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from moge_bench.config import RECORDED
 from moge_bench.config.identity import migrate
 from moge_bench.runs.record import Record, to_json
 from moge_bench.system import write_atomically
@@ -57,7 +58,8 @@ class RecordStore:
 def read_record(path: Path) -> Record:
     """Read one record file, of this schema or an older one; ValueError names file and fault."""
     try:
-        record = Record.model_validate(migrate(json.loads(path.read_text(encoding="utf-8"))))
+        values = migrate(json.loads(path.read_text(encoding="utf-8")))
+        record = Record.model_validate(values, context=RECORDED)
         if record.run_id != path.stem:
             raise ValueError(
                 f"it holds the run {record.run_id}; a record's file has the name of its run"

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from moge_bench.config import MoEConfig, RunConfig
+from moge_bench.config import RECORDED, MoEConfig, RunConfig
 from moge_bench.config.identity import added, digest_of, hashed_settings, migrate
 from moge_bench.presets import resolve
 
@@ -32,7 +32,7 @@ COMMITTED = [
 @pytest.mark.parametrize(("arguments", "run_id"), COMMITTED)
 def test_ids_of_committed_records(arguments, run_id):
     record = json.loads((RUNS / run_id[:2] / f"{run_id}.json").read_text())
-    assert RunConfig.model_validate(record["settings"]).run_id == run_id
+    assert RunConfig.model_validate(record["settings"], context=RECORDED).run_id == run_id
     assert record["seed"] == arguments[-1]
 
 
@@ -65,6 +65,16 @@ def test_a_new_setting_leaves_every_id_where_it_is_as_before():
     assert WiderRun.model_validate(values).run_id != config.run_id
     values["moe"]["score_function"] = "softmax"
     assert WiderRun.model_validate(values | {"warm_restart": True}).run_id != config.run_id
+
+
+def test_a_record_from_before_a_setting_is_read_as_it_ran():
+    config = resolve("tiny-vit", "moge")
+    values = config.model_dump(mode="json")  # it has no score_function and no warm_restart
+    read = WiderRun.model_validate(values, context=RECORDED)
+    assert (read.moe.score_function, read.warm_restart) == ("softmax", False)
+    assert read.run_id == config.run_id
+    # Not a record, a run that is asked for: the default of today.
+    assert WiderRun.model_validate(values).moe.score_function == "sigmoid"
 
 
 def test_the_name_of_the_preset_is_not_hashed_and_the_device_is():

@@ -60,6 +60,20 @@ def test_a_broken_reference_is_found(text, broken):
     assert len(broken_references(text)) == broken
 
 
+FILE = re.compile(r"\b(?:tests|scripts|tools|ablations|moge_bench)/[\w/]+\.(?:py|yaml)\b")
+
+
+def test_files_that_code_and_documents_name_are_there():
+    named = {
+        f"{path}: {name}"
+        for path, text in texts()
+        if not path.startswith("tests/") and path != "CHANGELOG.md"
+        for name in FILE.findall(text)
+        if "NAME" not in name and not (ROOT / name).exists()
+    }
+    assert named == set()
+
+
 def test_references_lead_to_pages_and_headings():
     broken = {path: found for path, text in texts() if (found := broken_references(text))}
     assert broken == {}
@@ -75,13 +89,6 @@ def test_quoted_headings_within_the_pages_are_there():
 def test_nothing_refers_to_pages_that_the_repository_lacks():
     stale = re.compile(r"\b(?:METHOD|DESIGN)\b")
     assert [path for path, text in texts() if stale.search(text)] == []
-
-
-def test_links_between_documents_lead_somewhere():
-    for path in (ROOT / "docs").glob("*.md"):
-        for target in re.findall(r"\]\(([^)#\s]+)\)", path.read_text(encoding="utf-8")):
-            if "://" not in target:
-                assert (path.parent / target).exists(), f"{path.name} links to {target}"
 
 
 def layout():

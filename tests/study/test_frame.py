@@ -77,6 +77,15 @@ def test_every_figure_has_a_column_and_every_run_a_row(tiny_grid, store):
     ]
 
 
+def test_a_metric_of_the_routing_is_the_mean_over_the_layers(tiny_grid, store):
+    layers = [("test", 0.25), ("test", 0.75), ("validation", 1.0)]
+    routing = [{"split": split, "dead_expert_share": share} for split, share in layers]
+    store.write(make_record(tiny_grid.configs[0], routing=routing))
+    arm = results_of(tiny_grid, store).arms[0]
+    assert values_by_seed(arm, METRICS["dead_experts"], "test") == {0: 0.5}  # (0.25 + 0.75) / 2
+    assert values_by_seed(arm, METRICS["load_entropy"], "test") == {}  # no layer has it
+
+
 def test_what_was_not_measured_is_absent(tiny_grid, store):
     store.write(make_record(tiny_grid.configs[0], metrics=[]))
     arm = results_of(tiny_grid, store).arms[0]
