@@ -38,6 +38,8 @@ def run_git(folder: Path, *arguments: str) -> bytes:
     command = ["git", "-C", str(folder), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, check=False, timeout=120)
+    except FileNotFoundError:
+        raise ValueError("git was not found: install it, revisions come from it") from None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ValueError(f"git {' '.join(arguments)} failed in {folder}: {error}") from None
     if done.returncode:
@@ -59,17 +61,27 @@ def cpu_name() -> str:
 
 
 def available_cores() -> int:
-    """Return the number of cores this process may run on."""
+    """Return the number of cores this process may run on.
+
+    psutil has the same in ``Process().cpu_affinity()``, but not on macOS, and is not always there.
+    """
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def digest_files(files: Iterable[Path], root: Path) -> str:
-    """Return 16 hex digits of the SHA-256 of the files' names below ``root`` and their bytes."""
+def digest_files(files: Iterable[Path], root: Path | None, *context: str) -> str:
+    """Return 16 hex digits of the SHA-256 of ``context``, and the files' names and bytes.
+
+    A name is the path below ``root``, or the file's name alone where ``root`` is None. ``context``:
+    what else the files' use depends on, a compiler's version or its flags.
+    """
     digest = hashlib.sha256()
+    for text in context:
+        digest.update(text.encode() + b"\0")
     for path in sorted(files):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0")
+        name = path.name if root is None else path.relative_to(root).as_posix()
+        digest.update(name.encode() + b"\0")
         with path.open("rb") as file:
             while block := file.read(2**20):
                 digest.update(block)
