@@ -28,6 +28,7 @@ class RunResult:
     """What one run measured; a record is this and where it came from.
 
     ``backends`` maps an op to the backend that really ran; ``checks`` holds the gradient check.
+    ``parameters``: "total", "active" (those that one token meets), and "flops_per_token".
     ``diverged_at`` is the optimiser step at which the run was given up: then ``metrics`` is empty.
     """
 
