@@ -5,11 +5,13 @@ Lowest layer, beside ``ops.topography``: it imports nothing of the package, and 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
 import platform
 import subprocess
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,19 +19,33 @@ from pathlib import Path
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write ``content`` to a temporary file beside ``path``, sync it, and rename it into place.
 
-    An OSError (a full disk, say) leaves what was at ``path`` intact, and no temporary file.
+    An OSError (a full disk, say) names ``path``, leaves what was there intact, and no temporary
+    file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Not tempfile's: its files are readable by their owner alone, and results are to be shared.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             file.write(content.encode("utf-8") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def check_writable(folder: Path) -> None:
+    """Make ``folder`` and a file in it that goes at once; OSError names it where that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        error.filename, error.filename2 = str(folder), None
         raise
 
 

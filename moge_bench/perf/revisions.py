@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from moge_bench.cache import cache_folder
-from moge_bench.system import digest_files, run_git
+from moge_bench.system import check_writable, digest_files, run_git
 
 # Written last, with a digest of the libraries: a folder without it is a build that was interrupted.
 BUILT = ".gate-built"
@@ -41,8 +41,7 @@ def default_cache() -> Path:
     folder = cache_folder()
     if folder is not None:
         try:
-            (folder / "gate").mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder / "gate").close()
+            check_writable(folder / "gate")
             return folder / "gate"
         except OSError:
             pass

@@ -19,7 +19,7 @@ def test_presets_prints_size_reach_and_cost_of_each():
     active = embeddings + 4 * attention + 2 * ffn + 2 * (gate + ffn) + ends
     total = active + 2 * 15 * ffn
     assert (total, active) == (638_346, 141_066)
-    # FLOPs: 289,626 a token, by hand in tests/models/test_cost.py: (4,854,016 + 2 * 17 * 2,048) / 17.
+    # FLOPs, by hand in tests/models/test_cost.py: (4,854,016 + 2 * 17 * 2,048) / 17 = 289,626.
     assert lines[:4] == [
         f"tiny-vit (moge): {PRESETS['tiny-vit'].about}",
         "    size:    638,346 parameters, 141,066 active, 289,626 FLOPs a token forward",
