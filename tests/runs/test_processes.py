@@ -57,7 +57,7 @@ def test_a_cell_does_not_outlive_a_killed_command(tmp_path, kill):
     if not gone:
         cell.kill()
     assert gone, "the cell went on training for nobody"
-    assert not (tmp_path / "runs").exists(), "a cell that was cut off left a record"
+    assert not list((tmp_path / "runs").rglob("*.json")), "a cell that was cut off left a record"
 
 
 def test_stopping_early_ends_the_cells_and_records_nothing(tmp_path):
@@ -87,7 +87,7 @@ def test_a_nan_result_is_a_failed_record_that_names_it(monkeypatch):
     from moge_bench.training.loop import RunResult
 
     result = RunResult(metrics=[Metric("perplexity", float("nan"), "", "test", 3)])
-    monkeypatch.setattr("moge_bench.training.loop.train", lambda *_: result)
+    monkeypatch.setattr("moge_bench.training.loop.train", lambda *_, **__: result)
     record = execute.execute_run(resolve("tiny-vit"), {"commit": None, "dirty": None}, None)
     assert record.status == "failed"
     assert "finite number" in record.error.message
@@ -97,7 +97,7 @@ def test_a_nan_among_the_routing_statistics_fails_the_cell_too(monkeypatch):
     from moge_bench.training.loop import RunResult
 
     result = RunResult(routing=[{"block": 2, "group_loss": float("nan")}])
-    monkeypatch.setattr("moge_bench.training.loop.train", lambda *_: result)
+    monkeypatch.setattr("moge_bench.training.loop.train", lambda *_, **__: result)
     record = execute.execute_run(resolve("tiny-vit"), {"commit": None, "dirty": None}, None)
     assert record.status == "failed"
     assert "routing must hold plain finite numbers" in record.error.message
