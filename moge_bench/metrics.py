@@ -74,6 +74,8 @@ METRICS: dict[str, Metric] = {
         Metric("parameters", "parameters", "", 0, None, "record", "size", path="parameters.total"),
         Metric("active_parameters", "active parameters", "", 0, None, "record", "size",
                path="parameters.active"),
+        Metric("flops_per_token", "forward", "FLOPs/token", 0, "lower", "record", "size",
+               path="parameters.flops_per_token"),
     )
 }  # fmt: skip
 

@@ -5,11 +5,13 @@ Lowest layer, beside ``ops.topography``: it imports nothing of the package, and 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
 import platform
 import subprocess
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,19 +19,33 @@ from pathlib import Path
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write ``content`` to a temporary file beside ``path``, sync it, and rename it into place.
 
-    An OSError (a full disk, say) leaves what was at ``path`` intact, and no temporary file.
+    An OSError (a full disk, say) names ``path``, leaves what was there intact, and no temporary
+    file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Not tempfile's: its files are readable by their owner alone, and results are to be shared.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             file.write(content.encode("utf-8") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def check_writable(folder: Path) -> None:
+    """Make ``folder`` and a file in it that goes at once; OSError names it where that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        error.filename, error.filename2 = str(folder), None
         raise
 
 
@@ -38,6 +54,8 @@ def run_git(folder: Path, *arguments: str) -> bytes:
     command = ["git", "-C", str(folder), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, check=False, timeout=120)
+    except FileNotFoundError:
+        raise ValueError("git was not found: install it, revisions come from it") from None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ValueError(f"git {' '.join(arguments)} failed in {folder}: {error}") from None
     if done.returncode:
@@ -59,17 +77,27 @@ def cpu_name() -> str:
 
 
 def available_cores() -> int:
-    """Return the number of cores this process may run on."""
+    """Return the number of cores this process may run on.
+
+    psutil has the same in ``Process().cpu_affinity()``, but not on macOS, and is not always there.
+    """
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def digest_files(files: Iterable[Path], root: Path) -> str:
-    """Return 16 hex digits of the SHA-256 of the files' names below ``root`` and their bytes."""
+def digest_files(files: Iterable[Path], root: Path | None, *context: str) -> str:
+    """Return 16 hex digits of the SHA-256 of ``context``, and the files' names and bytes.
+
+    A name is the path below ``root``, or the file's name alone where ``root`` is None. ``context``:
+    what else the files' use depends on, a compiler's version or its flags.
+    """
     digest = hashlib.sha256()
+    for text in context:
+        digest.update(text.encode() + b"\0")
     for path in sorted(files):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0")
+        name = path.name if root is None else path.relative_to(root).as_posix()
+        digest.update(name.encode() + b"\0")
         with path.open("rb") as file:
             while block := file.read(2**20):
                 digest.update(block)

@@ -33,7 +33,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from moge_bench.perf import gate, registry, report, revisions, rows
+from moge_bench.perf.policy import Policy
 from moge_bench.perf.statistics import INCONCLUSIVE, PASS, REGRESSION
+from moge_bench.system import write_atomically
 
 CASE = "router/N64-*-t1"
 ANCHOR = "}  // namespace\n\nextern const KernelSet"
@@ -120,9 +122,7 @@ def build_all(repo: Path, cache: Path) -> dict[str, revisions.Revision]:
     return built
 
 
-def one_run(
-    base: revisions.Revision, head: revisions.Revision, policy: gate.Policy
-) -> dict[str, Any]:
+def one_run(base: revisions.Revision, head: revisions.Revision, policy: Policy) -> dict[str, Any]:
     """Run the gate once; return its verdict and what each detector said."""
     begin = time.perf_counter()
     cases = registry.select("gate", CASE)
@@ -182,7 +182,7 @@ def main() -> None:
     repo = revisions.repository_root(Path(__file__).resolve().parent)
     built = build_all(repo, arguments.cache)
     # One case has a fifth of the A/A generations of the gate's five: twice as many a look.
-    policy = gate.Policy(generations=2 * gate.Policy.generations)
+    policy = Policy(generations=2 * Policy.generations)
     facts = rows.environment("cpu") | {"commit": built["unchanged"].commit, "case": CASE}
     data: dict[str, Any] = {"facts": facts, "policy": vars(policy), "held": False}
     earlier = report.earlier(
@@ -206,8 +206,8 @@ def main() -> None:
                 for a, verdict in required.items()
             )
             text = json.dumps(data, indent=1) + "\n"
-            report.write_atomic(arguments.output / "gate_proof.json", text)
-            report.write_atomic(arguments.output / "gate_proof.md", markdown(data))
+            write_atomically(arguments.output / "gate_proof.json", text)
+            write_atomically(arguments.output / "gate_proof.md", markdown(data))
     if not data["held"]:
         undecided = sum(r["verdict"] == INCONCLUSIVE for arm in required for r in runs[arm])
         sys.exit(f"prove_gate: the claim does not hold here ({undecided} runs inconclusive)")

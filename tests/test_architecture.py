@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # What each package or module below moge_bench may import, lazily too; "a.b" is that module alone.
 # "moge_bench" is the root, whose names are public; cli is above all and stands on no right side.
 ARROWS = {
-    "ops": "",
+    "ops": "system",
     "routing": "ops",
     "moe": "ops routing",
     "moge_bench": "ops routing moe",
@@ -174,11 +174,36 @@ def test_importing_and_using_the_package_needs_only_torch():
         and module.isidentifier()
     ]
     assert {"numpy", "pandas", "pydantic", "transformers", "yaml"} <= set(blocked)
-    done = subprocess.run(
-        [sys.executable, "-c", USE, " ".join(blocked)], cwd=ROOT, capture_output=True, text=True,
+    done = run_apart(USE, " ".join(blocked))
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+HELP = """
+import sys
+import moge_bench
+tops = lambda: {name.partition(".")[0] for name in sys.modules}
+before = tops()
+from typer.testing import CliRunner
+from moge_bench.cli import app
+for command in ([], ["perf"], ["perf", "gate"], ["ablate"]):
+    result = CliRunner().invoke(app, [*command, "--help"])
+    assert result.exit_code == 0, result.output
+loaded = (tops() - before) & set(sys.argv[1].split())
+assert not loaded, loaded
+"""
+
+
+def test_the_command_line_loads_no_library_of_a_command_before_it_runs():
+    """Beyond what `import moge_bench` loads, torch; typer (with pydantic) and rich are its own."""
+    done = run_apart(HELP, "accelerate matplotlib pandas scipy statsmodels transformers")
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def run_apart(code, argument):
+    return subprocess.run(
+        [sys.executable, "-c", code, argument], cwd=ROOT, capture_output=True, text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def files_of_the_wheel(folder):

@@ -7,9 +7,8 @@ from typing import Annotated
 import typer
 
 from moge_bench import __version__
-from moge_bench.cli import look, read, run
+from moge_bench.cli import look, perf, read, run
 from moge_bench.cli.terminal import forgiving
-from moge_bench.perf.cli import app as perf_app
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False,
@@ -18,8 +17,7 @@ app = typer.Typer(
 for command in (look.doctor, look.presets, run.train, run.ablate, read.tables, read.figures,
                 read.show, read.diff):  # fmt: skip
     app.command()(command)
-# Imports no suite library itself; its commands do when they run.
-app.add_typer(perf_app, name="perf")
+app.add_typer(perf.app, name="perf")
 
 
 def _print_version(wanted: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,20 @@ RESULTS = Path("results/local")
 ResultsDir = Annotated[Path, typer.Option("--results", help="Folder of runs, studies and speed.")]
 
 
+_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC)
+
+
+def sentence(error: Exception) -> str:
+    """Return what is wrong and what to do; of what the disk refuses, where."""
+    if isinstance(error, OSError) and error.errno in _REFUSED and error.filename:
+        reason = (error.strerror or "").lower()
+        return (
+            f"{error.filename} cannot be used: {reason}; mend that, or give another folder with "
+            "--results"
+        )
+    return str(error)
+
+
 @contextmanager
 def user_errors() -> Iterator[None]:
     """Turn what a user can mend into one sentence: exit code 2, or 1 for the machine's refusals."""
@@ -34,7 +49,7 @@ def user_errors() -> Iterator[None]:
     except (ValueError, OSError, RuntimeError) as error:
         if isinstance(error, BrokenPipeError) and reader_is_gone():
             raise  # ``main`` ends quietly
-        err.print(f"moge-bench: {escape(str(error))}")
+        err.print(f"moge-bench: {escape(sentence(error))}")
         raise typer.Exit(2 if isinstance(error, ValueError) else 1) from None
     except KeyboardInterrupt:
         err.print("moge-bench: interrupted; finished runs are kept, the rest will run next time")

@@ -20,11 +20,22 @@ def doctor() -> None:
 
 
 def presets() -> None:
-    """List every preset: what it is, its parameters, what it should reach, what it costs."""
+    """List every preset: what it is, its size, what it should reach, what it costs.
+
+    FLOPs a token: the matrix products of a forward pass. "at most": the vocabulary is known when
+    the data are read.
+    """
     with user_errors():
-        from moge_bench.presets import PRESETS
+        from moge_bench.models.cost import cost_of
+        from moge_bench.presets import PRESETS, resolve
 
         for preset in PRESETS.values():
+            cost = cost_of(resolve(preset.name))
+            most = "" if cost.exact else "at most "
             out.print(f"[bold]{preset.name}[/bold] ({preset.method}): {escape(preset.about)}")
+            out.print(
+                f"    size:    {most}{cost.parameters:,} parameters, {cost.active_parameters:,} "
+                f"active, {cost.flops_per_token:,} FLOPs a token forward"
+            )
             out.print(f"    reaches: {escape(preset.reaches)}")
             out.print(f"    costs:   {escape(preset.cost)}")

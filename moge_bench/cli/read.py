@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from moge_bench.cli.common import RESULTS, ResultsDir, err, out, user_errors
+from moge_bench.cli.common import RESULTS, ResultsDir, err, out, sentence, user_errors
 from moge_bench.cli.terminal import reader_is_gone
 
 if TYPE_CHECKING:
@@ -39,8 +39,10 @@ def _for_every_study(results: Path, work: Callable[[str], None]) -> None:
     """Do ``work`` for each study; one that cannot be read does not stop the others."""
     broken = 0
     with user_errors():
+        from moge_bench.runs.store import check_layout
         from moge_bench.study.manifest import study_paths
 
+        check_layout(results)
         paths = study_paths(results)
     for path in paths:
         try:
@@ -49,7 +51,7 @@ def _for_every_study(results: Path, work: Callable[[str], None]) -> None:
             if isinstance(error, BrokenPipeError) and reader_is_gone():
                 raise  # ``main`` ends quietly
             broken += 1
-            err.print(f"moge-bench: study {path.parent.name}: {escape(str(error))}")
+            err.print(f"moge-bench: study {path.parent.name}: {escape(sentence(error))}")
     if broken:
         raise typer.Exit(1)
 

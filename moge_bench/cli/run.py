@@ -36,13 +36,16 @@ def train(
     with user_errors():
         from moge_bench.data.registry import find_data
         from moge_bench.presets import resolve
-        from moge_bench.runs.store import RecordStore
+        from moge_bench.runs.store import RecordStore, check_layout
+        from moge_bench.system import check_writable
         from moge_bench.training.tasks import check_tasks
 
         overrides = dict(map(_assignment, settings or []))
         config = find_data(resolve(preset, method, overrides, seed))
         check_tasks([config])
+        check_layout(results)
         store = RecordStore(results)
+        check_writable(store.runs)  # before it trains for nothing
         failed = _execute([config], store, jobs=1, executor="local")
         record = store.read(config.run_id)
     if record is not None:
@@ -67,9 +70,10 @@ def ablate(
     """Run the arms of a study that have no record, time them, print the tables."""
     with user_errors():
         from moge_bench.runs.execute import pending
-        from moge_bench.runs.store import RecordStore
+        from moge_bench.runs.store import RecordStore, check_layout
         from moge_bench.study.grid import default_grid_path, load_grid
         from moge_bench.study.manifest import compare_manifest, make_manifest, save_manifest
+        from moge_bench.system import check_writable
         from moge_bench.training.tasks import check_tasks
 
         if executor not in ("local", "ray"):
@@ -77,6 +81,7 @@ def ablate(
         first, step = _shard(shard)
         grid = load_grid(grid_file or default_grid_path())
         check_tasks([arm.configs[0] for arm in grid.arms])
+        check_layout(results)
         store = RecordStore(results)
         todo = pending(grid.configs, store)
         done = len(grid.configs) - len(todo)
@@ -87,6 +92,7 @@ def ablate(
         if dry_run:
             _list_runs(grid, {config.run_id for config in todo})
             return
+        check_writable(store.runs)
         save_manifest(results, manifest)
         chosen = todo[first::step][:limit]
         failed = _execute(chosen, store, jobs=jobs, executor=executor)

@@ -56,7 +56,8 @@ def load_corpus(name: str) -> Corpus:
     elif path.is_file():
         corpus = _split_90_5_5("\n".join(read_documents(path)))
     else:
-        corpus = {split: read_documents(_find_split(path, split)) for split in SPLITS}
+        files = zip(SPLITS, corpus_files(path), strict=True)
+        corpus = {split: read_documents(file) for split, file in files}
     for split, documents in corpus.items():
         if not any(document.strip() for document in documents):
             raise ValueError(f"corpus {name!r} has no text in its {split} split")
@@ -84,6 +85,14 @@ def local_path(name: str) -> Path:
         return Path(name).expanduser()
     except RuntimeError as error:  # no home folder is known, or ~name is nobody
         raise ValueError(f"the path {name!r} cannot be expanded: {error}") from None
+
+
+def corpus_files(path: Path) -> list[Path]:
+    """Return the files that ``load_corpus`` reads of the local corpus at ``path``.
+
+    ValueError where a folder does not have exactly one file a split.
+    """
+    return [path] if path.is_file() else [_find_split(path, split) for split in SPLITS]
 
 
 def _load_addresses() -> Corpus:

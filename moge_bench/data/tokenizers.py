@@ -7,7 +7,6 @@ stand between documents only: "<|endoftext|>" within a text is text like any oth
 
 from __future__ import annotations
 
-import hashlib
 import io
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -16,6 +15,7 @@ from collections.abc import Iterator
 import torch
 
 from moge_bench import cache
+from moge_bench.config.identity import digest_of
 
 SEPARATOR = "<|endoftext|>"
 
@@ -96,7 +96,7 @@ class BPETokenizer(Tokenizer):
     def __init__(self, training: list[str], vocabulary_size: int) -> None:
         import tokenizers
 
-        name = f"bpe-{_digest(training, vocabulary_size, tokenizers.__version__)}.json"
+        name = f"bpe-{digest_of([tokenizers.__version__, vocabulary_size, training])}.json"
         kept = cache.read_text(name)
         if kept is not None:
             self._backend = tokenizers.Tokenizer.from_str(kept)
@@ -139,11 +139,3 @@ def _train_bpe(training: list[str], vocabulary_size: int):  # type: ignore[no-un
         training, vocabulary_size, show_progress=False, special_tokens=[SEPARATOR]
     )
     return trainer._tokenizer
-
-
-def _digest(training: list[str], vocabulary_size: int, version: str) -> str:
-    digest = hashlib.sha256(f"{version} {vocabulary_size}".encode())
-    for text in training:
-        data = text.encode("utf-8")
-        digest.update(b"\0%d\0" % len(data) + data)
-    return digest.hexdigest()[:16]

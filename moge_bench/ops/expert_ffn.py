@@ -62,8 +62,7 @@ def expert_ffn(
     Raises:
         TypeError, ValueError: naming the argument, what came and what would work.
     """
-    _check_tensors(x, weights, experts, w_in, b_in, w_out, b_out)
-    _check_shapes(x, weights, experts, w_in, b_in, w_out, b_out)
+    _check_shapes(_check_tensors(x, weights, experts, w_in, b_in, w_out, b_out))
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {tuple(ACTIVATIONS)}, got {activation!r}")
     # Autocast knows no meta device.
@@ -99,8 +98,8 @@ def _check_tensors(
     b_in: torch.Tensor | None,
     w_out: torch.Tensor,
     b_out: torch.Tensor | None,
-) -> None:
-    """Check type, rank and device of every tensor, and the dtype of the routing."""
+) -> dict[str, torch.Tensor]:
+    """Check type, rank and device of every tensor, and the dtype of the routing; return by name."""
     named = {"x": x, "weights": weights, "experts": experts, "w_in": w_in, "w_out": w_out}
     if (b_in is None) != (b_out is None):
         missing = "b_in" if b_in is None else "b_out"
@@ -123,40 +122,35 @@ def _check_tensors(
     if experts.dtype != torch.int64:
         raise TypeError(f"experts must be int64, got {experts.dtype}; call experts.long() first")
     check_float("weights", weights)
+    return named
 
 
-def _check_shapes(
-    x: torch.Tensor,
-    weights: torch.Tensor,
-    experts: torch.Tensor,
-    w_in: torch.Tensor,
-    b_in: torch.Tensor | None,
-    w_out: torch.Tensor,
-    b_out: torch.Tensor | None,
-) -> None:
+def _check_shapes(named: dict[str, torch.Tensor]) -> None:
     """Check that the sizes agree: T and k of the routing, N, f and d of the parameters."""
-    num_tokens, hidden = x.shape
-    top_k = experts.shape[1]
-    num_experts, ffn_size = w_in.shape[:2]
+    num_tokens, hidden = named["x"].shape
+    top_k = named["experts"].shape[1]
+    num_experts, ffn_size = named["w_in"].shape[:2]
     if top_k < 1:
         raise ValueError(
-            f"experts must hold at least one choice a token, got {tuple(experts.shape)}"
+            f"experts must hold at least one choice a token, got {tuple(named['experts'].shape)}"
         )
     if min(num_experts, ffn_size, hidden) < 1:
         raise ValueError(
-            f"w_in must have shape (N, f, d) with every size at least 1, got {tuple(w_in.shape)}"
+            "w_in must have shape (N, f, d) with every size at least 1, got "
+            f"{tuple(named['w_in'].shape)}"
         )
     wanted = {
-        "experts": (experts, (num_tokens, top_k), "(T, k) with the T of x"),
-        "weights": (weights, (num_tokens, top_k), "(T, k), as experts"),
-        "w_in": (w_in, (num_experts, ffn_size, hidden), "(N, f, d) with the d of x"),
-        "w_out": (w_out, (num_experts, hidden, ffn_size), "(N, d, f), w_in's sizes"),
-        "b_in": (b_in, (num_experts, ffn_size), "(N, f), w_in's sizes"),
-        "b_out": (b_out, (num_experts, hidden), "(N, d), w_in's sizes"),
+        "experts": ((num_tokens, top_k), "(T, k) with the T of x"),
+        "weights": ((num_tokens, top_k), "(T, k), as experts"),
+        "w_in": ((num_experts, ffn_size, hidden), "(N, f, d) with the d of x"),
+        "w_out": ((num_experts, hidden, ffn_size), "(N, d, f), w_in's sizes"),
+        "b_in": ((num_experts, ffn_size), "(N, f), w_in's sizes"),
+        "b_out": ((num_experts, hidden), "(N, d), w_in's sizes"),
     }
-    for name, (tensor, shape, meaning) in wanted.items():
-        if tensor is not None and tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} must be {meaning} = {shape}, got {tuple(tensor.shape)}")
+    for name, (shape, meaning) in wanted.items():
+        if name in named and tuple(named[name].shape) != shape:
+            got = tuple(named[name].shape)
+            raise ValueError(f"{name} must be {meaning} = {shape}, got {got}")
 
 
 def _check_dtypes(x: torch.Tensor, *parameters: torch.Tensor | None) -> None:

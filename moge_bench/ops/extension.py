@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,6 +11,8 @@ from types import ModuleType
 from typing import Any
 
 import torch
+
+from moge_bench.system import digest_files
 
 BACKENDS = ("auto", "extension", "reference")
 BUILD_HINT = "build it with `make build`, or `pip install --no-build-isolation -e .`"
@@ -79,25 +80,19 @@ def _stale(what: str, built: str, found: str) -> str | None:
 
 def source_hash(folder: Path) -> str:
     """Return the digest of the extension's files below csrc/, as setup.py computes it."""
-    return _digest(folder, [*_files(folder, ".cpp", ".h"), *_files(folder / "cpu", ".cpp", ".h")])
+    return digest_files(
+        [*_files(folder, ".cpp", ".h"), *_files(folder / "cpu", ".cpp", ".h")], folder
+    )
 
 
 def cuda_source_hash(folder: Path) -> str:
     """Return the digest of the CUDA library's files below csrc/, as setup.py computes it."""
     shared = [folder / name for name in ("kernels.h", "plan.cpp", "plan.h")]
-    return _digest(folder, [*shared, *_files(folder / "cuda", ".cpp", ".cu", ".cuh", ".h")])
+    return digest_files([*shared, *_files(folder / "cuda", ".cpp", ".cu", ".cuh", ".h")], folder)
 
 
 def _files(folder: Path, *suffixes: str) -> Iterator[Path]:
     return (path for path in folder.iterdir() if path.suffix in suffixes)
-
-
-def _digest(folder: Path, paths: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(paths):
-        name = path.relative_to(folder).as_posix()
-        digest.update(name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 for _sentence in (stale_build(), stale_cuda_build()):

@@ -54,7 +54,7 @@ def group_norm(
     taps, topo = validation.make_groups(
         scores, map_shape, group_size, sigma, stride, border, reduction
     )
-    return _group_norm(scores, taps, topo, mask, nonfinite, backend)
+    return group_norm_with_taps(scores, taps, topo, mask=mask, nonfinite=nonfinite, backend=backend)
 
 
 def group_norm_with_taps(
@@ -66,19 +66,10 @@ def group_norm_with_taps(
     nonfinite: str,
     backend: str,
 ) -> torch.Tensor:
-    """``group_norm`` with the filter given as a tensor, (h,) float64 on the CPU."""
-    validation.check_matrix("scores", scores)
-    return _group_norm(scores, taps, topo, mask, nonfinite, backend)
+    """``group_norm`` with the filter given as a tensor, (h,) float64 on the CPU.
 
-
-def _group_norm(
-    scores: torch.Tensor,
-    taps: torch.Tensor,
-    topo: Topography,
-    mask: torch.Tensor | None,
-    nonfinite: str,
-    backend: str,
-) -> torch.Tensor:
+    ``scores`` are not checked: validation.check_matrix does that, before the groups are made.
+    """
     validation.check_nonfinite(nonfinite)
     validation.check_mask(mask, scores, "scores", 1)
     strict = nonfinite == "error"

@@ -179,9 +179,15 @@ def route(
         taps, topo = validation.make_groups(
             logits, map_shape, group_size, sigma, stride, border, reduction
         )
-    return _route(logits, taps, topo, top_k, renormalize, noise, nonfinite, backend, None, mask)
+    return route_with_taps(
+        logits, taps, topo, top_k, renormalize=renormalize, noise=noise, nonfinite=nonfinite,
+        backend=backend, mask=mask,
+    )  # fmt: skip
 
 
+# Between two calls of a router a model runs much else, so the Python of a call starts from cold
+# caches: a check that takes 1 us in a loop takes 15 there, and a call 100 us more than its op.
+# Checks therefore ask for little, and none is made twice.
 def route_with_taps(
     logits: torch.Tensor,
     taps: torch.Tensor | None,
@@ -197,27 +203,9 @@ def route_with_taps(
 ) -> Routing:
     """``route`` with the filter given as a tensor, so that an annealed sigma never recompiles.
 
+    ``logits`` are not checked: validation.check_matrix does that, before the groups are made.
     ``bias``, (N,), enters the selection alone: top-k is of softmax(x + noise) + bias.
     """
-    validation.check_matrix("logits", logits)
-    return _route(logits, taps, topo, top_k, renormalize, noise, nonfinite, backend, bias, mask)
-
-
-# Between two calls of a router a model runs much else, so the Python of a call starts from cold
-# caches: a check that takes 1 us in a loop takes 15 there, and a call 100 us more than its op.
-# Checks therefore ask for little, and none is made twice.
-def _route(
-    logits: torch.Tensor,
-    taps: torch.Tensor | None,
-    topo: Topography | None,
-    top_k: int,
-    renormalize: bool,
-    noise: torch.Tensor | None,
-    nonfinite: str,
-    backend: str,
-    bias: torch.Tensor | None,
-    mask: torch.Tensor | None,
-) -> Routing:
     validation.check_top_k(top_k, logits.shape[1])
     validation.check_noise(noise, logits)
     validation.check_nonfinite(nonfinite)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from moge_bench.perf.rows import FAILURES, OK, Row
 from moge_bench.perf.statistics import Decision
+from moge_bench.system import write_atomically
 
 LEGEND = """\
 Forward + backward, float32 unless the case says otherwise; all candidates of a case interleaved
@@ -103,26 +102,12 @@ def markdown(rows: list[Row], facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write ``text`` to a temporary file beside ``path`` and rename it over ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def write(rows: list[Row], facts: dict[str, Any], folder: Path, stem: str) -> list[Path]:
     """Write ``stem``.json, .csv and .md into ``folder``; return their paths."""
     data = [row.to_dict() for row in rows]
     text = json.dumps({"facts": facts, "rows": data}, indent=1, sort_keys=True) + "\n"
     paths = [folder / f"{stem}{suffix}" for suffix in (".json", ".csv", ".md")]
-    write_atomic(paths[0], text)
+    write_atomically(paths[0], text)
     table = io.StringIO()
     flat = [
         {k: v for k, v in row.items() if not isinstance(v, dict)}
@@ -134,8 +119,8 @@ def write(rows: list[Row], facts: dict[str, Any], folder: Path, stem: str) -> li
     writer = csv.DictWriter(table, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(flat)
-    write_atomic(paths[1], table.getvalue())
-    write_atomic(paths[2], markdown(rows, facts))
+    write_atomically(paths[1], table.getvalue())
+    write_atomically(paths[2], markdown(rows, facts))
     return paths
 
 

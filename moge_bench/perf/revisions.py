@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import hashlib
 import json
 import os
 import shutil
@@ -17,8 +16,9 @@ from pathlib import Path
 import torch
 
 from moge_bench.cache import cache_folder
+from moge_bench.system import check_writable, digest_files, run_git
 
-# Written last, with a digest of each library: a folder without it is a build that was interrupted.
+# Written last, with a digest of the libraries: a folder without it is a build that was interrupted.
 BUILT = ".gate-built"
 
 
@@ -41,8 +41,7 @@ def default_cache() -> Path:
     folder = cache_folder()
     if folder is not None:
         try:
-            (folder / "gate").mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder / "gate").close()
+            check_writable(folder / "gate")
             return folder / "gate"
         except OSError:
             pass
@@ -51,21 +50,9 @@ def default_cache() -> Path:
     return temporary
 
 
-def _git(repo: Path, *arguments: str) -> bytes:
-    command = ["git", "-C", str(repo), *arguments]
-    try:
-        result = subprocess.run(command, capture_output=True, check=False)
-    except FileNotFoundError:
-        raise ValueError("git was not found: install it, revisions come from it") from None
-    if result.returncode:
-        reason = result.stderr.decode(errors="replace").strip()
-        raise ValueError(f"git {' '.join(arguments)} failed in {repo}: {reason}")
-    return result.stdout
-
-
 def repository_root(start: Path) -> Path:
     """Return the top folder of the git checkout that holds ``start``; ValueError if none does."""
-    return Path(_git(start, "rev-parse", "--show-toplevel").decode().strip())
+    return Path(run_git(start, "rev-parse", "--show-toplevel").decode().strip())
 
 
 def resolve(repo: Path, ref: str) -> str:
@@ -74,9 +61,9 @@ def resolve(repo: Path, ref: str) -> str:
     In a shallow clone (``git clone --depth``, and what CI checks out by default) it names that.
     """
     try:
-        return _git(repo, "rev-parse", "--verify", f"{ref}^{{commit}}").decode().strip()
+        return run_git(repo, "rev-parse", "--verify", f"{ref}^{{commit}}").decode().strip()
     except ValueError:
-        if _git(repo, "rev-parse", "--is-shallow-repository").strip() != b"true":
+        if run_git(repo, "rev-parse", "--is-shallow-repository").strip() != b"true":
             raise
     raise ValueError(
         f"{ref!r} is not in {repo}, which is a shallow clone: fetch the base with "
@@ -91,17 +78,17 @@ def snapshot(repo: Path, ref: str | None, folder: Path) -> str:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if ref is None:
-        names = _git(repo, "ls-files", "-z", "-co", "--exclude-standard").decode().split("\0")
+        names = run_git(repo, "ls-files", "-z", "-co", "--exclude-standard").decode().split("\0")
         for name in filter(None, names):
             if (repo / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(repo / name, folder / name)
         commit = resolve(repo, "HEAD")
-        changed = _git(repo, "status", "--porcelain").strip()
+        changed = run_git(repo, "status", "--porcelain").strip()
         return f"{commit}+dirty" if changed else commit
     commit = resolve(repo, ref)
     with tempfile.TemporaryFile() as archive:
-        archive.write(_git(repo, "archive", "--format=tar", commit))
+        archive.write(run_git(repo, "archive", "--format=tar", commit))
         archive.seek(0)
         with tarfile.open(fileobj=archive) as tar:
             tar.extractall(folder, filter="data")
@@ -112,11 +99,9 @@ def build_key(tree: Path) -> str:
     """Return a digest of the sources of the package and of what they are compiled with."""
     compiler = os.environ.get("CXX", "g++")
     version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
-    digest = hashlib.sha256(f"{torch.__version__} {sys.version}".encode() + version)
     files = [tree / "setup.py", *(tree / "csrc").rglob("*"), *(tree / "moge_bench").rglob("*.py")]
-    for path in sorted(file for file in files if file.is_file()):
-        digest.update(path.relative_to(tree).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
+    built_with = (torch.__version__, sys.version, version.decode(errors="replace"))
+    return digest_files((file for file in files if file.is_file()), tree, *built_with)
 
 
 def build(repo: Path, ref: str | None, cache: Path, name: str) -> Revision:
@@ -151,14 +136,14 @@ def build_tree(tree: Path, commit: str, cache: Path, name: str) -> Revision:
         if result.returncode:
             tail = "\n".join((result.stdout + result.stderr).splitlines()[-20:])
             raise RuntimeError(f"building {name} ({commit}) failed:\n{tail}")
-        (tree / BUILT).write_text(json.dumps({"commit": commit, "libraries": _libraries(tree)}))
+        built = {"commit": commit, "libraries": _libraries(tree)}
+        (tree / BUILT).write_text(json.dumps(built))
         _move_into_place(tree, home, key)
     return Revision(name, commit, home, key)
 
 
-def _libraries(tree: Path) -> dict[str, str]:
-    files = sorted((tree / "moge_bench").glob("*.so"))
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+def _libraries(tree: Path) -> str:
+    return digest_files((tree / "moge_bench").glob("*.so"), tree)
 
 
 def _is_whole(home: Path, key: str) -> bool:

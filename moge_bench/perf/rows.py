@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import platform
-import re
-import subprocess
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import torch
 
 from moge_bench.ops import extension
+from moge_bench.system import cpu_name, run_git
 
 OK, WRONG, FALLBACK = "ok", "wrong", "fallback"
 NOT_INSTALLED, NOT_APPLICABLE, ERROR = "not installed", "not applicable", "error"
@@ -68,40 +67,11 @@ def build_facts() -> dict[str, Any]:
 
 def git_commit(root: Path) -> str:
     """Return the commit checked out at ``root``, "+dirty" appended where files differ from it."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
     try:
-        return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
+        commit = run_git(root, "rev-parse", "HEAD").decode().strip()
+        return commit + ("+dirty" if run_git(root, "status", "--porcelain", "-uno") else "")
+    except ValueError:
         return "unknown (not a git checkout)"
-
-
-def cpu_name() -> str:
-    """Return the processor's model name."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        match = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text())
-        if match:
-            return match.group(1).strip()
-    return platform.processor() or platform.machine()
-
-
-def check_device(device: str) -> None:
-    """Check that ``device`` is one that torch can use here."""
-    try:
-        found = torch.device(device)
-    except RuntimeError:
-        raise ValueError(
-            f"device must be cpu or a torch device like cuda:0, got {device!r}"
-        ) from None
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"device={device!r} needs a GPU and a CUDA build of torch; torch {torch.__version__} "
-            "sees no GPU here"
-        )
 
 
 def environment(device: str) -> dict[str, Any]:

@@ -107,7 +107,8 @@ def _origin(record: Record) -> Iterator[list[str]]:
     yield ["device", f"{record.device}, {record.threads} thread(s)"]
     yield ["versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())]
     yield ["backends", ", ".join(f"{op}: {n}" for op, n in record.backends.items()) or "no MoE"]
-    yield ["parameters", ", ".join(f"{n:,} {what}" for what, n in record.parameters.items())]
+    counts = (f"{n:,} {what.replace('_', ' ')}" for what, n in record.parameters.items())
+    yield ["parameters", ", ".join(counts)]
     if record.peak_rss_mib is not None:
         yield ["peak RSS", f"{record.peak_rss_mib:.0f} MiB"]
 

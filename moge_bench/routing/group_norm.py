@@ -10,7 +10,7 @@ from torch import nn
 
 from moge_bench.ops.group_norm import group_norm_with_taps
 from moge_bench.ops.topography import Topography, gaussian_taps
-from moge_bench.ops.validation import make_groups
+from moge_bench.ops.validation import check_matrix, make_groups
 
 
 class GroupNorm(nn.Module):
@@ -55,6 +55,7 @@ class GroupNorm(nn.Module):
 
     def forward(self, scores: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Return L_group, (), of ``scores`` (T, N); ``mask`` (T,) bool: the tokens that count."""
+        check_matrix("scores", scores)
         _, topography = make_groups(
             scores, self.map_shape, self.group_size, None, self.stride, self.border, self.reduction
         )

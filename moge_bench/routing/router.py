@@ -13,7 +13,7 @@ from moge_bench.ops.count_load import count_load
 from moge_bench.ops.extension import warn_once
 from moge_bench.ops.route import Routing, route_with_taps
 from moge_bench.ops.topography import AUTO_GROUP, gaussian_taps, resolve_map_shape
-from moge_bench.ops.validation import check_mask
+from moge_bench.ops.validation import check_mask, check_matrix
 from moge_bench.routing.gate import Gate, gate_logits
 from moge_bench.routing.settings import RouterSettings
 
@@ -124,6 +124,7 @@ class TopographicRouter(nn.Module):
         noise = None
         if self.training and self.noise:
             noise = torch.randn_like(logits) / self.num_experts
+        check_matrix("logits", logits)
         routing = route_with_taps(
             logits, self._taps, self.topography, self.top_k, renormalize=self.renormalize,
             noise=noise, nonfinite=self.nonfinite, backend=self.backend, mask=mask,

@@ -95,7 +95,8 @@ def peak_rss_mib() -> float:
     """Return the largest resident size this process has had, in MiB.
 
     Linux's VmHWM is read where it exists: unlike ru_maxrss it does not carry over what the parent
-    had resident when it started this process.
+    had resident when it started this process. psutil has the size of now, and a peak on Windows
+    only.
     """
     try:
         for line in Path("/proc/self/status").read_text().splitlines():

@@ -5,6 +5,7 @@ The same run is the same file on every machine, so folders merge by copying.
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,8 +43,12 @@ class RecordStore:
 
     def find(self, prefix: str) -> Record:
         """Return the one record whose run_id starts with ``prefix``; ValueError if not one."""
-        found = sorted(self.runs.glob(f"{prefix[:2]}*/{prefix}*.json")) if prefix else []
+        pattern = f"{glob.escape(prefix[:2])}*/{glob.escape(prefix)}*.json"
+        found = sorted(self.runs.glob(pattern)) if prefix else []
+        if self.path(prefix) in found:  # whatever else, a copy say, begins as it does
+            found = [self.path(prefix)]
         if len(found) != 1:
+            check_layout(self.root)
             names = ", ".join(path.stem for path in found[:5])
             some = f"{len(found)} records start with it: {names}" if found else "no record has it"
             raise ValueError(f"run id {prefix!r} in {self.root}: {some}")
@@ -72,6 +77,24 @@ def read_record(path: Path) -> Record:
     except (ValueError, OSError) as error:
         raise ValueError(f"{path} is not a record: {error}; {_MEND}") from None
     return record
+
+
+def check_layout(root: Path) -> None:
+    """Raise ValueError if ``root`` holds records or grids as moge-bench 0.1 left them."""
+    old = [*(root / "grids").glob("*.yaml"), *filter(_is_flat, (root / "runs").glob("*.json"))]
+    if old:
+        raise ValueError(
+            f"{root} has the layout of moge-bench 0.1 ({old[0].relative_to(root)}): run `python "
+            f"scripts/migrate_results.py {root}` in a source checkout, which trains nothing again"
+        )
+
+
+def _is_flat(path: Path) -> bool:
+    """Say whether the file is a record of schema 1, which stood in runs/ itself."""
+    try:
+        return "schema_version" in json.loads(path.read_bytes())
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 _MEND = "move it away to run that run again"

@@ -26,6 +26,7 @@ _MODEL, _OPTIMIZER, _RANDOM, _DATA = "model.", "optimizer.", "random.", "data.ep
 class Checkpoint:
     """What is needed beside the config to go on after ``step`` optimiser steps."""
 
+    path: Path
     step: int
     tensors: dict[str, torch.Tensor]
     measured: dict[str, Any]
@@ -64,7 +65,7 @@ def load_checkpoint(path: Path) -> Checkpoint | None:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return Checkpoint(int(header["step"]), tensors, json.loads(header["measured"]))
+        return Checkpoint(path, int(header["step"]), tensors, json.loads(header["measured"]))
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise ValueError(
             f"checkpoint {path} is damaged ({error}); delete it to start that run anew"
@@ -76,9 +77,22 @@ def restore(
 ) -> torch.Tensor:
     """Put model, optimiser and random generators back; return the data state.
 
-    RuntimeError, from torch, where the model is another than the one that was saved.
+    ValueError where the model or its optimiser is another than the one that was saved; the model
+    is of no use then.
     """
-    tensors = checkpoint.tensors
+    try:
+        return _restore(checkpoint.tensors, model, optimizer)
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"checkpoint {checkpoint.path} is of another model or another state of the code "
+            f"({reason}); delete it to start that run anew"
+        ) from None
+
+
+def _restore(
+    tensors: dict[str, torch.Tensor], model: nn.Module, optimizer: torch.optim.Optimizer
+) -> torch.Tensor:
     model.load_state_dict(_below(tensors, _MODEL))
     states: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in _below(tensors, _OPTIMIZER).items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,17 +51,27 @@ class RoutingStatistics:
     @staticmethod
     def _summarize(layer: dict[str, Any]) -> dict[str, Any]:
         load = layer["load"].to(torch.float64)
-        share = load / load.sum().clamp_min(1)
-        entropy = float(torch.special.entr(share).sum())
         group = layer["group"]
         return {
             "load": layer["load"].tolist(),
-            "load_entropy_normalized": entropy / math.log(len(load)) if len(load) > 1 else 1.0,
+            "load_entropy_normalized": _normalized_entropy(load),
             "max_over_mean_load": float(load.max() / load.mean().clamp_min(1e-12)),
             "dead_expert_share": float((load == 0).double().mean()),
             "dropped_share": layer["dropped"] / max(layer["choices"], 1),
             "group_loss": sum(group) / len(group) if group else None,
         }
+
+
+def _normalized_entropy(load: torch.Tensor) -> float:
+    """Return the entropy of the shares of ``load``, (N,) float64, over its most, log N.
+
+    1 for a single expert, which has no other choice; 0 where nothing was routed.
+    """
+    from scipy.stats import entropy
+
+    if len(load) == 1:
+        return 1.0
+    return float(entropy(load.cpu().numpy(), base=len(load))) if load.any() else 0.0
 
 
 @dataclass

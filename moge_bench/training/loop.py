@@ -28,6 +28,7 @@ class RunResult:
     """What one run measured; a record is this and where it came from.
 
     ``backends`` maps an op to the backend that really ran; ``checks`` holds the gradient check.
+    ``parameters``: "total", "active" (those that one token meets), and "flops_per_token".
     ``diverged_at`` is the optimiser step at which the run was given up: then ``metrics`` is empty.
     """
 
@@ -63,7 +64,8 @@ def train(
             seconds, and removed at the end; None keeps no state.
         probe: a file for the routing of fixed inputs at the end (training/probes.py).
 
-    Raises ValueError for a damaged checkpoint, data that are not there, or a missing device.
+    Raises ValueError for a checkpoint that is damaged or of another model, data that are not
+    there, or a missing device.
     """
     with left_as_found(), freed_memory_kept():
         require_determinism()

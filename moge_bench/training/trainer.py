@@ -12,6 +12,7 @@ from accelerate.utils import GradientAccumulationPlugin
 
 from moge_bench.config import RunConfig
 from moge_bench.models.build import build_model, count_parameters
+from moge_bench.models.cost import count_flops_per_token
 from moge_bench.moe.insert import collect_aux
 from moge_bench.moe.layer import MoEAux
 from moge_bench.routing.schedule import SigmaSchedule
@@ -64,7 +65,10 @@ class Trainer:
             dataloader_config=DataLoaderConfiguration(split_batches=True),
         )
         model = build_model(config, self.task.vocabulary_size)
-        self.parameters = count_parameters(model)
+        self.parameters = {
+            **count_parameters(model),
+            "flops_per_token": count_flops_per_token(config, self.task.vocabulary_size),
+        }
         optimizer = make_optimizer(model, config.training)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.sigma_schedule: SigmaSchedule | None = None

@@ -9,7 +9,9 @@ from typer.testing import CliRunner
 from moge_bench.cli import app
 from moge_bench.ops import extension, self_check
 from moge_bench.perf import cells
+from moge_bench.runs.provenance import code_digest
 from moge_bench.runs.store import RecordStore
+from moge_bench.study.grid import load_grid
 
 TINY = ["--set", "training.steps=2", "--set", "training.batch_size=8"]
 
@@ -100,7 +102,7 @@ def test_mistakes_are_one_sentence_and_exit_code_2(arguments, message):
     assert "Traceback" not in result.output
 
 
-def test_dry_run_shows_the_cells_and_touches_nothing(tmp_path):
+def test_dry_run_shows_the_runs_and_touches_nothing(tmp_path):
     result = run("ablate", "--dry-run", "--results", tmp_path / "results")
     assert result.exit_code == 0, result.output
     assert "quick: " in result.output
@@ -108,36 +110,37 @@ def test_dry_run_shows_the_cells_and_touches_nothing(tmp_path):
     assert not (tmp_path / "results").exists()
 
 
-def test_limit_and_failure_set_the_exit_code(tmp_path, monkeypatch):
-    # Without this check, which refuses the batch before anything trains, a run fails of it.
-    monkeypatch.setattr("moge_bench.training.tasks.check_tasks", lambda configs: None)
+def write_grid(folder, *, batch_size, metrics):
+    """Write the file of a study of two arms with a seed and two steps; return its path."""
     grid = {
-        "name": "failing",
-        "question": "What does a run that fails leave?",
+        "name": "two", "question": "What happens to two runs?",
         "base": {"preset": "tiny-vit", "seeds": [0],
-                 "set": {"training.steps": 2, "training.batch_size": 9_001}},
+                 "set": {"training.steps": 2, "training.batch_size": batch_size}},
         "axes": {"method": ["dense", "moe"]},
-        "table": {"rows": "method", "metrics": "top1_accuracy"},
+        "table": {"rows": "method", "metrics": metrics},
     }  # fmt: skip
-    path = tmp_path / "failing.yaml"
+    path = folder / "two.yaml"
     path.write_text(yaml.safe_dump(grid))
+    return path
+
+
+def test_limit_and_failure_set_the_exit_code(tmp_path):
+    path = write_grid(tmp_path, batch_size=8, metrics="top1_accuracy")
+    first = load_grid(path).configs[0]
+    torn = tmp_path / f"results/checkpoints/{first.run_id}-{code_digest()}.safetensors"
+    torn.parent.mkdir(parents=True)
+    torn.write_bytes(b"torn")
     result = run("ablate", path, "--results", tmp_path / "results", "--limit", 1)
     assert result.exit_code == 1
-    assert "batch_size must be at most 9000 examples" in result.output
+    assert "failed: tiny-vit dense seed=0, ValueError: checkpoint" in result.output
+    assert "delete it to start that run anew" in result.output
+    assert RecordStore(tmp_path / "results").read(first.run_id).status == "failed"
     assert len(list((tmp_path / "results/runs").glob("??/*.json"))) == 1
     assert "Incomplete" in result.output
 
 
 def test_timing_waits_for_the_runs_that_a_limit_leaves(tmp_path, monkeypatch):
-    grid = {
-        "name": "two", "question": "When are they timed?",
-        "base": {"preset": "tiny-vit", "seeds": [0],
-                 "set": {"training.steps": 2, "training.batch_size": 8}},
-        "axes": {"method": ["dense", "moe"]},
-        "table": {"rows": "method", "metrics": "tokens_per_second"},
-    }  # fmt: skip
-    path = tmp_path / "two.yaml"
-    path.write_text(yaml.safe_dump(grid))
+    path = write_grid(tmp_path, batch_size=8, metrics="tokens_per_second")
     finished_when_timed = []
 
     def measure(_grid, store, _speeds, _announce):

@@ -10,8 +10,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from moge_bench.cli import perf as cli
 from moge_bench.ops.topography import Topography
-from moge_bench.perf import bench, candidates, cli, layers, report, rows, timing
+from moge_bench.perf import bench, candidates, layers, report, rows, timing
 from moge_bench.perf.candidates import ROUTERS, Candidate, Options, softmax_topk
 from moge_bench.perf.registry import Case
 

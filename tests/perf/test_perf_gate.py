@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from moge_bench.perf import cli, gate, measure, registry, revisions
+from moge_bench.cli import perf as cli
+from moge_bench.perf import gate, measure, registry, revisions
+from moge_bench.perf.policy import Policy
 from moge_bench.perf.registry import Case
 from moge_bench.perf.statistics import INCONCLUSIVE, PASS, REGRESSION, overall
 
 CASES = [Case("router", 64, 16, k, 3, threads=1) for k in (1, 2, 3)]
-POLICY = gate.Policy()
+POLICY = Policy()
 
 
 def machine(seed: int, *, process: float, block: float, slowdown: float = 0.0, shared: float = 0.5):
@@ -122,7 +124,7 @@ def test_a_regression_must_be_seen_twice(slow, verdict):
 )  # fmt: skip
 def test_a_bad_policy_names_the_argument(arguments, message):
     with pytest.raises(ValueError, match=message):
-        gate.Policy(**arguments)
+        Policy(**arguments)
 
 
 FAKE_ROUTE = """

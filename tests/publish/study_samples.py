@@ -23,6 +23,11 @@ table:
   rows: [moe.group.size, method]
   metrics: [top1_accuracy, peak_memory_mib, tokens_per_second, active_parameters]
 """
+ONE_SEED = """
+name: golden
+question: What matters?
+base: {preset: tiny-vit, seeds: 1}
+"""  # axes and table follow
 PIVOT = ROWS.replace("rows: [moe.group.size, method]", "rows: moe.group.size\n  columns: method")
 
 

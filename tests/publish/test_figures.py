@@ -1,6 +1,6 @@
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from study_samples import make_study, read_study
+from study_samples import ONE_SEED, make_study, read_study
 from typer.testing import CliRunner
 
 from moge_bench.cli import app
@@ -83,10 +83,9 @@ def test_a_study_of_methods_has_them_on_x(tmp_path):
 
 
 def test_other_axes_and_splits_are_panels_of_at_most_six(tmp_path):
-    text = """
-name: golden
-question: What matters?
-base: {preset: tiny-vit, seeds: 1}
+    text = (
+        ONE_SEED
+        + """
 axes:
   method: [moe, moge]
   moe.num_experts: [9, 16, 25]
@@ -97,6 +96,7 @@ table:
   metrics: top1_accuracy
   splits: [validation, test]
 """
+    )
     make_study(tmp_path, text, speed=False)
     _, plan, numbers, captions = parts(tmp_path)
     assert plan.x == "moe.num_experts"

@@ -2,7 +2,16 @@ import csv
 
 import pytest
 from record_samples import make_record
-from study_samples import PIVOT, ROWS, caption, cells, golden_accuracy, make_study, read_study
+from study_samples import (
+    ONE_SEED,
+    PIVOT,
+    ROWS,
+    caption,
+    cells,
+    golden_accuracy,
+    make_study,
+    read_study,
+)
 
 from moge_bench.publish.tables import write_tables
 from moge_bench.runs.record import RunError
@@ -243,15 +252,15 @@ def test_published_values_stand_beside_ours_where_there_are_any(tmp_path):
 
 
 def test_a_pivot_wider_than_six_columns_goes_on_in_another_table(tmp_path):
-    text = """
-name: golden
-question: Which rate?
-base: {preset: tiny-vit, seeds: 1}
+    text = (
+        ONE_SEED
+        + """
 axes:
   method: [dense, moe]
   training.learning_rate: [0.001, 0.002, 0.003, 0.004, 0.005, 0.006, 0.007]
 table: {rows: method, columns: training.learning_rate, metrics: top1_accuracy}
 """
+    )
     markdown = written(tmp_path, text, speed=False)
     first = cells(markdown, "Test top-1 (%) (1 of 2)")
     second = cells(markdown, "Test top-1 (%) (2 of 2)")
@@ -262,10 +271,9 @@ table: {rows: method, columns: training.learning_rate, metrics: top1_accuracy}
 
 
 def test_more_axes_than_columns_are_one_column(tmp_path):
-    text = """
-name: golden
-question: What matters?
-base: {preset: tiny-vit, seeds: 1}
+    text = (
+        ONE_SEED
+        + """
 axes:
   method: [moe, moge]
   moe.num_experts: [9, 16]
@@ -276,6 +284,7 @@ table:
   rows: [method, moe.num_experts, moe.top_k, training.steps, training.batch_size]
   metrics: top1_accuracy
 """
+    )
     markdown = written(tmp_path, text, speed=False)
     rows = cells(markdown, "Test top-1 (%)")
     assert rows[0] == ["arm", "test top-1 (%)", "difference (points)"]

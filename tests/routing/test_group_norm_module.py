@@ -144,3 +144,16 @@ def test_wrong_settings_are_refused_at_once(match, options):
 def test_wrong_settings_are_refused_in_a_call(match, options):
     with pytest.raises((ValueError, TypeError), match=match):
         GroupNorm(**options)(SCORES)
+
+
+@pytest.mark.parametrize(
+    ("scores", "error", "match"),
+    [
+        ([[0.5, 0.5]], TypeError, "scores must be a torch.Tensor, got list"),
+        (torch.rand(16), ValueError, r"scores must have shape \(num_tokens, num_experts\)"),
+        (torch.rand(2, 3, 16), ValueError, r"got \(2, 3, 16\); flatten batch and sequence first"),
+    ],
+)
+def test_wrong_scores_are_named(scores, error, match):
+    with pytest.raises(error, match=match):
+        GroupNorm()(scores)

@@ -90,8 +90,15 @@ def test_the_state_of_another_model_is_refused(tmp_path):
     path = tmp_path / "state.safetensors"
     killed_after(CONFIGS["moge"], 1, path)
     wider = resolve("tiny-vit", "moge", {**VISION, "moe.num_experts": 16})
-    with pytest.raises(RuntimeError, match="size mismatch"):
+    before = path.read_bytes()
+    message = r"state\.safetensors is of another model .*size mismatch.*delete it to start that run"
+    with pytest.raises(ValueError, match=message) as caught:
         train(wider, checkpoint=path)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before  # the user's to delete
+    deeper = resolve("tiny-vit", "moge", {**VISION, "model.depth": 3})
+    with pytest.raises(ValueError, match="Missing key"):
+        train(deeper, checkpoint=path)
 
 
 def test_a_stream_found_again_gives_the_same_batches():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from moge_bench.perf.report import write_atomic
+from moge_bench.system import digest_files, write_atomically
 from tools.gpu_check import built as building
 from tools.gpu_check import cost as table
 from tools.gpu_check.architectures import ARCHITECTURES, Architecture
@@ -64,7 +63,7 @@ def cost_rows(
         kept = toolchain.cache / f"counts-{_key(library_path, case, architectures)}.csv"
         if not kept.exists():
             rows = measure(case, built, library, csrc, toolchain.version())
-            write_atomic(kept, table.to_csv(rows))
+            write_atomically(kept, table.to_csv(rows))
         for cost in table.read_csv(kept):
             # The kernel that adds up partial sums is the same for every element type.
             if costs.setdefault(cost.key, cost) != cost:
@@ -76,12 +75,10 @@ def cost_rows(
 def _key(library: Path, case: Case, architectures: Sequence[Architecture]) -> str:
     """Return a hash of all that a case's rows depend on: kernels, case, report, interpreter."""
     # The library's name holds the hash of every source and header, and of the compiler.
-    digest = hashlib.sha256(f"{library.name} {case!r} {architectures!r}".encode())
     folder = Path(__file__).resolve().parent
     own = [*folder.glob("*.py"), *folder.with_name("ptx").glob("*.py")]
-    for path in [folder.with_name("interface.py"), *sorted(own)]:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    files = [folder.with_name("interface.py"), *own]
+    return digest_files(files, folder.parent, library.name, repr(case), repr(architectures))
 
 
 def check(
@@ -115,6 +112,6 @@ def check(
 def write(costs: list[Cost], nvcc: str, folder: Path) -> list[Path]:
     """Write the table as CSV and Markdown into ``folder``; return their paths."""
     paths = [folder / f"{STEM}.csv", folder / f"{STEM}.md"]
-    write_atomic(paths[0], table.to_csv(costs))
-    write_atomic(paths[1], markdown(costs, nvcc))
+    write_atomically(paths[0], table.to_csv(costs))
+    write_atomically(paths[1], markdown(costs, nvcc))
     return paths

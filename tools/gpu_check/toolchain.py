@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from moge_bench.system import digest_files
 from tools.gpu_check.architectures import Architecture
 
 # The flags of the shipped library, so that what is reported is what is shipped.
@@ -106,11 +106,7 @@ class Toolchain:
 def _key(sources: Sequence[Path], include: Path, flags: Sequence[str]) -> str:
     """Return a hash of all that the compiler reads: sources, every header below, and flags."""
     headers = [path for suffix in ("h", "cuh") for path in include.rglob(f"*.{suffix}")]
-    digest = hashlib.sha256("\n".join(flags).encode())
-    for path in [*sources, *sorted(headers)]:
-        digest.update(path.name.encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    return digest_files([*sources, *headers], None, *flags)
 
 
 def run(command: Sequence[str]) -> str:

@@ -8,13 +8,14 @@ that test processes may build at the same time.
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import re
 import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from moge_bench.system import digest_files
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "build/simt"
@@ -95,11 +96,9 @@ def runtime_jobs(mode: str) -> list[Job]:
 
 def compile_object(source: Path, flags: Sequence[str]) -> Path:
     """Return the object of one source, compiled if it or a header of it has changed."""
-    digest = hashlib.sha256(" ".join([compiler_version(), *flags]).encode())
     folders = [Path(flag[2:]) for flag in flags if flag.startswith("-I")]
-    for path in included_files(source, folders):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    target = CACHE / f"{source.stem}-{digest.hexdigest()[:24]}.o"
+    key = digest_files(included_files(source, folders), None, compiler_version(), *flags)
+    target = CACHE / f"{source.stem}-{key}.o"
     if not target.is_file():
         make([*flags, "-x", "c++", "-c", str(source)], target)
     return target
@@ -108,7 +107,7 @@ def compile_object(source: Path, flags: Sequence[str]) -> Path:
 def link(objects: Sequence[Path], flags: Sequence[str]) -> Path:
     """Return the shared library of these objects, linked if it is not there."""
     names = [*map(str, objects), *flags]
-    target = CACHE / f"{hashlib.sha256(' '.join(names).encode()).hexdigest()[:24]}.so"
+    target = CACHE / f"{digest_files([], None, *names)}.so"
     if not target.is_file():
         make(["-shared", *names], target)
     return target

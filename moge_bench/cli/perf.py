@@ -1,27 +1,37 @@
-"""``moge-bench perf``: run the benchmark, or gate a revision. Imported by the command line only."""
+"""``moge-bench perf``: run the benchmark, or gate a revision."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
-from moge_bench.perf import bench, callgrind, gate, history, registry, report, revisions, rows
-from moge_bench.perf.candidates import Options
-from moge_bench.perf.statistics import PASS
+from moge_bench.cli.common import err
+from moge_bench.perf.policy import Policy
+
+if TYPE_CHECKING:
+    from moge_bench.perf.gate import Outcome
 
 app = typer.Typer(help="Benchmarks of router and layer, and the gate that guards them.")
-console = Console(stderr=True)
+
+Output = Annotated[Path, typer.Option(help="Folder of the report.")]
+OUTPUT = Path("results/perf")
+Cache = Annotated[Path | None, typer.Option(help="Folder of built revisions.")]
 
 
-def _fail(message: str, code: int = 2) -> typer.Exit:
-    console.print(f"moge-bench perf: {message}", style="red", markup=False, soft_wrap=True)
-    return typer.Exit(code)
+@contextmanager
+def _errors(*kinds: type[Exception]) -> Iterator[None]:
+    """Turn exceptions of these kinds into one sentence and exit code 2: 1 is a verdict's."""
+    try:
+        yield
+    except kinds as error:
+        err.print(f"moge-bench perf: {error}", style="red", markup=False)
+        raise typer.Exit(2) from None
 
 
 @app.command()
@@ -36,17 +46,21 @@ def run(
     compiled: Annotated[bool, typer.Option(help="Time the torch.compile candidates.")] = True,
     peers: Annotated[bool, typer.Option(help="Time other libraries.")] = True,
     instructions: Annotated[bool, typer.Option(help="Count instructions too.")] = False,
-    output: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("results/perf"),
+    output: Output = OUTPUT,
     resume: Annotated[bool, typer.Option(help="Keep the cases an equal run has measured.")] = False,
     dry_run: Annotated[bool, typer.Option(help="List the cases and stop.")] = False,
 ) -> None:
     """Verify and time every candidate on the declared cases; write JSON, CSV and Markdown."""
-    try:
+    from rich.progress import Progress
+
+    from moge_bench.perf import bench, registry, report, rows
+    from moge_bench.perf.candidates import Options
+    from moge_bench.training.device import check_device
+
+    with _errors(ValueError):
         cases = registry.select(set_name, case, limit, threads)
         if not dry_run:
-            rows.check_device(device)
-    except ValueError as error:
-        raise _fail(str(error)) from None
+            check_device(device)
     if dry_run:
         for item in cases:
             print(item.name)
@@ -58,7 +72,7 @@ def run(
     result = report.resume(output, f"bench_{set_name}", facts) if resume else []
     measured = {row.case for row in result}
     cases = [item for item in cases if item.name not in measured]
-    with Progress(console=console) as progress:
+    with Progress(console=err) as progress:
         task = progress.add_task("cases", total=len(cases))
         for item in cases:
             progress.update(task, description=item.name)
@@ -72,44 +86,48 @@ def run(
         count(output=output)
     failed = report.failures(result)
     for row in failed:
-        console.print(
+        err.print(
             f"{row.case} {row.candidate}: {row.status}: {row.detail}", style="red", markup=False
         )
-    console.print(f"wrote {', '.join(map(str, paths))}", markup=False)
+    err.print(f"wrote {', '.join(map(str, paths))}", markup=False)
     if failed:
         raise typer.Exit(1)
 
 
 @app.command()
 def count(
-    output: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("results/perf"),
-    cache: Annotated[Path | None, typer.Option(help="Folder of built revisions.")] = None,
+    output: Output = OUTPUT,
+    cache: Cache = None,
 ) -> None:
     """Count instructions per token of the working tree's kernels under callgrind, for every N."""
-    try:
+    from moge_bench.perf import callgrind, report, revisions
+    from moge_bench.system import write_atomically
+
+    with _errors(OSError, ValueError, RuntimeError):
         callgrind.require_tools()
         repo = revisions.repository_root(Path.cwd())
         head = revisions.build(repo, None, cache or revisions.default_cache(), "head")
         counts = callgrind.count(head)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _fail(str(error)) from None
-    text = report.instruction_table(callgrind.per_token(counts), head.commit)
-    report.write_atomic(output / "instructions.md", text)
-    data = {"commit": head.commit, "build": head.key, "instructions": counts}
-    report.write_atomic(output / "instructions.json", json.dumps(data, indent=1) + "\n")
+        text = report.instruction_table(callgrind.per_token(counts), head.commit)
+        write_atomically(output / "instructions.md", text)
+        data = {"commit": head.commit, "build": head.key, "instructions": counts}
+        write_atomically(output / "instructions.json", json.dumps(data, indent=1) + "\n")
     print(text)
 
 
-def _report_gate(outcome: gate.Outcome, facts: dict[str, Any], output: Path) -> None:
+def _report_gate(outcome: Outcome, facts: dict[str, Any], output: Path) -> None:
+    from moge_bench.perf import report
+    from moge_bench.system import write_atomically
+
     data = {
         "facts": facts, "verdict": outcome.verdict, "notes": outcome.notes,
         "decisions": [decision.fields() for decision in outcome.decisions],
         "head_instructions": outcome.head_instructions,
         "head_ms": {case: asdict(summary) for case, summary in outcome.head_ms.items()},
     }  # fmt: skip
-    report.write_atomic(output / "gate.json", json.dumps(data, indent=1) + "\n")
+    write_atomically(output / "gate.json", json.dumps(data, indent=1) + "\n")
     text = report.gate_table(outcome.decisions, outcome.notes, outcome.verdict, facts)
-    report.write_atomic(output / "gate.md", text)
+    write_atomically(output / "gate.md", text)
     print(text)
 
 
@@ -120,59 +138,55 @@ def gate_command(
     case: Annotated[str | None, typer.Option(help="Time only cases that match this.")] = None,
     instructions: Annotated[bool, typer.Option(help="Count instructions.")] = True,
     time: Annotated[bool, typer.Option(help="Time in worker processes.")] = True,
-    blocks: Annotated[
-        int, typer.Option(help="Blocks per case and generation.")
-    ] = gate.Policy.blocks,
+    blocks: Annotated[int, typer.Option(help="Blocks per case and generation.")] = Policy.blocks,
     generations: Annotated[
         int, typer.Option(help="Worker generations per look.")
-    ] = gate.Policy.generations,
+    ] = Policy.generations,
     max_generations: Annotated[
         int, typer.Option(help="Limit before inconclusive.")
-    ] = gate.Policy.max_generations,
+    ] = Policy.max_generations,
     resolution: Annotated[
         float, typer.Option(help="Slowdown time must be able to see.")
-    ] = gate.Policy.resolution,
+    ] = Policy.resolution,
     accept_instructions: Annotated[
         float, typer.Option(help="Ratio of instructions to let pass, where they buy time.")
-    ] = gate.Policy.instruction_threshold,
+    ] = Policy.instruction_threshold,
     backend: Annotated[str, typer.Option(help="What must run; 'any' to allow all.")] = "extension",
-    cache: Annotated[Path | None, typer.Option(help="Folder of built revisions.")] = None,
-    output: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("results/perf"),
+    cache: Cache = None,
+    output: Output = OUTPUT,
     record: Annotated[bool, typer.Option(help="Append to history.jsonl, redraw it.")] = True,
 ) -> None:
     """Exit 0 if head is not slower than base, 1 if it is or if that cannot be told, 2 on error."""
-    try:
-        policy = gate.Policy(
+    from moge_bench.perf import gate, history, registry, revisions, rows
+    from moge_bench.perf.statistics import PASS
+
+    with _errors(OSError, ValueError, RuntimeError):
+        policy = Policy(
             blocks=blocks, generations=generations, max_generations=max_generations,
             resolution=resolution, instruction_threshold=accept_instructions,
         )  # fmt: skip
         cases = registry.select("gate", case) if time else []
         repo = revisions.repository_root(Path.cwd())
         folder = cache or revisions.default_cache()
-        console.print(
+        err.print(
             f"building base ({base}) and head ({head or 'working tree'}) in {folder}", markup=False
         )
         base_build = revisions.build(repo, base, folder, "base")
         head_build = revisions.build(repo, head, folder, "head")
         outcome = gate.run(
             base_build, head_build, cases, policy, instructions=instructions, time=time,
-            backend=None if backend == "any" else backend, progress=console.print,
+            backend=None if backend == "any" else backend, progress=err.print,
         )  # fmt: skip
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _fail(str(error)) from None
-    facts = rows.environment("cpu") | {"base": base_build.commit, "head": head_build.commit}
-    _report_gate(outcome, facts, output)
-    if record and head_build.commit.endswith("+dirty"):
-        console.print("the working tree has uncommitted changes: not recorded in the history")
-    elif record:
-        path = output / "history.jsonl"
-        try:
+        facts = rows.environment("cpu") | {"base": base_build.commit, "head": head_build.commit}
+        _report_gate(outcome, facts, output)
+        if record and head_build.commit.endswith("+dirty"):
+            err.print("the working tree has uncommitted changes: not recorded in the history")
+        elif record:
+            path = output / "history.jsonl"
             history.append(path, history.entries(outcome, base_build, head_build, facts))
             history.figure(history.read(path), output)
-        except (OSError, ValueError) as error:
-            raise _fail(str(error)) from None
     if outcome.verdict != PASS:
         for decision in outcome.decisions:
             if decision.verdict != PASS:
-                console.print(str(decision), style="red", markup=False, soft_wrap=True)
+                err.print(str(decision), style="red", markup=False)
         raise typer.Exit(1)
