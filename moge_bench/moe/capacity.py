@@ -45,7 +45,6 @@ def _capacity(
     return -(-choices // unit)
 
 
-@torch.compiler.assume_constant_result
 def capacity_ratio(capacity_factor: float) -> Ratio:
     """Return (p, q, C > p / q), p / q the last convergent of C with q <= 2^31.
 
@@ -71,6 +70,11 @@ def capacity_ratio(capacity_factor: float) -> Ratio:
         (p, last_p), (q, last_q) = (digit * p + last_p, p), (digit * q + last_q, q)
         numerator, denominator = denominator, rest
     return p, q, exact > Fraction(p, q)
+
+
+# What torch.compiler.assume_constant_result sets, which imports torch._dynamo: several
+# seconds of `import moge_bench`, which then loads nothing of it.
+capacity_ratio._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @torch.no_grad()

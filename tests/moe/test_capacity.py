@@ -167,3 +167,8 @@ def test_errors_name_the_argument(changes, message):
     }  # fmt: skip
     with pytest.raises((ValueError, TypeError), match=message):
         limit_capacity(**{**arguments, **changes})
+
+
+def test_the_ratio_is_marked_as_torch_marks_a_constant():
+    """By hand, so that `import moge_bench` does not import torch._dynamo."""
+    assert vars(torch.compiler.assume_constant_result(lambda: 0)) == vars(capacity_ratio)
