@@ -1,5 +1,6 @@
 """Settings of a run: what there is to set, what names a run, how one setting is overridden."""
 
+from moge_bench.config.build import build_config
 from moge_bench.config.overrides import field_paths, nearest, set_path
 from moge_bench.config.schema import (
     MAX_SEED,
@@ -17,7 +18,6 @@ from moge_bench.config.schema import (
     TextDataConfig,
     TrainingConfig,
     VisionModelConfig,
-    build_config,
 )
 
 __all__ = [

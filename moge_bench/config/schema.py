@@ -14,7 +14,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -298,18 +297,3 @@ class RunConfig(Frozen):
         settings = hashed_settings(self)
         del settings["seed"]
         return digest_of(settings)
-
-
-def build_config(values: dict[str, Any]) -> RunConfig:
-    """Validate ``values``; ValueError gives one line a wrong field: its path, value and reason."""
-    try:
-        return RunConfig.model_validate(values)
-    except ValidationError as error:
-        lines = []
-        for issue in error.errors():
-            path = ".".join(str(part) for part in issue["loc"]) or "config"
-            given = (
-                "" if isinstance(issue["input"], (dict, BaseModel)) else f", got {issue['input']!r}"
-            )
-            lines.append(f"{path}: {issue['msg'].removeprefix('Value error, ')}{given}")
-        raise ValueError("; ".join(lines)) from None
