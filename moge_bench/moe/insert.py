@@ -64,17 +64,21 @@ def collect_aux(model: nn.Module) -> Iterator[list[MoEAux]]:
 
     Under activation checkpointing with use_reentrant=False every layer is collected once. With a
     reentrant one the losses could have no gradient: a layer in training then raises RuntimeError.
+    Inside another collect_aux the inner one collects, and the outer one goes on after it.
+
+    A backbone hands no mask to its FFNs: there padding counts in loads and losses. Call
+    ``MoEFFN.forward`` or the layer with ``mask`` where that matters.
     """
     collected: list[MoEAux] = []
     ffns = [module for module in model.modules() if isinstance(module, MoEFFN)]
+    before = [(ffn._collected, ffn._collects_gradients) for ffn in ffns]
     for ffn in ffns:
-        ffn._collected = collected
-        ffn._collects_gradients = torch.is_grad_enabled()
+        ffn._collected, ffn._collects_gradients = collected, torch.is_grad_enabled()
     try:
         yield collected
     finally:
-        for ffn in ffns:
-            ffn._collected = None
+        for ffn, outer in zip(ffns, before, strict=True):
+            ffn._collected, ffn._collects_gradients = outer
 
 
 def insert_moe(

@@ -8,8 +8,10 @@ torch does not allocate (Python, BLAS workspaces, code) is in the process's resi
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 # Before the profiler starts: at its usual level it prints a line for every trace.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
@@ -28,7 +30,8 @@ def peak_tensor_bytes(setup: Callable[[], Callable[[], object]], *, warmup: int 
     Tensors that ``setup`` made (parameters, gradients, optimiser state, the batch) count; tensors
     that were there before do not. CPU only, and exact.
     """
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
+    activities = [ProfilerActivity.CPU]
+    with _no_collection(), profile(activities=activities, profile_memory=True) as trace:
         call = setup()
         for _ in range(warmup):
             call()
@@ -54,6 +57,19 @@ def peak_tensor_bytes(setup: Callable[[], Callable[[], object]], *, warmup: int 
             live += nbytes
             peak = max(peak, live)
     return peak
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Collect garbage before the body and not within it: its release would count as negative."""
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def peak_cuda_bytes(call: Callable[[], object], device: torch.device) -> int:

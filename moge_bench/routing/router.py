@@ -125,6 +125,11 @@ class TopographicRouter(nn.Module):
         if self.training and self.noise:
             noise = torch.randn_like(logits) / self.num_experts
         check_matrix("logits", logits)
+        if logits.shape[1] != self.num_experts:
+            raise ValueError(
+                f"gate must return (num_tokens, num_experts={self.num_experts}), "
+                f"got {tuple(logits.shape)}"
+            )
         routing = route_with_taps(
             logits, self._taps, self.topography, self.top_k, renormalize=self.renormalize,
             noise=noise, nonfinite=self.nonfinite, backend=self.backend, mask=mask,

@@ -35,6 +35,17 @@ def test_aux_is_collected_in_call_order_and_only_inside():
     assert torch.equal(auxes[0].routing.logits, model.layers[0].mlp.layer.router.logits(seen[0]))
 
 
+def test_an_inner_collection_gives_the_outer_one_back():
+    model = insert_moe(make_model(), [0], make_layer)
+    x = make("vit")[1]
+    with collect_aux(model) as outer:
+        model(x)
+        with collect_aux(model) as inner:
+            model(x)
+        model(x)
+    assert (len(outer), len(inner)) == (2, 1)
+
+
 def test_collection_ends_when_the_body_raises():
     model = insert_moe(make_model(), [0], make_layer)
     with pytest.raises(KeyError), collect_aux(model) as auxes:

@@ -1,3 +1,5 @@
+import gc
+
 import pytest
 import torch
 
@@ -50,6 +52,21 @@ def test_gradients_and_optimiser_state_count():
 
     # Weight, gradient, momentum buffer; the incoming gradient is the weight itself.
     assert 3 * MIB <= peak_tensor_bytes(setup) <= 4 * MIB + 1024
+
+
+def test_garbage_from_before_is_not_taken_off():
+    class Ring:
+        def __init__(self):
+            self.me, self.held = self, floats(1)
+
+    Ring(), Ring()  # cycles, which the collector alone frees: before the count, not within it
+
+    def setup():
+        assert not gc.isenabled()
+        return lambda: floats(2)
+
+    assert peak_tensor_bytes(setup) == 2 * MIB
+    assert gc.isenabled()
 
 
 def test_only_the_last_call_is_measured():

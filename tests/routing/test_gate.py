@@ -100,3 +100,12 @@ def test_quantised_gate():
     # Rounded to steps of `scale`; whole numbers up to 127 are exact in every dtype.
     expected = F.linear(X, scale * router.gate.steps.float())
     assert torch.equal(router(X).logits, expected)
+
+
+@pytest.mark.parametrize("group_size", [None, 3])
+@pytest.mark.parametrize("width", [12, 17])
+def test_a_gate_of_another_width_is_refused(group_size, width):
+    router = TopographicRouter(8, num_experts=16, group_size=group_size)
+    router.gate = nn.Linear(8, width)
+    with pytest.raises(ValueError, match=rf"gate must return .*num_experts=16\), got \(5, {width}"):
+        router(X)
