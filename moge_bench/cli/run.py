@@ -188,7 +188,7 @@ def _measure(grid: Grid, store: RecordStore) -> bool:
     from moge_bench.runs.speed import SpeedStore
 
     def announce(count: int) -> None:
-        err.print(f"timing {count} arms in turns, nothing else running")
+        err.print(f"timing {count} arms in turns, one process at a time; leave the machine idle")
 
     try:
         measure_study(grid, store, SpeedStore(store.root), announce)

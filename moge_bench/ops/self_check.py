@@ -121,6 +121,7 @@ def _route(shape: Shape, backend: str, device: str) -> Results:
 
 def _group_norm(shape: Shape, backend: str, device: str) -> Results:
     scores, generator = _draw(shape, device)
+    scores = scores.detach().abs().requires_grad_()  # as scores are
     loss = group_norm(
         scores, group_size=shape.group_size, sigma=shape.sigma, stride=shape.stride,
         border=shape.border, backend=backend,

@@ -136,7 +136,10 @@ _REACHES = "not known here: no run has been made and no published table could be
 
 def _preset(name: str, system: RunConfig, method: str) -> Preset:
     size = "s" if system.model.depth == 3 else "m"
-    return Preset(name, system, method, _ABOUT[size], _REACHES, _COST[size])
+    about = _ABOUT[size]
+    if method == "dense":
+        about = about.split(", every FFN")[0] + ", every FFN dense"
+    return Preset(name, system, method, about, _REACHES, _COST[size])
 
 
 PRESETS = [

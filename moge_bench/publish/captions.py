@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from moge_bench.publish.conditions import Conditions, fixed_settings
+from moge_bench.publish.layout import key_label
 from moge_bench.publish.numbers import Shown
 from moge_bench.study.contrasts import MIN_SAMPLES
 from moge_bench.study.frame import Results
@@ -27,6 +28,8 @@ class Captions:
         if shown.metric.source == "speed":
             return self._speed(shown)
         varying = [n for n in shown.numbers.values() if n.sample is not None and n.sample.spread]
+        if not varying and max((len(arm.records) for arm in self.results.arms), default=0) < 2:
+            return f"One run an arm, so no spread is known; {self.seeds}."
         if not varying:
             return f"The same in every run; {self.seeds}."
         return f"Mean of {self.seeds}{_interval([n.sample.n for n in varying if n.sample])}"
@@ -105,7 +108,10 @@ def _baselines(results: Results) -> str:
     if not results.baselines:
         return "No arm has a baseline."
     if "method" not in results.study.axes:
-        return f"Baseline: the first arm, {results.arms[0].label}."
+        first = results.arms[0].shown
+        return (
+            f"Baseline: the first arm, {key_label(list(first), tuple(map(str, first.values())))}."
+        )
     pairs: dict[str, list[str]] = {}
     for arm in results.arms:
         other = results.baselines.get(arm.entry.arm_id)

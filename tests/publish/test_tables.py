@@ -203,7 +203,7 @@ def test_without_methods_the_first_arm_is_the_baseline(tmp_path):
     markdown = written(tmp_path, text, accuracy=lambda config: config.training.steps + config.seed)
     rows = cells(markdown, "Test top-1 (%)")
     assert [row[3] for row in rows[1:]] == ["-", "+50.00", "+0.00", "+50.00"]
-    assert "Baseline: the first arm, 2 50." in caption(markdown, "Test top-1 (%)")
+    assert "Baseline: the first arm, group size 2, steps 50." in caption(markdown, "Test top-1 (%)")
 
 
 def test_every_row_leads_to_its_records(tmp_path):
