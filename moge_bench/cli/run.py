@@ -30,12 +30,17 @@ def train(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="a.b=value, repeatable.")
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume/--no-resume", help="Go on from the state that a killed run left."),
+    ] = True,
     results: ResultsDir = RESULTS,
 ) -> None:
-    """Train one run and save its record."""
+    """Train one run and save its record; a run that has one is not trained again."""
     with user_errors():
         from moge_bench.data.registry import find_data
         from moge_bench.presets import resolve
+        from moge_bench.runs.execute import pending
         from moge_bench.runs.store import RecordStore, check_layout
         from moge_bench.system import check_writable
         from moge_bench.training.tasks import check_tasks
@@ -46,7 +51,13 @@ def train(
         check_layout(results)
         store = RecordStore(results)
         check_writable(store.runs)  # before it trains for nothing
-        failed = _execute([config], store, jobs=1, executor="local")
+        todo = pending([config], store)
+        if not todo:
+            out.print("it has a record already; move that away to train it again")
+        if not resume:
+            for state in (results / "checkpoints").glob(f"{config.run_id}-*"):
+                state.unlink()
+        failed = _execute(todo, store, jobs=1, executor="local")
         record = store.read(config.run_id)
     if record is not None:
         out.print(escape(record.summary))

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from moge_bench.cli import app
 from moge_bench.ops import extension, self_check
 from moge_bench.perf import cells
+from moge_bench.presets import resolve
 from moge_bench.runs.provenance import code_digest
 from moge_bench.runs.store import RecordStore
 from moge_bench.study.grid import load_grid
@@ -81,6 +82,28 @@ def test_train_saves_a_record_and_says_where(tmp_path):
     assert str(path) in result.output.replace("\n", "")
     record = RecordStore(tmp_path).read(path.stem)
     assert (record.seed, record.settings.method, record.settings.training.steps) == (4, "dense", 2)
+
+
+def test_a_run_that_has_a_record_is_not_trained_again(tmp_path):
+    arguments = ("train", "tiny-vit", "--method", "dense", *TINY, "--results", tmp_path)
+    assert run(*arguments).exit_code == 0
+    (path,) = (tmp_path / "runs").glob("??/*.json")
+    before = path.read_bytes()
+    result = run(*arguments)
+    assert result.exit_code == 0 and "it has a record already" in result.output
+    assert path.read_bytes() == before  # evidence is not rewritten
+
+
+def test_without_resume_the_state_of_a_killed_run_is_dropped(tmp_path):
+    config = resolve("tiny-vit", "dense", {"training.steps": 2, "training.batch_size": 8})
+    state = tmp_path / f"checkpoints/{config.run_id}-{code_digest()}.safetensors"
+    state.parent.mkdir()
+    state.write_bytes(b"torn")
+    arguments = ("train", "tiny-vit", "--method", "dense", *TINY, "--results", tmp_path)
+    result = run(*arguments)
+    assert result.exit_code == 1 and "delete it to start that run anew" in result.output
+    assert run(*arguments, "--no-resume").exit_code == 0
+    assert not state.exists()
 
 
 @pytest.mark.parametrize(
