@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import CheckpointFunction
 
 from moge_bench.moe.capacity import capacity_ratio, drop_excess
 from moge_bench.moe.experts import Experts
 from moge_bench.moe.settings import MoESettings
+from moge_bench.ops import pytrees
 from moge_bench.ops.extension import choose_backend, warn_once
 from moge_bench.ops.route import Routing
 from moge_bench.ops.validation import check_mask
@@ -47,28 +46,7 @@ class MoEAux:
     experts_backend: str
 
 
-_TENSORS = ("loss", "losses", "routing", "num_dropped")
-
-
-def _flatten(aux: MoEAux) -> tuple[list[Any], str]:
-    return [getattr(aux, name) for name in _TENSORS], aux.experts_backend
-
-
-def _flatten_with_keys(aux: MoEAux) -> tuple[list[tuple[pytree.KeyEntry, Any]], str]:
-    children, backend = _flatten(aux)
-    keys = [pytree.GetAttrKey(name) for name in _TENSORS]
-    return list(zip(keys, children, strict=True)), backend
-
-
-def _unflatten(children: Iterable[Any], backend: str) -> MoEAux:
-    loss, losses, routing, num_dropped = children
-    return MoEAux(loss, losses, routing, num_dropped, backend)
-
-
-pytree.register_pytree_node(
-    MoEAux, _flatten, _unflatten,
-    flatten_with_keys_fn=_flatten_with_keys, serialized_type_name="moge_bench.MoEAux",
-)  # fmt: skip
+pytrees.register(MoEAux, ("loss", "losses", "routing", "num_dropped"), "experts_backend")
 
 
 class _LostAux(MoEAux):

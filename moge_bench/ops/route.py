@@ -6,13 +6,11 @@ is tested against is ops/reference.py. Legend: T tokens, N experts, k chosen, h 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
-from moge_bench.ops import extension, masking, reference, validation
+from moge_bench.ops import extension, masking, pytrees, reference, validation
 from moge_bench.ops.topography import Topography
 
 
@@ -77,29 +75,11 @@ class Routing:
         return f"Routing({tokens=}, {num_experts=}, {top_k=}, backend={self.backend!r})"
 
 
-_TENSORS = (
-    "weights", "experts", "importance", "group_loss", "load", "logits", "noise", "bias", "mask",
-)  # fmt: skip
-
-
-def _flatten(routing: Routing) -> tuple[list[Any], str]:
-    return [getattr(routing, name) for name in _TENSORS], routing.backend
-
-
-def _flatten_with_keys(routing: Routing) -> tuple[list[tuple[pytree.KeyEntry, Any]], str]:
-    children, backend = _flatten(routing)
-    keys = [pytree.GetAttrKey(name) for name in _TENSORS]
-    return list(zip(keys, children, strict=True)), backend
-
-
-def _unflatten(children: Iterable[Any], backend: str) -> Routing:
-    return Routing(**dict(zip(_TENSORS, children, strict=True)), backend=backend)
-
-
-pytree.register_pytree_node(
-    Routing, _flatten, _unflatten,
-    flatten_with_keys_fn=_flatten_with_keys, serialized_type_name="moge_bench.Routing",
-)  # fmt: skip
+pytrees.register(
+    Routing,
+    ("weights", "experts", "importance", "group_loss", "load", "logits", "noise", "bias", "mask"),
+    "backend",
+)
 
 
 def route(
