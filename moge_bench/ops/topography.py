@@ -168,7 +168,7 @@ def resolve_map_shape(map_shape: tuple[int, int] | None, num_experts: int) -> tu
     """Return ``map_shape``, or the default map for None; ValueError if it does not hold N."""
     if map_shape is None:
         return default_map_shape(num_experts)
-    shape = tuple(map_shape)
+    shape = tuple(map_shape) if isinstance(map_shape, (tuple, list)) else ()
     if len(shape) != 2 or any(isinstance(n, bool) or not isinstance(n, int) for n in shape):
         raise TypeError(f"map_shape must be two ints (rows, cols), got {map_shape!r}")
     rows, cols = shape

@@ -78,6 +78,8 @@ class RouterSettings:
     def _check_weights(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise TypeError(f"{name} must be a number, got {value!r}")
             if not value >= 0:
                 raise ValueError(f"{name} must be at least 0, got {value!r}")
             if not math.isfinite(value):
