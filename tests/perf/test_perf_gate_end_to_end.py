@@ -1,0 +1,195 @@
+"""`perf gate` as a command: two revisions of a small repository, built and raced."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from moge_bench.cli import perf as cli
+from moge_bench.perf import measure, registry, revisions
+from moge_bench.perf.registry import Case
+from moge_bench.perf.statistics import PASS, REGRESSION
+
+FAKE_ROUTE = """
+import time, types, torch
+
+def route(logits, top_k, **settings):
+    end = time.process_time() + {seconds}
+    while time.process_time() < end:
+        pass
+    weights, experts = logits.softmax(-1).topk(top_k)
+    return types.SimpleNamespace(
+        weights=weights, experts=experts, group_loss=weights.sum() * 0, backend="{backend}")
+"""
+FAKE_DRIVER = """
+#include <cstdio>
+#include "kernels.h"
+extern "C" __attribute__((noinline)) int moge_measured(volatile int* x) {
+  for (int i = 0; i < LOOPS; ++i) *x = *x + i;
+  return *x;
+}
+int main() { volatile int x = 0; moge_measured(&x); std::puts("avx2 forward 64 2 3 256"); }
+"""
+
+
+def git(repo: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.com"]
+    command = ["git", "-C", str(repo), *identity, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def write_revision(repo: Path, *, seconds: float, loops: int, backend: str = "extension") -> None:
+    """A package whose route burns ``seconds``, and a kernel of ``loops`` additions."""
+    (repo / "moge_bench").mkdir(parents=True, exist_ok=True)
+    (repo / "csrc/bench").mkdir(parents=True, exist_ok=True)
+    (repo / "setup.py").write_text(
+        "import os, subprocess\n"
+        "os.makedirs('build/temp.x/csrc', exist_ok=True)\n"
+        "open('e.cpp', 'w').write('int unused_by_the_driver;')\n"
+        "subprocess.check_call(['g++', '-c', 'e.cpp', '-o', 'build/temp.x/csrc/e.o'])\n"
+    )
+    (repo / "moge_bench/__init__.py").write_text(
+        FAKE_ROUTE.format(seconds=seconds, backend=backend)
+    )
+    (repo / "csrc/kernels.h").write_text(f"#define LOOPS {loops}\n")
+    (repo / "csrc/bench/kernel_driver.cpp").write_text(FAKE_DRIVER)
+
+
+@pytest.fixture
+def repo(tmp_path, monkeypatch):
+    """A repository whose first commit is the base, as the current directory."""
+    folder = tmp_path / "repo"
+    write_revision(folder, seconds=0.001, loops=1000)
+    git(tmp_path, "init", "-q", "-b", "main", "repo")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "base")
+    monkeypatch.chdir(folder)
+    monkeypatch.setitem(registry.SETS, "gate", [Case("router", 16, 8, 2, 2, threads=1)])
+    return folder
+
+
+def run_gate(repo: Path, tmp_path: Path, *arguments: str):
+    command = ["gate", "--base", "main", "--cache", str(tmp_path / "cache")]
+    return CliRunner().invoke(cli.app, [*command, "--output", str(tmp_path / "out"), *arguments])
+
+
+@pytest.mark.slow
+def test_a_slower_revision_fails_end_to_end(repo, tmp_path):
+    write_revision(repo, seconds=0.004, loops=1000)
+    git(repo, "commit", "-qam", "slower")
+    few = ("--blocks", "6", "--generations", "2", "--max-generations", "2", "--no-instructions")
+    result = run_gate(repo, tmp_path, "--base", "HEAD~1", "--head", "HEAD", *few)
+    assert result.exit_code == 1, result.output
+    name = "router/N8-k2-h2-T16-uniform-fp32-valid-t1"
+    data = json.loads((tmp_path / "out/gate.json").read_text())
+    (decision,) = data["decisions"]
+    assert (decision["case"], decision["verdict"]) == (name, REGRESSION)
+    assert decision["low"] > 2  # 1 ms against 4 ms, and what both have in common
+    assert (
+        f"| {name} | regression | {decision['ratio']:.4f} | [{decision['low']:.4f}"
+        in (tmp_path / "out/gate.md").read_text()
+    )
+    (line,) = (tmp_path / "out/history.jsonl").read_text().splitlines()
+    assert json.loads(line)["commit"] == git(repo, "rev-parse", "HEAD")
+    assert (tmp_path / "out/history.svg").exists() and (tmp_path / "out/history.png").exists()
+
+
+needs_valgrind = pytest.mark.skipif(
+    subprocess.run(["which", "valgrind"], capture_output=True).returncode != 0,
+    reason="valgrind is not installed",
+)
+
+
+@needs_valgrind
+@pytest.mark.parametrize(("loops", "code", "verdict"), [(1000, 0, PASS), (1050, 1, REGRESSION)])
+def test_five_percent_more_instructions_fail_end_to_end(repo, tmp_path, loops, code, verdict):
+    write_revision(repo, seconds=0.001, loops=loops)
+    (repo / "note.txt").write_text("an uncommitted file")
+    result = run_gate(repo, tmp_path, "--no-time")
+    assert result.exit_code == code, result.output
+    data = json.loads((tmp_path / "out/gate.json").read_text())
+    (decision,) = data["decisions"]
+    assert decision["verdict"] == data["verdict"] == verdict
+    # 5 instructions a loop or so, and a handful around: the ratio is that of the loops.
+    assert decision["ratio"] == pytest.approx(loops / 1000, abs=0.002)
+    assert "instructions/avx2 forward 64 2 3 256" in result.output
+    assert not (tmp_path / "out/history.jsonl").exists()  # a dirty tree has no commit to record
+
+
+@needs_valgrind
+def test_more_instructions_pass_where_they_are_accepted(repo, tmp_path):
+    write_revision(repo, seconds=0.001, loops=1050)
+    result = run_gate(repo, tmp_path, "--no-time", "--accept-instructions", "1.06")
+    assert result.exit_code == 0, result.output
+    (decision,) = json.loads((tmp_path / "out/gate.json").read_text())["decisions"]
+    assert decision["verdict"] == PASS and decision["threshold"] == 1.06
+    write_revision(repo, seconds=0.001, loops=1080)
+    assert run_gate(repo, tmp_path, "--no-time", "--accept-instructions", "1.06").exit_code == 1
+
+
+@pytest.mark.slow
+def test_a_fallback_is_an_error_not_a_measurement(repo, tmp_path):
+    write_revision(repo, seconds=0.001, loops=1000, backend="reference")
+    result = run_gate(repo, tmp_path, "--no-instructions", "--generations", "2")
+    assert result.exit_code == 2
+    assert "ran backend 'reference'" in result.output.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(("--base", "nowhere"), "rev-parse"), (("--case", "x"), "matches nothing"),
+     (("--no-time", "--no-instructions"), "nothing to compare"), (("--blocks", "1"), "blocks"),
+     (("--accept-instructions", "0.5"), "at least 1")],
+)  # fmt: skip
+def test_bad_requests_end_in_one_sentence(repo, tmp_path, arguments, message):
+    result = run_gate(repo, tmp_path, *arguments)
+    assert result.exit_code == 2 and message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_failed_build_shows_the_compiler(repo, tmp_path):
+    (repo / "setup.py").write_text("raise SystemExit('error: no such header')")
+    with pytest.raises(RuntimeError, match="no such header"):
+        revisions.build(repo, None, tmp_path / "cache", "head")
+    assert not list((tmp_path / "cache").iterdir())  # nothing half-built is left
+
+
+def test_builds_are_cached_by_source(repo, tmp_path):
+    first = revisions.build(repo, "main", tmp_path / "cache", "base")
+    again = revisions.build(repo, None, tmp_path / "cache", "head")
+    assert first.tree == again.tree and first.commit == again.commit
+    write_revision(repo, seconds=0.002, loops=1000)
+    changed = revisions.build(repo, None, tmp_path / "cache", "head")
+    assert changed.tree != first.tree and changed.commit.endswith("+dirty")
+
+
+def test_worker_reports_its_own_errors(repo, tmp_path):
+    broken = tmp_path / "broken"
+    (broken / "moge_bench").mkdir(parents=True)
+    (broken / "moge_bench/__init__.py").write_text("raise ImportError('half a package')")
+    worker = measure.Worker(revisions.Revision("head", "c", broken, "k"))
+    try:
+        with pytest.raises(RuntimeError, match="half a package"):
+            worker.receive()
+    finally:
+        worker.close()
+
+
+@pytest.mark.slow
+def test_the_proof_knows_the_kernels(tmp_path):
+    """The slowdown that scripts/prove_gate.py injects still fits the kernel sources."""
+    root = Path(__file__).resolve().parents[2]
+    script = (
+        "import sys; sys.path.insert(0, 'scripts'); import prove_gate, pathlib\n"
+        "for code in (prove_gate.REPEAT, prove_gate.DELAY):\n"
+        f"    import shutil; tree = pathlib.Path({str(tmp_path)!r}) / 'tree'\n"
+        "    shutil.rmtree(tree, ignore_errors=True); shutil.copytree('csrc', tree / 'csrc')\n"
+        "    prove_gate.slow_down(tree, code)\n"
+        "    for source in (tree / 'csrc/cpu').glob('kernels_*.cpp'):\n"
+        "        assert source.read_text().count('Slowed::') == 2\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=root, check=True)
+    assert "Slowed" not in "".join(p.read_text() for p in (root / "csrc").rglob("*.cpp"))
