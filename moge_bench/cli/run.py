@@ -40,7 +40,7 @@ def train(
     with user_errors():
         from moge_bench.data.registry import find_data
         from moge_bench.presets import resolve
-        from moge_bench.runs.execute import pending
+        from moge_bench.runs.execute import drop_state, pending
         from moge_bench.runs.store import RecordStore, check_layout
         from moge_bench.system import check_writable
         from moge_bench.training.tasks import check_tasks
@@ -55,8 +55,7 @@ def train(
         if not todo:
             out.print("it has a record already; move that away to train it again")
         if not resume:
-            for state in (results / "checkpoints").glob(f"{config.run_id}-*"):
-                state.unlink()
+            drop_state(results, config)
         failed = _execute(todo, store, jobs=1, executor="local")
         record = store.read(config.run_id)
     if record is not None:

@@ -71,6 +71,12 @@ def _files(folder: Path, config: RunConfig, code: dict[str, Any]) -> tuple[Path,
     return folder / "checkpoints" / state, folder / "probes" / f"{config.run_id}.safetensors"
 
 
+def drop_state(folder: Path, config: RunConfig) -> None:
+    """Delete what killed attempts at the run left in ``folder`` to go on from, of any code."""
+    for state in (folder / "checkpoints").glob(f"{config.run_id}-*.safetensors"):
+        state.unlink()
+
+
 def explain(error: Exception) -> RunError:
     """Return the error of a failed record."""
     return RunError(type=type(error).__name__, message=str(error), traceback=traceback.format_exc())

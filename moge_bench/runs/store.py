@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -53,11 +52,6 @@ class RecordStore:
             some = f"{len(found)} records start with it: {names}" if found else "no record has it"
             raise ValueError(f"run id {prefix!r} in {self.root}: {some}")
         return read_record(found[0])
-
-    def __iter__(self) -> Iterator[Record]:
-        """Yield every record, by run_id."""
-        for path in sorted(self.runs.glob("??/*.json")):
-            yield read_record(path)
 
 
 def read_record(path: Path) -> Record:

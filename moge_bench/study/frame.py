@@ -61,11 +61,6 @@ class Results:
     speed: SpeedPass | None
     baselines: dict[str, Arm]  # arm_id -> what the arm is compared with
 
-    @property
-    def records(self) -> list[Record]:
-        """Every finished record, arm by arm."""
-        return [record for arm in self.arms for record in arm.records.values()]
-
 
 def collect(manifest: Manifest, store: RecordStore, speeds: SpeedStore) -> Results:
     """Read the records and the speed pass of a study. Each record is read once."""
