@@ -26,8 +26,8 @@ FOLDER = ROOT / "csrc/cuda"
 BUILD = ROOT / "build/cuda"  # not setuptools' own folder, which an editable install throws away
 DEFAULT_ARCHITECTURES = "8.0;9.0;10.0+PTX"
 HOST_FLAGS = ["-fvisibility=hidden", "-Wall"]
-# The oldest torch that the library runs with: 2.13 gave the stable ABI the current stream.
-STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020d000000000000"
+# The oldest torch that the library runs with: 2.10 gave the stable ABI what a kernel needs.
+STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"
 LIMITED_API = "-DPy_LIMITED_API=0x030a0000"  # Python 3.10; CUDAExtension defines it itself
 
 RULES = """\

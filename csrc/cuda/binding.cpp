@@ -234,7 +234,7 @@ PyMODINIT_FUNC PyInit__cuda() {
   PyModule_AddStringConstant(module, "source_hash", MOGE_CUDA_SOURCE_HASH);
   PyModule_AddStringConstant(module, "architectures", MOGE_CUDA_ARCHITECTURES);
   PyModule_AddStringConstant(module, "nvcc", MOGE_CUDA_NVCC);
-  PyModule_AddStringConstant(module, "torch_abi", "2.13");
+  PyModule_AddStringConstant(module, "torch_abi", "2.10");
   return module;
 }
 #endif

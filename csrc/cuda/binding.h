@@ -1,5 +1,5 @@
 // What the binding files share: checks, allocation, the stream. Only they know torch, and they know
-// it by its stable ABI (torch/csrc/stable), so that one binary serves every torch from 2.13 on.
+// it by its stable ABI (torch/csrc/stable), so that one binary serves every torch from 2.10 on.
 //
 // The stable ABI has standard exceptions only. std::invalid_argument reaches Python as ValueError;
 // csrc/autograd.h makes TypeError of std::domain_error (ValueError in inference mode).
@@ -25,6 +25,7 @@
 #define MOGE_DISPATCH_KEY CPU
 #else
 #include <cuda_runtime_api.h>
+#include <dlfcn.h>
 #define MOGE_DISPATCH_KEY CUDA
 #endif
 
@@ -147,12 +148,25 @@ struct Device {
   bool capturing() const { return false; }
 };
 #else
+// The current stream of a device, from torch's C interface (the C++ one has it from 2.13 on). It is
+// libtorch_cuda's, which a CPU build of torch has not: what is loaded is asked, nothing linked.
+inline void* current_stream(int32_t device_index) {
+  using Function = int32_t (*)(int32_t device_index, void** stream);  // returns 0, or an error
+  static const auto function = [] {
+    void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+    return library ? Function(dlsym(library, "aoti_torch_get_current_cuda_stream")) : nullptr;
+  }();
+  void* stream = nullptr;
+  if (function == nullptr || function(device_index, &stream) != 0)
+    throw std::runtime_error("torch did not tell the current CUDA stream: is this its CUDA build?");
+  return stream;
+}
+
 class Device {
  public:
   explicit Device(const Tensor& tensor)
-      : guard_(tensor.get_device_index()),
-        stream_(torch::stable::accelerator::getCurrentStream(tensor.get_device_index())) {}
-  void* stream() const { return stream_.nativeHandle(); }
+      : guard_(tensor.get_device_index()), stream_(current_stream(tensor.get_device_index())) {}
+  void* stream() const { return stream_; }
   bool capturing() const {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
     cudaStreamIsCapturing(static_cast<cudaStream_t>(stream()), &status);
@@ -161,7 +175,7 @@ class Device {
 
  private:
   torch::stable::accelerator::DeviceGuard guard_;
-  torch::stable::accelerator::Stream stream_;
+  void* stream_;
 };
 #endif
 

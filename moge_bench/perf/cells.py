@@ -12,6 +12,7 @@ libraries, the machine, or the set of arms compared. Nothing is trained again fo
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import time
@@ -186,9 +187,12 @@ def _peak_memory(config: RunConfig, task: Task, device: torch.device) -> tuple[i
     from moge_bench.training.trainer import TrainingStep
 
     if device.type == "cuda":
+        gc.collect()  # the models of other arms, whose cycles hold their tensors
+        before = torch.cuda.memory_allocated(device)  # cuBLAS's workspace, and what is shared
         step = TrainingStep(config, task)
         step()
-        return peak_cuda_bytes(step, device), "torch.cuda.max_memory_allocated"
+        peak = peak_cuda_bytes(step, device) - before
+        return peak, "torch.cuda.max_memory_allocated, less what was allocated before the step"
     peak = peak_tensor_bytes(lambda: TrainingStep(config, task))
     return peak, "live tensor bytes of model, optimiser, batch and step; torch.profiler"
 

@@ -41,7 +41,8 @@ def _run_layer(config: RunConfig, backend: str, num_tokens: int) -> dict[str, to
     assert config.moe is not None
     torch.manual_seed(config.seed)  # weights, tokens and gate noise, the same for both backends
     layer = build_moe_layer(config.model, config.moe.model_copy(update={"backend": backend}))
-    tokens = torch.randn(num_tokens, config.model.hidden_size, requires_grad=True)
+    layer.to(config.device)
+    tokens = torch.randn(num_tokens, config.model.hidden_size).to(config.device).requires_grad_()
     y, aux = layer(tokens)
     found: dict[str, torch.Tensor | None] = {
         "y": y.detach(),

@@ -30,6 +30,17 @@ def useful_flop(case: Case) -> float:
     return 3 * 2 * 2 * case.num_tokens * case.top_k * case.hidden_size * case.ffn_size
 
 
+def _without_ties(logits: torch.Tensor) -> torch.Tensor:
+    """Return logits of 16 bits as multiples of 1/8 in the same order; others as they are.
+
+    Rounded to 16 bits many are equal, and libraries break ties their own way: the outputs of a
+    layer would differ for a reason that is no error.
+    """
+    if logits.dtype == torch.float32:
+        return logits
+    return (logits.float().argsort(dim=1, stable=True).argsort(1) / 8).to(logits.dtype)
+
+
 class LayerTask:
     """Inputs and weights of one layer case, its float64 oracle, and the step of every candidate."""
 
@@ -45,10 +56,10 @@ class LayerTask:
 
         self.x = draw(case.num_tokens, d)
         self.w_in, self.w_out = draw(n, f, d, scale=d**-0.5), draw(n, d, f, scale=f**-0.5)
-        self.logits = make_logits(case).to(device).requires_grad_()
+        self.logits = _without_ties(make_logits(case)).to(device).requires_grad_()
         self.cotangent = torch.randn(case.num_tokens, d, generator=generator).to(device, dtype)
         self.truth = self._oracle(torch.float64)
-        self.plain = self._oracle(torch.float32)
+        self.plain = self._oracle(dtype)  # torch's own products in the case's dtype
 
     def _oracle(self, dtype: torch.dtype) -> list[torch.Tensor]:
         leaves = [self.x, self.logits, self.w_in, self.w_out]

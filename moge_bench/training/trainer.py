@@ -152,3 +152,5 @@ class TrainingStep:
         with self._trainer.in_force(), evaluating(self._trainer.model):
             for batch in self._batches:
                 self._trainer.task.loss(self._trainer.model, batch)
+        if self.device.type == "cuda":  # else a clock would stop before the work does
+            torch.cuda.synchronize(self.device)

@@ -79,8 +79,9 @@ class Toolchain:
     def launcher_library(self, sources: Sequence[Path], include: Path) -> Path:
         """Link the launchers of ``sources`` with the launch recorder; return the library."""
         # Device code is not run from this library: PTX of the oldest architecture is the quickest.
+        # Symbolic: the recorder's functions, not those of a CUDA build of torch in this process.
         flags = ["-gencode", "arch=compute_80,code=compute_80", "-shared", "-Xcompiler", "-fPIC",
-                 "-cudart", "none"]  # fmt: skip
+                 "-Xlinker", "-Bsymbolic", "-cudart", "none"]  # fmt: skip
         return self.compile([*sources, RECORDER], include, flags, ".so")[0]
 
     def disassemble(self, cubin: Path) -> str:
