@@ -13,59 +13,47 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-struct GroupArguments {
-  int64_t rows, cols, stride;
-  bool torus;
-  std::string_view reduction;
-};
-
 // `out` receives every output. Function sees the differentiable ones alone: each that it sees costs
 // it a note of shape and type, and one that is marked as not differentiable an entry in a set too.
 struct RouteFunction : torch::autograd::Function<RouteFunction> {
   static variable_list forward(AutogradContext* ctx, const Tensor& logits,
                                const OptionalTensor& noise, const OptionalTensor& taps,
-                               int64_t top_k, const GroupArguments& g, bool renormalize,
-                               bool strict, RouteOutputs* out) {
-    *out = call_below(route_op(), logits, noise, taps, top_k, g.rows, g.cols, g.stride, g.torus,
-                      g.reduction, renormalize, strict);
-    const auto& [weights, experts, importance, loss, load, row_stats] = *out;
+                               at::IntArrayRef groups, at::IntArrayRef choice, bool strict,
+                               RouteOutputs* out) {
+    *out = call_below(route_op(), logits, noise, taps, groups, choice, strict);
+    const auto& [weights, experts, importance, loss, load, first_load, row_stats] = *out;
     ctx->set_materialize_grads(false);
     ctx->save_for_backward({logits, taps.value_or(Tensor()), experts, weights, row_stats});
-    ctx->saved_data["groups"] =
-        std::make_tuple(g.rows, g.cols, g.stride, g.torus, std::string(g.reduction), renormalize);
+    ctx->saved_data["groups"] = groups;
+    ctx->saved_data["choice"] = choice;
     return {weights, importance, loss};
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    variable_list result(8);
+    variable_list result(7);
     const Tensor &grad_weights = grads[0], &grad_importance = grads[1], &grad_loss = grads[2];
     if (!grad_weights.defined() && !grad_importance.defined() && !grad_loss.defined()) {
       return result;
     }
     static const auto op = find_op<RouteBackwardSignature>("moge::route_backward");
     const variable_list saved = ctx->get_saved_variables();
-    const auto groups = ctx->saved_data["groups"].toTuple();
-    const auto& g = groups->elements();
     result[0] =
         op.call(optional(grad_weights), optional(grad_importance), optional(grad_loss), saved[0],
-                optional(saved[1]), saved[2], saved[3], saved[4], g[0].toInt(), g[1].toInt(),
-                g[2].toInt(), g[3].toBool(), g[4].toStringRef(), g[5].toBool());
+                optional(saved[1]), saved[2], saved[3], saved[4],
+                ctx->saved_data["groups"].toIntVector(), ctx->saved_data["choice"].toIntVector());
     return result;
   }
 };
 
 RouteOutputs route(const Tensor& logits, const OptionalTensor& noise, const OptionalTensor& taps,
-                   int64_t top_k, int64_t rows, int64_t cols, int64_t stride, bool torus,
-                   std::string_view reduction, bool renormalize, bool strict) {
+                   at::IntArrayRef groups, at::IntArrayRef choice, bool strict) {
   if (taps) check_constant(*taps, "moge::route");
   if (!differentiated({&logits}, "moge::route")) {
-    return call_below(route_op(), logits, noise, taps, top_k, rows, cols, stride, torus, reduction,
-                      renormalize, strict);
+    return call_below(route_op(), logits, noise, taps, groups, choice, strict);
   }
   RouteOutputs out;
-  const variable_list differentiable = RouteFunction::apply(
-      logits, noise, taps, top_k, GroupArguments{rows, cols, stride, torus, reduction}, renormalize,
-      strict, &out);
+  const variable_list differentiable =
+      RouteFunction::apply(logits, noise, taps, groups, choice, strict, &out);
   std::get<0>(out) = differentiable[0];
   std::get<2>(out) = differentiable[1];
   std::get<3>(out) = differentiable[2];
@@ -75,12 +63,10 @@ RouteOutputs route(const Tensor& logits, const OptionalTensor& noise, const Opti
 Tensor route_backward(const OptionalTensor& grad_weights, const OptionalTensor& grad_importance,
                       const OptionalTensor& grad_loss, const Tensor& logits,
                       const OptionalTensor& taps, const Tensor& experts, const Tensor& weights,
-                      const Tensor& row_stats, int64_t rows, int64_t cols, int64_t stride,
-                      bool torus, std::string_view reduction, bool renormalize) {
+                      const Tensor& row_stats, at::IntArrayRef groups, at::IntArrayRef choice) {
   static const auto op = find_op<RouteBackwardSignature>("moge::route_backward");
-  const Tensor result =
-      call_below(op, grad_weights, grad_importance, grad_loss, logits, taps, experts, weights,
-                 row_stats, rows, cols, stride, torus, reduction, renormalize);
+  const Tensor result = call_below(op, grad_weights, grad_importance, grad_loss, logits, taps,
+                                   experts, weights, row_stats, groups, choice);
   return refuse_second(
       result,
       {pointer_to(grad_weights), pointer_to(grad_importance), pointer_to(grad_loss), &logits},
@@ -89,42 +75,33 @@ Tensor route_backward(const OptionalTensor& grad_weights, const OptionalTensor& 
 
 struct GroupNormFunction : torch::autograd::Function<GroupNormFunction> {
   static Tensor forward(AutogradContext* ctx, const Tensor& scores, const Tensor& taps,
-                        const GroupArguments& g, bool strict) {
+                        at::IntArrayRef groups, bool strict) {
     ctx->save_for_backward({scores, taps});
-    ctx->saved_data["groups"] =
-        std::make_tuple(g.rows, g.cols, g.stride, g.torus, std::string(g.reduction));
-    return call_below(group_norm_op(), scores, taps, g.rows, g.cols, g.stride, g.torus, g.reduction,
-                      strict);
+    ctx->saved_data["groups"] = groups;
+    return call_below(group_norm_op(), scores, taps, groups, strict);
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     static const auto op = find_op<NormBackwardSignature>("moge::group_norm_backward");
     const variable_list saved = ctx->get_saved_variables();
-    const auto groups = ctx->saved_data["groups"].toTuple();
-    const auto& g = groups->elements();
     variable_list result(4);
-    result[0] = op.call(grads[0], saved[0], saved[1], g[0].toInt(), g[1].toInt(), g[2].toInt(),
-                        g[3].toBool(), g[4].toStringRef());
+    result[0] = op.call(grads[0], saved[0], saved[1], ctx->saved_data["groups"].toIntVector());
     return result;
   }
 };
 
-Tensor group_norm(const Tensor& scores, const Tensor& taps, int64_t rows, int64_t cols,
-                  int64_t stride, bool torus, std::string_view reduction, bool strict) {
+Tensor group_norm(const Tensor& scores, const Tensor& taps, at::IntArrayRef groups, bool strict) {
   check_constant(taps, "moge::group_norm");
   if (!differentiated({&scores}, "moge::group_norm")) {
-    return call_below(group_norm_op(), scores, taps, rows, cols, stride, torus, reduction, strict);
+    return call_below(group_norm_op(), scores, taps, groups, strict);
   }
-  return GroupNormFunction::apply(scores, taps,
-                                  GroupArguments{rows, cols, stride, torus, reduction}, strict);
+  return GroupNormFunction::apply(scores, taps, groups, strict);
 }
 
 Tensor group_norm_backward(const Tensor& grad_loss, const Tensor& scores, const Tensor& taps,
-                           int64_t rows, int64_t cols, int64_t stride, bool torus,
-                           std::string_view reduction) {
+                           at::IntArrayRef groups) {
   static const auto op = find_op<NormBackwardSignature>("moge::group_norm_backward");
-  const Tensor result =
-      call_below(op, grad_loss, scores, taps, rows, cols, stride, torus, reduction);
+  const Tensor result = call_below(op, grad_loss, scores, taps, groups);
   return refuse_second(result, {&grad_loss, &scores}, "moge::group_norm_backward");
 }
 

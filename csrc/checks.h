@@ -53,30 +53,15 @@ inline void check_shape(const at::Tensor& tensor, at::IntArrayRef shape, at::Sca
                    tensor.scalar_type());
 }
 
-inline void check_reduction(std::string_view reduction) {
-  TORCH_CHECK_VALUE(known_reduction(reduction),
-                    "reduction must be token_mean, official_image or official_language, got ",
-                    std::string(reduction));
-}
-
-// The plan of the op's group arguments; `taps` float64, contiguous, checked here.
-inline GroupPlan make_plan(const at::Tensor& taps, int64_t num_experts, int64_t rows, int64_t cols,
-                           int64_t stride, bool torus, std::string_view reduction) {
+// What the op's `groups` says; `taps` float64, contiguous, checked here.
+inline GroupSettings read_groups(at::IntArrayRef groups, const at::Tensor& taps,
+                                 int64_t num_experts) {
   check_cpu(taps, "taps");
   TORCH_CHECK_VALUE(taps.dim() == 1 && taps.numel() >= 1 && taps.is_contiguous(),
                     "taps must be contiguous, of shape (group_size,), got shape ", taps.sizes());
   TORCH_CHECK_TYPE(taps.scalar_type() == at::kDouble, "taps must be float64, got ",
                    taps.scalar_type());
-  TORCH_CHECK_VALUE(rows >= 1 && rows <= num_experts && cols >= 1 && cols <= num_experts &&
-                        rows * cols == num_experts,
-                    "rows * cols must equal num_experts=", num_experts, ", got ", rows, " and ",
-                    cols);
-  TORCH_CHECK_VALUE(stride >= 1, "stride must be at least 1, got ", stride);
-  check_reduction(reduction);
-  const int64_t h = taps.numel(), largest = std::min(rows, cols);
-  TORCH_CHECK_VALUE(torus || h <= largest, "taps of length ", h, " do not fit the ", rows, "x",
-                    cols, " map without torus; the largest that fits is ", largest);
-  return GroupPlan(taps.const_data_ptr<double>(), h, rows, cols, stride, torus);
+  return GroupSettings(groups.data(), int64_t(groups.size()), taps.numel(), num_experts);
 }
 
 // kernels(), with a bad MOGE_CPU_ISA as a ValueError.

@@ -43,6 +43,7 @@ struct RouteForward {
   ChunkSums* sums;       // (chunks)
   double* importance;    // (chunks, N)
   int64_t* load;         // (chunks, N)
+  int64_t* first_load;   // (chunks, N): tokens that chose the expert first
 };
 
 struct RouteBackward {

@@ -1,30 +1,54 @@
-// From the arguments of an op to what the kernels take: the groups and the factor of the loss.
+// From the arguments of an op to what the kernels take. Two of them are lists of ints, so that what
+// is added to them changes neither the signature of an op nor what stands between it and a kernel:
+//
+//   groups   rows, cols, stride, torus, reduction      Topography.as_ints of ops/topography.py
+//   choice   top_k, renormalize                        ops/route.py
+//
+// What they hold is checked here, for the CPU and for CUDA: std::invalid_argument says what is
+// wrong (ValueError in Python).
 #pragma once
 
 #include <cstdint>
-#include <string_view>
 #include <vector>
 
 #include "kernels.h"
 
 namespace moge {
 
-// Holds the taps that `groups` points to; moving keeps them where they are.
+enum class Reduction : int64_t { kTokenMean, kOfficialImage, kOfficialLanguage };
+
+// Where the groups lie on the map, and how their norms become the loss (docs/method.md).
+struct GroupSettings {
+  // Of `count` ints, for a filter of `group_size` taps and N experts.
+  GroupSettings(const int64_t* values, int64_t count, int64_t group_size, int64_t num_experts);
+
+  // The factor that turns the sum of all group norms into the loss.
+  double scale(int64_t num_tokens) const;
+
+  int64_t group_size, rows, cols, stride;
+  bool torus;
+  Reduction reduction;
+  int64_t group_rows, group_cols;  // number of groups down and across the map
+};
+
+// How experts are chosen and weighed.
+struct ChoiceSettings {
+  ChoiceSettings(const int64_t* values, int64_t count, int64_t num_experts);
+
+  int64_t top_k;
+  bool renormalize;
+};
+
+// The groups as the CPU kernels take them. Holds the taps that `groups` points to; moving keeps
+// them where they are.
 struct GroupPlan {
-  GroupPlan(const double* taps, int64_t group_size, int64_t rows, int64_t cols, int64_t stride,
-            bool torus);
+  GroupPlan(const double* taps, const GroupSettings& settings);
   GroupPlan(const GroupPlan&) = delete;
   GroupPlan& operator=(const GroupPlan&) = delete;
   GroupPlan(GroupPlan&&) = default;
 
-  // The factor that turns the sum of all group norms into the loss (docs/method.md).
-  double scale(std::string_view reduction, int64_t num_tokens) const;
-
-  int64_t group_size;
   std::vector<double> row_taps, col_taps;
   Groups groups;
 };
-
-bool known_reduction(std::string_view reduction);
 
 }  // namespace moge

@@ -11,24 +11,20 @@
 
 TORCH_LIBRARY(moge, library) {
   const std::vector<at::Tag> tags = {at::Tag::pt2_compliant_tag};
+  // groups, choice: plan.h.
   library.def(
-      "route(Tensor logits, Tensor? noise, Tensor? taps, int top_k, int rows, int cols, "
-      "int stride, bool torus, str reduction, bool renormalize, bool strict) -> "
-      "(Tensor weights, Tensor experts, Tensor importance, Tensor group_loss, Tensor load, "
-      "Tensor row_stats)",
+      "route(Tensor logits, Tensor? noise, Tensor? taps, int[] groups, int[] choice, bool strict) "
+      "-> (Tensor weights, Tensor experts, Tensor importance, Tensor group_loss, Tensor load, "
+      "Tensor first_load, Tensor row_stats)",
       tags);
   library.def(
       "route_backward(Tensor? grad_weights, Tensor? grad_importance, Tensor? grad_loss, "
-      "Tensor logits, Tensor? taps, Tensor experts, Tensor weights, Tensor row_stats, int rows, "
-      "int cols, int stride, bool torus, str reduction, bool renormalize) -> Tensor",
+      "Tensor logits, Tensor? taps, Tensor experts, Tensor weights, Tensor row_stats, "
+      "int[] groups, int[] choice) -> Tensor",
       tags);
+  library.def("group_norm(Tensor scores, Tensor taps, int[] groups, bool strict) -> Tensor", tags);
   library.def(
-      "group_norm(Tensor scores, Tensor taps, int rows, int cols, int stride, bool torus, "
-      "str reduction, bool strict) -> Tensor",
-      tags);
-  library.def(
-      "group_norm_backward(Tensor grad_loss, Tensor scores, Tensor taps, int rows, int cols, "
-      "int stride, bool torus, str reduction) -> Tensor",
+      "group_norm_backward(Tensor grad_loss, Tensor scores, Tensor taps, int[] groups) -> Tensor",
       tags);
   // The experts of a GPU, around torch's matrix products (moge_bench/ops/grouped_ffn.py).
   library.def(
@@ -58,16 +54,14 @@ pybind11::dict build_info() {
 // torch.ops matches every argument to the schema and puts it in a box, a good part of a call on few
 // tokens. These go to the dispatcher with their arguments as they are.
 moge::RouteOutputs route(const at::Tensor& logits, const moge::OptionalTensor& noise,
-                         const moge::OptionalTensor& taps, int64_t top_k, int64_t rows,
-                         int64_t cols, int64_t stride, bool torus, std::string_view reduction,
-                         bool renormalize, bool strict) {
-  return moge::route_op().call(logits, noise, taps, top_k, rows, cols, stride, torus, reduction,
-                               renormalize, strict);
+                         const moge::OptionalTensor& taps, const std::vector<int64_t>& groups,
+                         const std::vector<int64_t>& choice, bool strict) {
+  return moge::route_op().call(logits, noise, taps, groups, choice, strict);
 }
 
-at::Tensor group_norm(const at::Tensor& scores, const at::Tensor& taps, int64_t rows, int64_t cols,
-                      int64_t stride, bool torus, std::string_view reduction, bool strict) {
-  return moge::group_norm_op().call(scores, taps, rows, cols, stride, torus, reduction, strict);
+at::Tensor group_norm(const at::Tensor& scores, const at::Tensor& taps,
+                      const std::vector<int64_t>& groups, bool strict) {
+  return moge::group_norm_op().call(scores, taps, groups, strict);
 }
 
 }  // namespace

@@ -12,22 +12,21 @@
 namespace moge {
 
 using OptionalTensor = std::optional<at::Tensor>;
-// weights, experts, importance, group_loss, load, row_stats
+// weights, experts, importance, group_loss, load, first_load, row_stats
 using RouteOutputs =
-    std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+    std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
+// The lists of ints are those of plan.h.
 using RouteSignature = RouteOutputs(const at::Tensor&, const OptionalTensor&, const OptionalTensor&,
-                                    int64_t, int64_t, int64_t, int64_t, bool, std::string_view,
-                                    bool, bool);
+                                    at::IntArrayRef, at::IntArrayRef, bool);
 using RouteBackwardSignature = at::Tensor(const OptionalTensor&, const OptionalTensor&,
                                           const OptionalTensor&, const at::Tensor&,
                                           const OptionalTensor&, const at::Tensor&,
-                                          const at::Tensor&, const at::Tensor&, int64_t, int64_t,
-                                          int64_t, bool, std::string_view, bool);
-using NormSignature = at::Tensor(const at::Tensor&, const at::Tensor&, int64_t, int64_t, int64_t,
-                                 bool, std::string_view, bool);
+                                          const at::Tensor&, const at::Tensor&, at::IntArrayRef,
+                                          at::IntArrayRef);
+using NormSignature = at::Tensor(const at::Tensor&, const at::Tensor&, at::IntArrayRef, bool);
 using NormBackwardSignature = at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&,
-                                         int64_t, int64_t, int64_t, bool, std::string_view);
+                                         at::IntArrayRef);
 // grad_x, grad_weights, grad_w_in, grad_b_in, grad_w_out, grad_b_out
 using ExpertGradients =
     std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from moge_bench.ops.topography import Topography
 
 _TYPES: dict[str, Any] = {
@@ -61,25 +59,11 @@ def _fields(declaration: str, header: Path) -> list[tuple[str, Any]]:
     return fields
 
 
-def _folded(taps: torch.Tensor, size: int) -> Any:
-    """Return ``taps`` with those a whole turn of ``size`` apart added, as GroupPlan does."""
-    values = taps.tolist()
-    folded = [sum(values[i::size]) for i in range(min(len(values), size))]
-    return (ctypes.c_double * len(folded))(*folded)
-
-
-def groups_struct(kernels_h: Path, topography: Topography, taps: torch.Tensor) -> Any:
-    """Return a ``Groups`` of kernels.h, as GroupPlan of csrc/plan.cpp makes it of ``taps`` (h,).
-
-    It keeps the folded taps alive that it points to.
-    """
-    row_taps, col_taps = _folded(taps, topography.rows), _folded(taps, topography.cols)
-    struct: Any = read_structs(kernels_h, ["Groups"])["Groups"](
+def groups_struct(launch_h: Path, topography: Topography, taps: int) -> ctypes.Structure:
+    """Return the ``GroupMap`` of launch.h for taps at the address ``taps`` of device memory."""
+    return read_structs(launch_h, ["GroupMap"])["GroupMap"](
+        taps=taps, group_size=topography.group_size,
         rows=topography.rows, cols=topography.cols, stride=min(topography.stride, 1024),
-        torus=topography.border == "torus",
         group_rows=topography.group_rows, group_cols=topography.group_cols,
-        num_row_taps=len(row_taps), num_col_taps=len(col_taps),
-        row_taps=ctypes.addressof(row_taps), col_taps=ctypes.addressof(col_taps),
+        torus=topography.border == "torus",
     )  # fmt: skip
-    struct.owned = (row_taps, col_taps)
-    return struct

@@ -62,7 +62,7 @@ int map_rows(int num_experts) {
 struct Problem {
   Shape shape;
   std::vector<float> logits, weights, row_stats, grad_weights, grad_logits;
-  std::vector<int64_t> experts, load;
+  std::vector<int64_t> experts, load, first_load;
   std::vector<double> taps, importance;
   std::vector<moge::ChunkSums> sums;
   moge::Groups groups;
@@ -83,13 +83,15 @@ struct Problem {
     sums.resize(chunks);
     importance.resize(chunks * s.num_experts);
     load.resize(chunks * s.num_experts);
+    first_load.resize(load.size());
     taps = gaussian_taps(s.group_size);
     const int rows = map_rows(s.num_experts), cols = s.num_experts / rows, h = s.group_size;
     groups = {rows, cols, 1, false, rows - h + 1, cols - h + 1, h, h, taps.data(), taps.data()};
     forward = {
         moge::Dtype::kFloat32, logits.data(),    nullptr,     kTokens,           chunk,
         s.num_experts,         s.top_k,          true,        &groups,           weights.data(),
-        experts.data(),        row_stats.data(), sums.data(), importance.data(), load.data()};
+        experts.data(),        row_stats.data(), sums.data(), importance.data(), load.data(),
+        first_load.data()};
     const double norm_grad = 1.0 / (double{kTokens} * groups.group_rows * groups.group_cols);
     backward = {moge::Dtype::kFloat32,
                 logits.data(),

@@ -24,12 +24,12 @@ int64_t num_chunks(const GroupNorm& args) {
   return (args.num_tokens + args.chunk_tokens - 1) / args.chunk_tokens;
 }
 
-at::Tensor group_norm(const at::Tensor& scores_in, const at::Tensor& taps, int64_t rows,
-                      int64_t cols, int64_t stride, bool torus, std::string_view reduction,
+at::Tensor group_norm(const at::Tensor& scores_in, const at::Tensor& taps, at::IntArrayRef groups,
                       bool strict) {
   check_matrix(scores_in, "scores");
   const at::Tensor scores = scores_in.contiguous();
-  const GroupPlan plan = make_plan(taps, scores.size(1), rows, cols, stride, torus, reduction);
+  const GroupSettings settings = read_groups(groups, taps, scores.size(1));
+  const GroupPlan plan(taps.const_data_ptr<double>(), settings);
   GroupNorm args = arguments(scores, plan);
   std::vector<ChunkSums> sums(num_chunks(args));
   args.sums = sums.data();
@@ -39,20 +39,20 @@ at::Tensor group_norm(const at::Tensor& scores_in, const at::Tensor& taps, int64
   if (strict) check_finite_rows(sums, &ChunkSums::bad_logits_row, "scores");
   double loss = 0.0;
   for (const ChunkSums& part : sums) loss += part.loss;
-  loss *= plan.scale(reduction, scores.size(0));
+  loss *= settings.scale(scores.size(0));
   return scalar_tensor(loss, accumulation_dtype(scores));
 }
 
 at::Tensor group_norm_backward(const at::Tensor& grad_loss, const at::Tensor& scores_in,
-                               const at::Tensor& taps, int64_t rows, int64_t cols, int64_t stride,
-                               bool torus, std::string_view reduction) {
+                               const at::Tensor& taps, at::IntArrayRef groups) {
   check_matrix(scores_in, "scores");
   const at::Tensor scores = scores_in.contiguous();
   check_shape(grad_loss, {}, accumulation_dtype(scores), "grad_loss");
-  const GroupPlan plan = make_plan(taps, scores.size(1), rows, cols, stride, torus, reduction);
+  const GroupSettings settings = read_groups(groups, taps, scores.size(1));
+  const GroupPlan plan(taps.const_data_ptr<double>(), settings);
   at::Tensor grad_scores = empty_cpu(scores.sizes(), scores.scalar_type());
   GroupNorm args = arguments(scores, plan);
-  args.norm_grad = number_in(grad_loss) * plan.scale(reduction, scores.size(0));
+  args.norm_grad = number_in(grad_loss) * settings.scale(scores.size(0));
   args.grad_scores = grad_scores.mutable_data_ptr();
   const KernelSet& set = chosen_kernels();
   at::parallel_for(0, num_chunks(args), 1,

@@ -11,14 +11,13 @@ namespace moge {
 namespace {
 
 RouteOutputs route(const at::Tensor& logits_in, const OptionalTensor& noise_in,
-                   const OptionalTensor& taps, int64_t top_k, int64_t rows, int64_t cols,
-                   int64_t stride, bool torus, std::string_view reduction, bool renormalize,
+                   const OptionalTensor& taps, at::IntArrayRef groups, at::IntArrayRef choice_in,
                    bool strict) {
   check_matrix(logits_in, "logits");
   const at::Tensor logits = logits_in.contiguous();
   const int64_t num_tokens = logits.size(0), num_experts = logits.size(1);
-  TORCH_CHECK_VALUE(top_k >= 1 && top_k <= num_experts,
-                    "top_k must be from 1 to num_experts=", num_experts, ", got ", top_k);
+  const ChoiceSettings choice(choice_in.data(), int64_t(choice_in.size()), num_experts);
+  const int64_t top_k = choice.top_k;
   const at::ScalarType dtype = accumulation_dtype(logits);
   at::Tensor noise;
   if (noise_in) {
@@ -27,18 +26,24 @@ RouteOutputs route(const at::Tensor& logits_in, const OptionalTensor& noise_in,
     noise = noise_in->to(dtype).contiguous();
   }
   std::optional<GroupPlan> plan;
-  if (taps) plan.emplace(make_plan(*taps, num_experts, rows, cols, stride, torus, reduction));
+  double scale = 0.0;
+  if (taps) {
+    const GroupSettings settings = read_groups(groups, *taps, num_experts);
+    plan.emplace(taps->const_data_ptr<double>(), settings);
+    scale = settings.scale(num_tokens);
+  }
 
   at::Tensor weights = empty_cpu({num_tokens, top_k}, dtype);
   at::Tensor experts = empty_cpu({num_tokens, top_k}, at::kLong);
   at::Tensor row_stats = empty_cpu({num_tokens, 2}, dtype);
   at::Tensor importance = empty_cpu({num_experts}, dtype);
   at::Tensor load = empty_cpu({num_experts}, at::kLong);
+  at::Tensor first_load = empty_cpu({num_experts}, at::kLong);
 
   const int64_t chunk = chunk_tokens(num_tokens), chunks = (num_tokens + chunk - 1) / chunk;
   std::vector<ChunkSums> sums(chunks);
   std::vector<double> importance_sums(chunks * num_experts);
-  std::vector<int64_t> load_sums(chunks * num_experts);
+  std::vector<int64_t> load_sums(chunks * num_experts), first_sums(chunks * num_experts);
   RouteForward args{};
   args.dtype = dtype_of(logits, "logits");
   args.logits = logits.const_data_ptr();
@@ -47,7 +52,7 @@ RouteOutputs route(const at::Tensor& logits_in, const OptionalTensor& noise_in,
   args.chunk_tokens = chunk;
   args.num_experts = int(num_experts);
   args.top_k = int(top_k);
-  args.renormalize = renormalize;
+  args.renormalize = choice.renormalize;
   args.groups = plan ? &plan->groups : nullptr;
   args.weights = weights.mutable_data_ptr();
   args.experts = experts.mutable_data_ptr<int64_t>();
@@ -55,6 +60,7 @@ RouteOutputs route(const at::Tensor& logits_in, const OptionalTensor& noise_in,
   args.sums = sums.data();
   args.importance = importance_sums.data();
   args.load = load_sums.data();
+  args.first_load = first_sums.data();
   const KernelSet& set = chosen_kernels();
   at::parallel_for(0, chunks, 1,
                    [&](int64_t begin, int64_t end) { set.route_forward(args, begin, end); });
@@ -64,13 +70,16 @@ RouteOutputs route(const at::Tensor& logits_in, const OptionalTensor& noise_in,
   }
   double loss = 0.0;
   for (const ChunkSums& part : sums) loss += part.loss;
-  if (plan) loss *= plan->scale(reduction, num_tokens);
+  loss *= scale;
   std::vector<double> importance_total(num_experts, 0.0);
   int64_t* load_total = load.mutable_data_ptr<int64_t>();
+  int64_t* first_total = first_load.mutable_data_ptr<int64_t>();
   std::fill_n(load_total, num_experts, 0);
+  std::fill_n(first_total, num_experts, 0);
   for (int64_t i = 0; i < chunks * num_experts; ++i) {
     importance_total[i % num_experts] += importance_sums[i];
     load_total[i % num_experts] += load_sums[i];
+    first_total[i % num_experts] += first_sums[i];
   }
   if (dtype == at::kDouble) {
     std::copy(importance_total.begin(), importance_total.end(),
@@ -79,24 +88,22 @@ RouteOutputs route(const at::Tensor& logits_in, const OptionalTensor& noise_in,
     std::copy(importance_total.begin(), importance_total.end(),
               importance.mutable_data_ptr<float>());
   }
-  return {weights, experts, importance, scalar_tensor(loss, dtype), load, row_stats};
+  return {weights, experts, importance, scalar_tensor(loss, dtype), load, first_load, row_stats};
 }
 
 at::Tensor route_backward(const OptionalTensor& grad_weights, const OptionalTensor& grad_importance,
                           const OptionalTensor& grad_loss, const at::Tensor& logits_in,
                           const OptionalTensor& taps, const at::Tensor& experts_in,
                           const at::Tensor& weights_in, const at::Tensor& row_stats_in,
-                          int64_t rows, int64_t cols, int64_t stride, bool torus,
-                          std::string_view reduction, bool renormalize) {
+                          at::IntArrayRef groups, at::IntArrayRef choice_in) {
   check_matrix(logits_in, "logits");
   const at::Tensor logits = logits_in.contiguous();
   const int64_t num_tokens = logits.size(0), num_experts = logits.size(1);
   const at::ScalarType dtype = accumulation_dtype(logits);
   TORCH_CHECK_VALUE(experts_in.dim() == 2, "experts must have shape (num_tokens, top_k), got ",
                     experts_in.sizes());
-  const int64_t top_k = experts_in.size(1);
-  TORCH_CHECK_VALUE(top_k >= 1 && top_k <= num_experts, "experts must have 1 to ", num_experts,
-                    " columns, got ", top_k);
+  const ChoiceSettings choice(choice_in.data(), int64_t(choice_in.size()), num_experts);
+  const int64_t top_k = choice.top_k;
   check_shape(experts_in, {num_tokens, top_k}, at::kLong, "experts");
   check_shape(weights_in, {num_tokens, top_k}, dtype, "weights");
   check_shape(row_stats_in, {num_tokens, 2}, dtype, "row_stats");
@@ -115,8 +122,9 @@ at::Tensor route_backward(const OptionalTensor& grad_weights, const OptionalTens
   double norm_grad = 0.0;
   if (grad_loss) check_shape(*grad_loss, {}, dtype, "grad_loss");
   if (grad_loss && taps) {  // without taps the loss is the constant 0
-    plan.emplace(make_plan(*taps, num_experts, rows, cols, stride, torus, reduction));
-    norm_grad = number_in(*grad_loss) * plan->scale(reduction, num_tokens);
+    const GroupSettings settings = read_groups(groups, *taps, num_experts);
+    plan.emplace(taps->const_data_ptr<double>(), settings);
+    norm_grad = number_in(*grad_loss) * settings.scale(num_tokens);
   }
   at::Tensor grad_logits = empty_cpu(logits.sizes(), logits.scalar_type());
 
@@ -132,7 +140,7 @@ at::Tensor route_backward(const OptionalTensor& grad_weights, const OptionalTens
   args.chunk_tokens = chunk;
   args.num_experts = int(num_experts);
   args.top_k = int(top_k);
-  args.renormalize = renormalize;
+  args.renormalize = choice.renormalize;
   args.groups = plan ? &plan->groups : nullptr;
   args.norm_grad = norm_grad;
   args.grad_weights = upstream_weights.defined() ? upstream_weights.const_data_ptr() : nullptr;

@@ -66,7 +66,7 @@ static __attribute__((noinline)) unsigned repair_lanes(ForwardTile<V>& tile, uns
 template <class V>
 MOGE_INLINE void write_choices(ForwardTile<V>& tile, typename V::Reg maximum,
                                typename V::Reg inverse_sum, unsigned dead, int64_t token,
-                               int64_t num_rows, int64_t* load) {
+                               int64_t num_rows, int64_t* load, int64_t* first_load) {
   using Scalar = typename V::Scalar;
   using Reg = typename V::Reg;
   constexpr int W = V::kWidth;
@@ -95,6 +95,7 @@ MOGE_INLINE void write_choices(ForwardTile<V>& tile, typename V::Reg maximum,
   int64_t* experts = a.experts + token * k;
   for (int lane = 0; lane < W && lane < num_rows; ++lane) {
     const bool usable = !(dead >> lane & 1);
+    ++first_load[int(tile.indices[lane])];
     for (int i = 0; i < k; ++i) {
       const int expert = int(tile.indices[i * W + lane]);
       *weights++ = usable ? tile.values[i * W + lane] : Scalar(__builtin_nanf(""));
@@ -177,7 +178,7 @@ static __attribute__((noinline)) void flush_lanes(Scalar* lanes, int num_experts
 
 template <class V, class In>
 MOGE_INLINE void route_tile(ForwardTile<V>& tile, int64_t token, int64_t num_rows, ChunkSums& sums,
-                            int64_t* load) {
+                            int64_t* load, int64_t* first_load) {
   using Scalar = typename V::Scalar;
   using Reg = typename V::Reg;
   constexpr int W = V::kWidth;
@@ -204,7 +205,7 @@ MOGE_INLINE void route_tile(ForwardTile<V>& tile, int64_t token, int64_t num_row
   for (int lane = 0; dead >> lane; ++lane) {
     if (dead >> lane & 1) stats[1][lane] = __builtin_nanf("");
   }
-  write_choices<V>(tile, scan.maximum, V::load(stats[1]), dead, token, num_rows, load);
+  write_choices<V>(tile, scan.maximum, V::load(stats[1]), dead, token, num_rows, load, first_load);
   Scalar* row_stats = static_cast<Scalar*>(a.row_stats) + 2 * token;
   for (int lane = 0; lane < W && lane < num_rows; ++lane) {
     row_stats[2 * lane] = stats[0][lane];
@@ -235,15 +236,17 @@ static void route_forward_chunks(const RouteForward& a, int64_t begin, int64_t e
     ChunkSums sums = {0.0, -1, -1};
     double* importance = a.importance + chunk * n;
     int64_t* load = a.load + chunk * n;
+    int64_t* first_load = a.first_load + chunk * n;
     for (int j = 0; j < n; ++j) {
       importance[j] = 0;
       load[j] = 0;
+      first_load[j] = 0;
     }
     const int64_t first = chunk * a.chunk_tokens;
     const int64_t rest = a.num_tokens - first;
     const int64_t last = first + (rest < a.chunk_tokens ? rest : a.chunk_tokens);
     for (int64_t token = first; token < last; token += V::kWidth) {
-      route_tile<V, In>(tile, token, last - token, sums, load);
+      route_tile<V, In>(tile, token, last - token, sums, load, first_load);
       const int64_t next = token + V::kWidth;
       if ((next - first) % kFlushTokens == 0 || next >= last)
         flush_lanes(tile.lanes, n, importance);

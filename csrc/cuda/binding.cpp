@@ -13,26 +13,35 @@
 namespace moge::cuda {
 namespace {
 
-// The plan of the op's group arguments; `taps` float64, contiguous, on the CPU, as for the CPU op.
-GroupPlan make_plan(const Tensor& taps, int64_t num_experts, int64_t rows, int64_t cols,
-                    int64_t stride, bool torus, std::string_view reduction) {
-  check_value(taps.is_cpu(), "taps must be on the CPU, whatever the device of the other tensors");
-  check_value(taps.dim() == 1 && taps.numel() >= 1 && taps.is_contiguous(),
-              "taps must be contiguous, of shape (group_size,), got shape ",
-              shape_text(taps.sizes()));
-  check_type(taps.scalar_type() == ScalarType::Double, "taps must be float64, got ",
-             taps.scalar_type());
-  check_value(rows >= 1 && rows <= num_experts && cols >= 1 && cols <= num_experts &&
-                  rows * cols == num_experts,
-              "rows * cols must equal num_experts=", num_experts, ", got ", rows, " and ", cols);
-  check_value(stride >= 1, "stride must be at least 1, got ", stride);
-  check_value(known_reduction(reduction),
-              "reduction must be token_mean, official_image or official_language, got ", reduction);
-  const int64_t h = taps.numel(), largest = std::min(rows, cols);
-  check_value(torus || h <= largest, "taps of length ", h, " do not fit the ", rows, "x", cols,
-              " map without torus; the largest that fits is ", largest);
-  return GroupPlan(static_cast<const double*>(taps.const_data_ptr()), h, rows, cols, stride, torus);
-}
+using Ints = std::vector<int64_t>;  // the lists of plan.h
+
+// The op's `groups`; `taps` float64, contiguous, on the device of `like`.
+struct Groups {
+  Groups(const Ints& values, const Tensor& taps, const Tensor& like)
+      : settings(values.data(), int64_t(values.size()), checked_size(taps, like), like.size(1)) {
+    map.taps = static_cast<const double*>(taps.const_data_ptr());
+    map.group_size = int32_t(settings.group_size);
+    map.rows = int32_t(settings.rows);
+    map.cols = int32_t(settings.cols);
+    map.stride = int32_t(settings.stride);
+    map.group_rows = int32_t(settings.group_rows);
+    map.group_cols = int32_t(settings.group_cols);
+    map.torus = settings.torus;
+  }
+  GroupSettings settings;
+  GroupMap map{};
+
+ private:
+  static int64_t checked_size(const Tensor& taps, const Tensor& like) {
+    check_same_device(taps, like, "taps");
+    check_value(taps.dim() == 1 && taps.numel() >= 1 && taps.is_contiguous(),
+                "taps must be contiguous, of shape (group_size,), got shape ",
+                shape_text(taps.sizes()));
+    check_type(taps.scalar_type() == ScalarType::Double, "taps must be float64, got ",
+               taps.scalar_type());
+    return taps.numel();
+  }
+};
 
 // Where a strict call learns of NaN and infinities: two words on the device, read back once.
 class StrictCheck {
@@ -64,29 +73,37 @@ class StrictCheck {
   OptionalTensor rows_;
 };
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> route(
+ChoiceSettings read_choice(const Ints& values, int64_t num_experts) {
+  return ChoiceSettings(values.data(), int64_t(values.size()), num_experts);
+}
+
+// Noise as the kernels read it. One row for all tokens, as `expand` makes it, is not copied.
+Tensor read_noise(const Tensor& noise, const Tensor& logits) {
+  check_shape(noise, logits, {logits.size(0), logits.size(1)}, "noise");
+  const bool one_row = noise.stride(0) == 0 && noise.stride(1) == 1;
+  if (one_row && noise.scalar_type() == ScalarType::Float) return noise;
+  return torch::stable::to(contiguous(noise), ScalarType::Float);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> route(
     const Tensor& logits_in, const OptionalTensor& noise_in, const OptionalTensor& taps,
-    int64_t top_k, int64_t rows, int64_t cols, int64_t stride, bool torus,
-    std::string_view reduction, bool renormalize, bool strict) {
+    const Ints& groups_in, const Ints& choice_in, bool strict) {
   check_matrix(logits_in, "logits");
   const Device device(logits_in);
-  const Tensor logits = torch::stable::contiguous(logits_in);
+  const Tensor logits = contiguous(logits_in);
   const int64_t num_tokens = logits.size(0), num_experts = logits.size(1);
-  check_value(top_k >= 1 && top_k <= num_experts,
-              "top_k must be from 1 to num_experts=", num_experts, ", got ", top_k);
+  const ChoiceSettings choice = read_choice(choice_in, num_experts);
   OptionalTensor noise;
-  if (noise_in) {
-    noise = checked(*noise_in, logits, {num_tokens, num_experts}, noise_in->scalar_type(), "noise");
-    noise = torch::stable::to(*noise, ScalarType::Float);
-  }
-  std::optional<GroupPlan> plan;
-  if (taps) plan.emplace(make_plan(*taps, num_experts, rows, cols, stride, torus, reduction));
+  if (noise_in) noise = read_noise(*noise_in, logits);
+  std::optional<Groups> groups;
+  if (taps) groups.emplace(groups_in, *taps, logits);
 
-  const Tensor weights = empty(logits, {num_tokens, top_k}, ScalarType::Float);
-  const Tensor experts = empty(logits, {num_tokens, top_k}, ScalarType::Long);
+  const Tensor weights = empty(logits, {num_tokens, choice.top_k}, ScalarType::Float);
+  const Tensor experts = empty(logits, {num_tokens, choice.top_k}, ScalarType::Long);
   const Tensor row_stats = empty(logits, {num_tokens, 2}, ScalarType::Float);
   const Tensor importance = empty(logits, {num_experts}, ScalarType::Float);
   const Tensor load = empty(logits, {num_experts}, ScalarType::Long);
+  const Tensor first_load = empty(logits, {num_experts}, ScalarType::Long);
   const Tensor group_loss = empty(logits, {}, ScalarType::Float);
   const StrictCheck check(strict, logits, device);
   const Workspace workspace(logits,
@@ -94,42 +111,39 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> route(
   RouteForward args{};
   args.logits = logits.const_data_ptr();
   args.noise = pointer<float>(noise);
-  args.groups = plan ? &plan->groups : nullptr;
+  args.noise_stride = noise ? noise->stride(0) : 0;
+  args.groups = groups ? &groups->map : nullptr;
   args.weights = output<float>(weights);
   args.experts = output<int64_t>(experts);
   args.row_stats = output<float>(row_stats);
   args.importance = output<float>(importance);
   args.load = output<int64_t>(load);
+  args.first_load = output<int64_t>(first_load);
   args.group_loss = output<float>(group_loss);
   args.bad_rows = check.rows();
   args.workspace = workspace.data;
   args.num_tokens = num_tokens;
-  args.loss_scale = plan ? plan->scale(reduction, num_tokens) : 0.0;
+  args.loss_scale = groups ? groups->settings.scale(num_tokens) : 0.0;
   args.element = element_of(logits, "logits");
   args.num_experts = int32_t(num_experts);
-  args.top_k = int32_t(top_k);
-  args.renormalize = renormalize;
+  args.top_k = int32_t(choice.top_k);
+  args.renormalize = choice.renormalize;
   launch(moge_cuda_route_forward, args, device);
   check.finish("logits", "noise");
-  return {weights, experts, importance, group_loss, load, row_stats};
+  return {weights, experts, importance, group_loss, load, first_load, row_stats};
 }
 
 Tensor route_backward(const OptionalTensor& grad_weights_in,
                       const OptionalTensor& grad_importance_in, const OptionalTensor& grad_loss_in,
                       const Tensor& logits_in, const OptionalTensor& taps, const Tensor& experts_in,
-                      const Tensor& weights_in, const Tensor& row_stats_in, int64_t rows,
-                      int64_t cols, int64_t stride, bool torus, std::string_view reduction,
-                      bool renormalize) {
+                      const Tensor& weights_in, const Tensor& row_stats_in, const Ints& groups_in,
+                      const Ints& choice_in) {
   check_matrix(logits_in, "logits");
   const Device device(logits_in);
-  const Tensor logits = torch::stable::contiguous(logits_in);
+  const Tensor logits = contiguous(logits_in);
   const int64_t num_tokens = logits.size(0), num_experts = logits.size(1);
-  check_value(experts_in.dim() == 2, "experts must have shape (num_tokens, top_k), got ",
-              shape_text(experts_in.sizes()));
-  const int64_t top_k = experts_in.size(1);
-  check_value(top_k >= 1 && top_k <= num_experts, "experts must have 1 to ", num_experts,
-              " columns, got ", top_k);
-  const Shape choices = {num_tokens, top_k};
+  const ChoiceSettings choice = read_choice(choice_in, num_experts);
+  const Shape choices = {num_tokens, choice.top_k};
   const auto floats = ScalarType::Float;
   const Tensor experts = checked(experts_in, logits, choices, ScalarType::Long, "experts");
   const Tensor weights = checked(weights_in, logits, choices, floats, "weights");
@@ -138,10 +152,8 @@ Tensor route_backward(const OptionalTensor& grad_weights_in,
   const auto grad_importance =
       checked(grad_importance_in, logits, {num_experts}, floats, "grad_importance");
   const auto grad_loss = checked(grad_loss_in, logits, {}, floats, "grad_loss");
-  std::optional<GroupPlan> plan;  // without taps the loss is the constant 0
-  if (grad_loss && taps) {
-    plan.emplace(make_plan(*taps, num_experts, rows, cols, stride, torus, reduction));
-  }
+  std::optional<Groups> groups;  // without taps the loss is the constant 0
+  if (grad_loss && taps) groups.emplace(groups_in, *taps, logits);
   const Tensor grad_logits = empty(logits, {num_tokens, num_experts}, logits.scalar_type());
   RouteBackward args{};
   args.logits = logits.const_data_ptr();
@@ -151,62 +163,58 @@ Tensor route_backward(const OptionalTensor& grad_weights_in,
   args.grad_weights = pointer<float>(grad_weights);
   args.grad_importance = pointer<float>(grad_importance);
   args.grad_loss = pointer<float>(grad_loss);
-  args.groups = plan ? &plan->groups : nullptr;
+  args.groups = groups ? &groups->map : nullptr;
   args.grad_logits = grad_logits.mutable_data_ptr();
   args.num_tokens = num_tokens;
-  args.loss_scale = plan ? plan->scale(reduction, num_tokens) : 0.0;
+  args.loss_scale = groups ? groups->settings.scale(num_tokens) : 0.0;
   args.element = element_of(logits, "logits");
   args.num_experts = int32_t(num_experts);
-  args.top_k = int32_t(top_k);
-  args.renormalize = renormalize;
+  args.top_k = int32_t(choice.top_k);
+  args.renormalize = choice.renormalize;
   launch(moge_cuda_route_backward, args, device);
   return grad_logits;
 }
 
-Tensor group_norm(const Tensor& scores_in, const Tensor& taps, int64_t rows, int64_t cols,
-                  int64_t stride, bool torus, std::string_view reduction, bool strict) {
+Tensor group_norm(const Tensor& scores_in, const Tensor& taps, const Ints& groups_in, bool strict) {
   check_matrix(scores_in, "scores");
   const Device device(scores_in);
-  const Tensor scores = torch::stable::contiguous(scores_in);
-  const int64_t num_tokens = scores.size(0), num_experts = scores.size(1);
-  const GroupPlan plan = make_plan(taps, num_experts, rows, cols, stride, torus, reduction);
+  const Tensor scores = contiguous(scores_in);
+  const Groups groups(groups_in, taps, scores);
   const Tensor group_loss = empty(scores, {}, ScalarType::Float);
   const StrictCheck check(strict, scores, device);
-  const Workspace workspace(scores, moge_cuda_group_norm_workspace_bytes(num_tokens));
+  const Workspace workspace(scores, moge_cuda_group_norm_workspace_bytes(scores.size(0)));
   GroupNormForward args{};
   args.scores = scores.const_data_ptr();
-  args.groups = &plan.groups;
+  args.groups = &groups.map;
   args.group_loss = output<float>(group_loss);
   args.bad_rows = check.rows();
   args.workspace = workspace.data;
-  args.num_tokens = num_tokens;
-  args.loss_scale = plan.scale(reduction, num_tokens);
+  args.num_tokens = scores.size(0);
+  args.loss_scale = groups.settings.scale(scores.size(0));
   args.element = element_of(scores, "scores");
-  args.num_experts = int32_t(num_experts);
+  args.num_experts = int32_t(scores.size(1));
   launch(moge_cuda_group_norm_forward, args, device);
   check.finish("scores", "noise");
   return group_loss;
 }
 
 Tensor group_norm_backward(const Tensor& grad_loss_in, const Tensor& scores_in, const Tensor& taps,
-                           int64_t rows, int64_t cols, int64_t stride, bool torus,
-                           std::string_view reduction) {
+                           const Ints& groups_in) {
   check_matrix(scores_in, "scores");
   const Device device(scores_in);
-  const Tensor scores = torch::stable::contiguous(scores_in);
-  const int64_t num_tokens = scores.size(0), num_experts = scores.size(1);
+  const Tensor scores = contiguous(scores_in);
   const Tensor grad_loss = checked(grad_loss_in, scores, {}, ScalarType::Float, "grad_loss");
-  const GroupPlan plan = make_plan(taps, num_experts, rows, cols, stride, torus, reduction);
-  const Tensor grad_scores = empty(scores, {num_tokens, num_experts}, scores.scalar_type());
+  const Groups groups(groups_in, taps, scores);
+  const Tensor grad_scores = empty(scores, {scores.size(0), scores.size(1)}, scores.scalar_type());
   GroupNormBackward args{};
   args.scores = scores.const_data_ptr();
   args.grad_loss = pointer<float>(grad_loss);
-  args.groups = &plan.groups;
+  args.groups = &groups.map;
   args.grad_scores = grad_scores.mutable_data_ptr();
-  args.num_tokens = num_tokens;
-  args.loss_scale = plan.scale(reduction, num_tokens);
+  args.num_tokens = scores.size(0);
+  args.loss_scale = groups.settings.scale(scores.size(0));
   args.element = element_of(scores, "scores");
-  args.num_experts = int32_t(num_experts);
+  args.num_experts = int32_t(scores.size(1));
   launch(moge_cuda_group_norm_backward, args, device);
   return grad_scores;
 }

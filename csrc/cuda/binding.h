@@ -98,16 +98,26 @@ inline void check_matrix(const Tensor& tensor, const char* name) {
               shape_text(tensor.sizes()));
 }
 
-// A contiguous `tensor` of this shape and dtype on the device of `like`.
-inline Tensor checked(const Tensor& tensor, const Tensor& like, const Shape& shape,
-                      ScalarType dtype, const char* name) {
+// Not through the dispatcher, by name, for what is contiguous already.
+inline Tensor contiguous(const Tensor& tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
+inline void check_shape(const Tensor& tensor, const Tensor& like, const Shape& shape,
+                        const char* name) {
   check_same_device(tensor, like, name);
   const auto sizes = tensor.sizes();
   check_value(Shape(sizes.begin(), sizes.end()) == shape, name, " must have shape ",
               shape_text(shape), ", got ", shape_text(sizes));
+}
+
+// A contiguous `tensor` of this shape and dtype on the device of `like`.
+inline Tensor checked(const Tensor& tensor, const Tensor& like, const Shape& shape,
+                      ScalarType dtype, const char* name) {
+  check_shape(tensor, like, shape, name);
   check_type(tensor.scalar_type() == dtype, name, " must be ", dtype, ", got ",
              tensor.scalar_type());
-  return torch::stable::contiguous(tensor);
+  return contiguous(tensor);
 }
 
 inline OptionalTensor checked(const OptionalTensor& tensor, const Tensor& like, const Shape& shape,

@@ -24,18 +24,36 @@
 
 namespace moge::cuda {
 
-constexpr int kMaxTaps = 1028;  // 1 + 1024 on the most elongated map there is, rounded up
-
-// Groups of kernels.h as a kernel parameter: the loops over taps read constant memory, and no copy
-// to the device is needed, which a CUDA graph could not hold. Above 4 KiB: CUDA 12.1 or later.
+// GroupMap of launch.h as a kernel parameter.
 struct Filter {
+  const double* taps;  // (group_size), in device memory
+  int group_size;
   int rows, cols, num_experts;
   int stride, group_rows, group_cols;
-  int num_row_taps, num_col_taps;
-  unsigned reciprocal;  // f / cols = f * reciprocal >> 21 for f < 1024
+  int num_row_taps, num_col_taps;  // group_size, or less where a torus folds them
+  unsigned reciprocal;             // f / cols = f * reciprocal >> 21 for f < 1024
   bool torus;
-  float taps[kMaxTaps];  // those of the columns, then those of the rows
 };
+
+// Floats that the taps of a block take in shared memory: those of the columns, then of the rows.
+__host__ __device__ inline int tap_floats(const Filter& filter) {
+  return filter.num_col_taps + filter.num_row_taps;
+}
+
+// Writes them, by all threads of a block; taps a whole turn apart meet the same entry and are
+// added.
+__device__ __forceinline__ void stage_taps(const Filter& filter, float* taps) {
+  const int total = tap_floats(filter);
+  for (int i = int(threadIdx.x); i < total; i += int(blockDim.x)) {
+    const bool of_row = i >= filter.num_col_taps;
+    const int turn = of_row ? filter.rows : filter.cols;
+    double tap = 0.0;
+    for (int v = of_row ? i - filter.num_col_taps : i; v < filter.group_size; v += turn) {
+      tap += filter.taps[v];
+    }
+    taps[i] = float(tap);
+  }
+}
 
 template <int V>
 constexpr int kBatch = V <= 8 ? V : 2;
@@ -161,10 +179,11 @@ struct Keep {
 // Squares the scores of `slice`, filters them and calls finish(i, a) for position 32 i + lane; with
 // kStore what that returns is left in the slice. Every lane must see the scores before the call.
 template <int V, bool kStore, class Finish>
-__device__ __forceinline__ void gather_squares(const Filter& filter, float* slice, float* margin,
-                                               int lane, Finish finish) {
-  const float* col_taps = filter.taps;
-  const float* row_taps = filter.taps + filter.num_col_taps;
+__device__ __forceinline__ void gather_squares(const Filter& filter, const float* taps,
+                                               float* slice, float* margin, int lane,
+                                               Finish finish) {
+  const float* col_taps = taps;
+  const float* row_taps = taps + filter.num_col_taps;
   const Pass<V, false, true, true> along{filter, col_taps, filter.num_col_taps, 1, filter.cols};
   along(slice, margin, lane, Keep());
   const Pass<V, false, false, kStore> down{filter, row_taps, filter.num_row_taps, filter.cols,
@@ -174,10 +193,10 @@ __device__ __forceinline__ void gather_squares(const Filter& filter, float* slic
 
 // The adjoint of the filter without the squares, in place. Entries that start no group must be 0.
 template <int V>
-__device__ __forceinline__ void scatter(const Filter& filter, float* slice, float* margin,
-                                        int lane) {
-  const float* col_taps = filter.taps;
-  const float* row_taps = filter.taps + filter.num_col_taps;
+__device__ __forceinline__ void scatter(const Filter& filter, const float* taps, float* slice,
+                                        float* margin, int lane) {
+  const float* col_taps = taps;
+  const float* row_taps = taps + filter.num_col_taps;
   const Pass<V, true, false, true> down{filter, row_taps, filter.num_row_taps, filter.cols,
                                         filter.num_experts};
   down(slice, margin, lane, Keep());
@@ -189,10 +208,10 @@ constexpr float kEpsilon = 1e-8f;  // docs/method.md: keeps the gradient finite 
 
 // Sum of the lane's group norms sqrt(a + eps) of the scores in `slice`, which is used up.
 template <int V>
-__device__ __forceinline__ float sum_norms(const Filter& filter, unsigned groups, float* slice,
-                                           float* margin, int lane) {
+__device__ __forceinline__ float sum_norms(const Filter& filter, const float* taps, unsigned groups,
+                                           float* slice, float* margin, int lane) {
   float total = 0.0f;
-  gather_squares<V, false>(filter, slice, margin, lane, [&](int i, float square) {
+  gather_squares<V, false>(filter, taps, slice, margin, lane, [&](int i, float square) {
     const float norm = approximate_sqrt(square + kEpsilon);
     total += groups >> i & 1u ? norm : 0.0f;
     return norm;
@@ -203,12 +222,13 @@ __device__ __forceinline__ float sum_norms(const Filter& filter, unsigned groups
 // Replaces the scores z in `slice` by d = sum over the groups p of an expert of G / g[p]: the
 // gradient of the sum of all norms is z d.
 template <int V>
-__device__ __forceinline__ void norm_slopes(const Filter& filter, unsigned groups, float* slice,
-                                            float* margin, int lane) {
-  gather_squares<V, true>(filter, slice, margin, lane, [&](int i, float square) {
+__device__ __forceinline__ void norm_slopes(const Filter& filter, const float* taps,
+                                            unsigned groups, float* slice, float* margin,
+                                            int lane) {
+  gather_squares<V, true>(filter, taps, slice, margin, lane, [&](int i, float square) {
     return groups >> i & 1u ? rsqrtf(square + kEpsilon) : 0.0f;
   });
-  scatter<V>(filter, slice, margin, lane);
+  scatter<V>(filter, taps, slice, margin, lane);
 }
 
 }  // namespace moge::cuda

@@ -10,7 +10,7 @@
 
 namespace moge::cuda {
 
-// Grid: count_blocks(T). Dynamic shared memory: 8 slices of `pitch` floats.
+// Grid: count_blocks(T). Dynamic shared memory: 8 slices of `pitch` floats, then the taps.
 template <int V, int W, class In>
 __global__ void __launch_bounds__(kThreads, 4)
     group_norm_forward_kernel(const GroupNormForward args, const Partials parts, const int pitch,
@@ -19,6 +19,8 @@ __global__ void __launch_bounds__(kThreads, 4)
   SIMT_SHARED(sums, BlockSums);
   const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32, n = args.num_experts;
   float* slice = slices + warp * pitch;
+  float* taps = slices + kWarps * pitch;
+  stage_taps(filter, taps);
   clear_sums(sums);
   if (warp == 0) sums.groups[lane] = group_mask<V>(filter, lane);
   __syncthreads();
@@ -31,7 +33,7 @@ __global__ void __launch_bounds__(kThreads, 4)
     note_row(sums.logits, zero != zero, token);
     __syncwarp();
     sums.loss[threadIdx.x] +=
-        sum_norms<V>(filter, sums.groups[lane], slice, slice + margin_offset, lane);
+        sum_norms<V>(filter, taps, sums.groups[lane], slice, slice + margin_offset, lane);
   }
   close_warp(sums);
   __syncthreads();
@@ -44,7 +46,7 @@ __global__ void __launch_bounds__(kThreads)
   reduce_scalars(parts, blocks, args.loss_scale, args.group_loss, args.bad_rows);
 }
 
-// Grid: count_blocks(T). Dynamic shared memory: 8 slices of `pitch` floats.
+// Grid: count_blocks(T). Dynamic shared memory: 8 slices of `pitch` floats, then the taps.
 template <int V, int W, class In>
 __global__ void __launch_bounds__(kThreads, 4)
     group_norm_backward_kernel(const GroupNormBackward args, const int pitch,
@@ -53,6 +55,8 @@ __global__ void __launch_bounds__(kThreads, 4)
   SIMT_SHARED(masks, unsigned[32]);
   const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32, n = args.num_experts;
   float* slice = slices + warp * pitch;
+  float* taps = slices + kWarps * pitch;
+  stage_taps(filter, taps);
   if (warp == 0) masks[lane] = group_mask<V>(filter, lane);
   __syncthreads();
   const float norm_grad = float(*args.grad_loss * args.loss_scale);
@@ -66,7 +70,7 @@ __global__ void __launch_bounds__(kThreads, 4)
     // No barrier: of the slice a lane last read, and first writes, its own places.
     store_row<V, W>(slice, n, lane, [&](int i) { return scores[i]; });
     __syncwarp();
-    norm_slopes<V>(filter, masks[lane], slice, slice + margin_offset, lane);
+    norm_slopes<V>(filter, taps, masks[lane], slice, slice + margin_offset, lane);
     update_row<V, W>(slice, n, lane, [&](int i, float d) { return norm_grad * scores[i] * d; });
     unstage_row<V, W>(slice, static_cast<In*>(args.grad_scores) + opaque(token) * n, n, lane);
   }

@@ -12,11 +12,21 @@
 // written 16 bytes at a time where the base pointer and N allow it. T = 0 is allowed everywhere.
 #pragma once
 
-#include "kernels.h"  // Groups, which the CPU kernels take too; its taps are in host memory
+#include <cstdint>
 
 namespace moge::cuda {
 
 enum class Element : int32_t { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
+
+// The groups of docs/method.md on a rows x cols map, as GroupSettings of plan.h tells them. The
+// taps are in device memory and are read when a kernel runs, so that a captured graph filters with
+// the sigma of now; a torus wraps those beyond the map.
+struct GroupMap {
+  const double* taps;  // (group_size), in device memory
+  int32_t group_size, rows, cols, stride;
+  int32_t group_rows, group_cols;  // number of groups down and across the map
+  int32_t torus;
+};
 
 // What the strict mode needs to know, in device memory; -1 where every row is sound.
 struct BadRows {
@@ -28,19 +38,21 @@ struct BadRows {
 // the importance and the loss NaN. In the selection NaN ranks as -inf, and ties go to the lower
 // index.
 struct RouteForward {
-  const void* logits;    // (T, N) in `element`
-  const float* noise;    // (T, N) added for selection only, or null
-  const Groups* groups;  // null: no group norm, group_loss is 0
-  float* weights;        // (T, k)
-  int64_t* experts;      // (T, k), in descending order of logits + noise
-  float* row_stats;      // (T, 2), 8-byte aligned: row maximum, 1 / sum of exp(x - maximum)
-  float* importance;     // (N)
-  int64_t* load;         // (N)
-  float* group_loss;     // (): loss_scale times the sum of all group norms
-  BadRows* bad_rows;     // (), or null where nobody asks
+  const void* logits;      // (T, N) in `element`
+  const float* noise;      // (T, N) added for selection only, or null; rows of noise_stride
+  const GroupMap* groups;  // in host memory; null: no group norm, group_loss is 0
+  float* weights;          // (T, k)
+  int64_t* experts;        // (T, k), in descending order of logits + noise
+  float* row_stats;        // (T, 2), 8-byte aligned: row maximum, 1 / sum of exp(x - maximum)
+  float* importance;       // (N)
+  int64_t* load;           // (N)
+  int64_t* first_load;     // (N): tokens that chose the expert first
+  float* group_loss;       // (): loss_scale times the sum of all group norms
+  BadRows* bad_rows;       // (), or null where nobody asks
   void* workspace;
   int64_t num_tokens;
-  double loss_scale;  // GroupPlan::scale
+  int64_t noise_stride;  // N, or 0: one row for all tokens
+  double loss_scale;     // GroupSettings::scale
   Element element;
   int32_t num_experts, top_k;
   int32_t renormalize;
@@ -55,7 +67,7 @@ struct RouteBackward {
   const float* grad_weights;     // (T, k), or null
   const float* grad_importance;  // (N), or null
   const float* grad_loss;        // () in device memory, or null
-  const Groups* groups;          // null: the group norm has no gradient
+  const GroupMap* groups;        // in host memory; null: the group norm has no gradient
   void* grad_logits;             // (T, N) in `element`
   int64_t num_tokens;
   double loss_scale;
@@ -66,10 +78,10 @@ struct RouteBackward {
 
 // moge::group_norm, forward and backward, of any scores.
 struct GroupNormForward {
-  const void* scores;  // (T, N) in `element`
-  const Groups* groups;
-  float* group_loss;  // ()
-  BadRows* bad_rows;  // (), or null
+  const void* scores;      // (T, N) in `element`
+  const GroupMap* groups;  // in host memory
+  float* group_loss;       // ()
+  BadRows* bad_rows;       // (), or null
   void* workspace;
   int64_t num_tokens;
   double loss_scale;
@@ -79,8 +91,8 @@ struct GroupNormForward {
 struct GroupNormBackward {
   const void* scores;      // (T, N) in `element`
   const float* grad_loss;  // () in device memory
-  const Groups* groups;
-  void* grad_scores;  // (T, N) in `element`
+  const GroupMap* groups;  // in host memory
+  void* grad_scores;       // (T, N) in `element`
   int64_t num_tokens;
   double loss_scale;
   Element element;

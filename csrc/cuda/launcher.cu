@@ -23,23 +23,21 @@ int check_launch() {
   return int(error);
 }
 
-Filter make_filter(const Groups* groups, int num_experts) {
+Filter make_filter(const GroupMap* groups, int num_experts) {
   Filter filter{};
   if (groups == nullptr) return filter;
+  filter.taps = groups->taps;
+  filter.group_size = groups->group_size;
   filter.rows = groups->rows;
   filter.cols = groups->cols;
   filter.num_experts = num_experts;
   filter.stride = groups->stride;
   filter.group_rows = groups->group_rows;
   filter.group_cols = groups->group_cols;
-  filter.num_row_taps = groups->num_row_taps;
-  filter.num_col_taps = groups->num_col_taps;
+  filter.num_row_taps = groups->group_size < groups->rows ? groups->group_size : groups->rows;
+  filter.num_col_taps = groups->group_size < groups->cols ? groups->group_size : groups->cols;
   filter.reciprocal = ((1u << 21) + unsigned(groups->cols) - 1) / unsigned(groups->cols);
-  filter.torus = groups->torus;
-  for (int t = 0; t < groups->num_col_taps; ++t) filter.taps[t] = float(groups->col_taps[t]);
-  for (int t = 0; t < groups->num_row_taps; ++t) {
-    filter.taps[groups->num_col_taps + t] = float(groups->row_taps[t]);
-  }
+  filter.torus = groups->torus != 0;
   return filter;
 }
 

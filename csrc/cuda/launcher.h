@@ -13,7 +13,7 @@ int fail(const char* message);
 // 0, or the code of the CUDA error that a launch left, whose text is kept.
 int check_launch();
 
-Filter make_filter(const Groups* groups, int num_experts);
+Filter make_filter(const GroupMap* groups, int num_experts);
 
 inline cudaStream_t as_stream(void* stream) { return static_cast<cudaStream_t>(stream); }
 

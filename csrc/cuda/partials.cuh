@@ -24,11 +24,12 @@ struct Partials {
   int64_t *logits, *noise;  // (blocks): first bad row, or kNoRow
   float* importance;        // (blocks, N)
   unsigned* load;           // (blocks, N)
+  unsigned* first_load;     // (blocks, N)
 };
 constexpr int64_t kNoRow = int64_t(~uint64_t(0) >> 1);
 
 inline int64_t partial_bytes(int blocks, int num_experts) {
-  return int64_t(blocks) * (24 + 8 * int64_t(num_experts));
+  return int64_t(blocks) * (24 + 12 * int64_t(num_experts));
 }
 inline Partials make_partials(void* workspace, int blocks, int num_experts) {
   Partials parts;
@@ -37,6 +38,7 @@ inline Partials make_partials(void* workspace, int blocks, int num_experts) {
   parts.noise = parts.logits + blocks;
   parts.importance = reinterpret_cast<float*>(parts.noise + blocks);
   parts.load = reinterpret_cast<unsigned*>(parts.importance + int64_t(blocks) * num_experts);
+  parts.first_load = parts.load + int64_t(blocks) * num_experts;
   return parts;
 }
 
@@ -122,32 +124,38 @@ __device__ __forceinline__ void reduce_scalars(const Partials& parts, int blocks
 constexpr int kColumns = 8;  // experts of a block: 32 bytes of every part, a whole sector
 constexpr int kParts = kThreads / kColumns;
 
-// kColumns experts a block: importance and load, thread (part, column) adding every 32nd part.
+// kColumns experts a block: importance and loads, thread (part, column) adding every 32nd part.
 __device__ __forceinline__ void reduce_columns(const Partials& parts, int blocks, int num_experts,
-                                               float* importance, int64_t* load) {
+                                               float* importance, int64_t* load,
+                                               int64_t* first_load) {
   SIMT_SHARED(sums, double[kThreads]);
   SIMT_SHARED(counts, int64_t[kThreads]);
+  SIMT_SHARED(first_counts, int64_t[kThreads]);
   const int thread = int(threadIdx.x);
   const int expert = int(blockIdx.x) * kColumns + thread % kColumns;
   double sum = 0.0;
-  int64_t count = 0;
+  int64_t count = 0, first_count = 0;
   if (expert < num_experts) {
     for (int block = thread / kColumns; block < blocks; block += kParts) {
       const int64_t at = int64_t(block) * num_experts + expert;
       sum += double(parts.importance[at]);
       count += parts.load[at];
+      first_count += parts.first_load[at];
     }
   }
   sums[thread] = sum;
   counts[thread] = count;
+  first_counts[thread] = first_count;
   __syncthreads();
   if (thread >= kColumns || expert >= num_experts) return;
   for (int part = 1; part < kParts; ++part) {
     sum += sums[part * kColumns + thread];
     count += counts[part * kColumns + thread];
+    first_count += first_counts[part * kColumns + thread];
   }
   importance[expert] = float(sum);
   load[expert] = count;
+  first_load[expert] = first_count;
 }
 
 }  // namespace moge::cuda

@@ -11,7 +11,8 @@ template <int V, int W, class In>
 int run(const RouteBackward& args, void* stream) {
   const Filter filter = make_filter(args.groups, args.num_experts);
   const SliceLayout slices = make_slices<V>(filter, args.num_experts);
-  const size_t shared_bytes = 4 * (size_t(kWarps) * slices.pitch + args.num_experts);
+  const size_t shared_bytes =
+      4 * (size_t(kWarps) * slices.pitch + args.num_experts + tap_floats(filter));
   allow_shared(route_backward_kernel<V, W, In>, shared_bytes);
   SIMT_LAUNCH((route_backward_kernel<V, W, In>), count_blocks(args.num_tokens), kThreads,
               shared_bytes, as_stream(stream), args, slices.pitch, slices.margin, filter);

@@ -63,7 +63,7 @@ template <int V, int W, class In>
 __device__ __forceinline__ void score_gradients(const RouteBackward& args, const Filter& filter,
                                                 int64_t token, int lane, unsigned groups,
                                                 float norm_grad, const float* grad_importance,
-                                                float* slice, float* margin) {
+                                                const float* taps, float* slice, float* margin) {
   const int n = args.num_experts;
   const auto stats = load_pack<2>(args.row_stats + 2 * token);
   float scores[V];
@@ -75,7 +75,7 @@ __device__ __forceinline__ void score_gradients(const RouteBackward& args, const
   if (with_norm) {
     store_row<V, W>(slice, n, lane, [&](int i) { return scores[i]; });
     __syncwarp();
-    norm_slopes<V>(filter, groups, slice, margin, lane);
+    norm_slopes<V>(filter, taps, groups, slice, margin, lane);
     update_row<V, W>(slice, n, lane, [&](int i, float d) { return norm_grad * scores[i] * d; });
   } else {
     store_row<V, W>(slice, n, lane, [](int) { return 0.0f; });
@@ -92,7 +92,8 @@ __device__ __forceinline__ void score_gradients(const RouteBackward& args, const
   update_row<V, W>(slice, n, lane, [&](int i, float g) { return scores[i] * (g - dot); });
 }
 
-// Grid: count_blocks(T). Dynamic shared memory: 8 slices as in the forward pass, then N floats.
+// Grid: count_blocks(T). Dynamic shared memory: 8 slices as in the forward pass, then N floats and
+// the taps.
 template <int V, int W, class In>
 __global__ void __launch_bounds__(kThreads, 4)
     route_backward_kernel(const RouteBackward args, const int pitch, const int margin_offset,
@@ -103,6 +104,8 @@ __global__ void __launch_bounds__(kThreads, 4)
   float* slice = slices + warp * pitch;
   float* margin = slice + margin_offset;
   float* grad_importance = slices + kWarps * pitch;
+  float* taps = grad_importance + n;
+  stage_taps(filter, taps);
   if (args.grad_importance != nullptr) {
     for (int expert = int(threadIdx.x); expert < n; expert += kThreads) {
       grad_importance[expert] = args.grad_importance[expert];
@@ -119,7 +122,7 @@ __global__ void __launch_bounds__(kThreads, 4)
     // No barrier: of the slice a lane last read, and first writes, its own places.
     if (with_norm || args.grad_importance != nullptr || raw_weights) {
       score_gradients<V, W, In>(args, filter, token, lane, with_norm ? masks[lane] : 0u, norm_grad,
-                                grad_importance, slice, margin);
+                                grad_importance, taps, slice, margin);
     } else {
       store_row<V, W>(slice, n, lane, [](int) { return 0.0f; });
     }

@@ -10,7 +10,8 @@ template <int V, int W, class In>
 int run(const RouteForward& args, void* stream) {
   const Filter filter = make_filter(args.groups, args.num_experts);
   const SliceLayout slices = make_slices<V>(filter, args.num_experts);
-  const size_t shared_bytes = 4 * (size_t(kWarps) * slices.pitch + args.num_experts);
+  const size_t shared_bytes =
+      4 * (size_t(kWarps) * slices.pitch + 2 * args.num_experts + tap_floats(filter));
   const int blocks = count_blocks(args.num_tokens);
   const Partials parts = make_partials(args.workspace, blocks, args.num_experts);
   allow_shared(route_forward_kernel<V, W, In>, shared_bytes);

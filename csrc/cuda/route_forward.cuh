@@ -122,6 +122,7 @@ __device__ __forceinline__ float choose(const RouteForward& args, int round, int
     const int64_t at = token * k + first + lane;
     args.experts[at] = expert;
     atomicAdd(&counts[expert], 1u);
+    if (first + lane == 0) atomicAdd(&counts[args.num_experts + expert], 1u);
     logit = logits[expert];
     if (k > 32) args.weights[at] = logit;
   }
@@ -181,7 +182,7 @@ __device__ __forceinline__ void add_slices(const float* slices, int pitch, int n
 }
 
 // Grid: count_blocks(T). Dynamic shared memory: 8 slices of `pitch` floats (N and the margin, in
-// whole 16 bytes; each 16-byte aligned), then N counters.
+// whole 16 bytes; each 16-byte aligned), 2 N counters (load, first load), the taps.
 template <int V, int W, class In>
 __global__ void __launch_bounds__(kThreads, 4)
     route_forward_kernel(const RouteForward args, const Partials parts, const int pitch,
@@ -193,7 +194,9 @@ __global__ void __launch_bounds__(kThreads, 4)
   const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32, n = args.num_experts;
   float* slice = slices + warp * pitch;
   unsigned* counts = reinterpret_cast<unsigned*>(slices + kWarps * pitch);
-  for (int expert = int(threadIdx.x); expert < n; expert += kThreads) counts[expert] = 0;
+  float* taps = reinterpret_cast<float*>(counts + 2 * n);
+  for (int i = int(threadIdx.x); i < 2 * n; i += kThreads) counts[i] = 0;
+  stage_taps(filter, taps);
   clear_sums(sums);
   if (warp == 0 && args.groups != nullptr) sums.groups[lane] = group_mask<V>(filter, lane);
   __syncthreads();
@@ -210,7 +213,7 @@ __global__ void __launch_bounds__(kThreads, 4)
       __syncwarp();
       float values[V];
       const int64_t again = round_token(opaque(round), warp);
-      const float* noise = args.noise == nullptr ? nullptr : args.noise + again * n;
+      const float* noise = args.noise == nullptr ? nullptr : args.noise + again * args.noise_stride;
       note_row(sums.noise, load_values<V, W>(slice, noise, n, lane, values), again);
       const float logit = choose<V, W>(args, round, lane, values, slice, counts);
       __syncwarp();
@@ -236,7 +239,7 @@ __global__ void __launch_bounds__(kThreads, 4)
     __syncwarp();
     if (args.groups != nullptr) {
       float* margin = slice + opaque(margin_offset);
-      sums.loss[threadIdx.x] += sum_norms<V>(filter, sums.groups[lane], slice, margin, lane);
+      sums.loss[threadIdx.x] += sum_norms<V>(filter, taps, sums.groups[lane], slice, margin, lane);
     }
   }
 
@@ -255,6 +258,7 @@ __global__ void __launch_bounds__(kThreads, 4)
     if (expert >= n) continue;
     parts.importance[row + expert] = by_block[q];
     parts.load[row + expert] = counts[expert];
+    parts.first_load[row + expert] = counts[n + expert];
   }
 }
 
@@ -262,7 +266,7 @@ __global__ void __launch_bounds__(kThreads, 4)
 __global__ void __launch_bounds__(kThreads)
     route_reduce_kernel(const RouteForward args, const Partials parts, const int blocks) {
   if (blockIdx.x + 1 < gridDim.x) {
-    reduce_columns(parts, blocks, args.num_experts, args.importance, args.load);
+    reduce_columns(parts, blocks, args.num_experts, args.importance, args.load, args.first_load);
   } else {
     reduce_scalars(parts, blocks, args.loss_scale, args.group_loss, args.bad_rows);
   }

@@ -66,7 +66,7 @@ def group_norm_with_taps(
     nonfinite: str,
     backend: str,
 ) -> torch.Tensor:
-    """``group_norm`` with the filter given as a tensor, (h,) float64 on the CPU.
+    """``group_norm`` with the filter given as a tensor, (h,) float64 on the device of ``scores``.
 
     ``scores`` are not checked: validation.check_matrix does that, before the groups are made.
     """
@@ -79,10 +79,7 @@ def group_norm_with_taps(
     if extension.choose_backend(backend, scores, "group_norm") == "extension":
         if mask is not None:
             return masking.group_norm(scores, taps, topo, strict, mask)
-        return extension.find_op("group_norm")(
-            scores, taps, topo.rows, topo.cols, topo.stride, topo.border == "torus",
-            topo.reduction, strict,
-        )  # fmt: skip
+        return extension.find_op("group_norm")(scores, taps, topo.as_ints, strict)
     if strict:
         validation.check_finite("scores", scores)
     return reference.group_norm(scores, taps, topo, mask)

@@ -12,9 +12,10 @@ import math
 import torch
 
 from moge_bench.ops import extension, reference, validation
-from moge_bench.ops.topography import EPS, Topography
+from moge_bench.ops.topography import EPS, REDUCTIONS, Topography
 
-Outputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+Outputs = reference.Outputs
+_SUM = REDUCTIONS.index("official_language")
 
 
 def count_experts(
@@ -94,24 +95,24 @@ def route(
         return outputs, reference.scores(logits)
     op = extension.find_op("route")
     scores = reference.scores(logits)
-    groups = topo if topo is not None and mask is None else Topography(1, 1, 1)
-    weights, experts, importance, group_loss, load = op(
-        logits, noise, taps if mask is None else None, top_k, groups.rows, groups.cols,
-        groups.stride, groups.border == "torus", groups.reduction, renormalize, strict,
-    )[:5]  # fmt: skip
+    choice = (top_k, int(renormalize))
+    groups = topo.as_ints if topo is not None and mask is None else ()
+    weights, experts, importance, group_loss, load, first_load = op(
+        logits, noise, taps if mask is None else None, groups, choice, strict
+    )[:6]
     if bias is not None:
         # The op compares logits + noise: given the keys as logits, it ranks those.
         keys = reference.selection_keys(logits, noise, bias)
-        ranked = op(keys, None, None, top_k, 1, 1, 1, False, "token_mean", False, False)
-        experts, load = ranked[1], ranked[4]
+        _, experts, _, _, load, first_load, _ = op(keys, None, None, (), (top_k, 0), False)
         weights = reference.gate_weights(logits, scores, experts, renormalize)
     if mask is not None:
         counted = counted_rows(scores, mask)
         importance = counted.sum(dim=0, dtype=torch.float64).to(scores.dtype)
         load = count_experts(experts, logits.shape[1], mask)
+        first_load = count_experts(experts[:, :1], logits.shape[1], mask)
         if taps is not None and topo is not None:
             group_loss = group_norm(counted, taps, topo, strict, mask)
-    return (weights, experts, importance, group_loss, load), scores
+    return (weights, experts, importance, group_loss, load, first_load), scores
 
 
 def group_norm(
@@ -123,7 +124,6 @@ def group_norm(
 ) -> torch.Tensor:
     """Return L_group, (), by the compiled op; ``scores`` are 0 in the rows that do not count."""
     total = extension.find_op("group_norm")(
-        scores, taps, topo.rows, topo.cols, topo.stride, topo.border == "torus",
-        "official_language", strict,
-    )  # fmt: skip
+        scores, taps, (*topo.as_ints[:-1], _SUM), strict
+    )
     return counted_group_loss(total, mask, topo)

@@ -12,6 +12,11 @@ import torch
 
 from moge_bench.ops.topography import EPS, Topography
 
+# weights, experts, importance, group_loss, load, first_load
+Outputs = tuple[
+    torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor
+]
+
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype that is computed in: float64 for float64, else float32."""
@@ -112,11 +117,11 @@ def route(
     renormalize: bool,
     bias_N: torch.Tensor | None = None,
     mask_T: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return (weights, experts, importance, group_loss, load) as ``moge_bench.route`` defines them.
+) -> Outputs:
+    """Return weights, experts, importance, group_loss, load and first_load of ``moge_bench.route``.
 
     ``taps`` and ``topo`` are None together: then no group norm is computed and the loss is 0.
-    Tokens outside ``mask_T`` enter neither importance, group_loss nor load.
+    Tokens outside ``mask_T`` enter neither importance, group_loss nor the loads.
     """
     logits_TN = logits_TN.to(accumulation_dtype(logits_TN.dtype))
     scores_TN = scores(logits_TN)  # z = softmax(x), without the noise
@@ -129,10 +134,11 @@ def route(
         ones_TK = ones_TK * mask_T[:, None]
     importance_N = counted_TN.sum(dim=0)
     # Not bincount, whose shape depends on its input as a compiler sees it.
-    load_N = torch.zeros(logits_TN.shape[1], dtype=torch.int64, device=logits_TN.device)
-    load_N = load_N.scatter_add(0, experts_TK.flatten(), ones_TK.flatten())
+    none_N = torch.zeros(logits_TN.shape[1], dtype=torch.int64, device=logits_TN.device)
+    load_N = none_N.scatter_add(0, experts_TK.flatten(), ones_TK.flatten())
+    first_load_N = none_N.scatter_add(0, experts_TK[:, 0], ones_TK[:, 0])
     if taps is None or topo is None:
         group_loss = logits_TN.new_zeros(())
     else:
         group_loss = group_norm(scores_TN, taps, topo, mask_T)
-    return weights_TK, experts_TK, importance_N, group_loss, load_N
+    return weights_TK, experts_TK, importance_N, group_loss, load_N, first_load_N

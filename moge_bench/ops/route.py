@@ -6,6 +6,7 @@ is tested against is ops/reference.py. Legend: T tokens, N experts, k chosen, h 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ class Routing:
     """
 
     __slots__ = (
-        "_first_load", "_scores", "backend", "bias", "experts", "group_loss", "importance", "load",
+        "_scores", "backend", "bias", "experts", "first_load", "group_loss", "importance", "load",
         "logits", "mask", "noise", "weights",
     )  # fmt: skip
 
@@ -33,6 +34,7 @@ class Routing:
         importance: torch.Tensor,
         group_loss: torch.Tensor,
         load: torch.Tensor,
+        first_load: torch.Tensor,
         logits: torch.Tensor,
         noise: torch.Tensor | None,
         backend: str,
@@ -45,13 +47,13 @@ class Routing:
         self.importance = importance
         self.group_loss = group_loss
         self.load = load
+        self.first_load = first_load
         self.logits = logits
         self.noise = noise
         self.backend = backend
         self.bias = bias
         self.mask = mask
         self._scores = scores
-        self._first_load: torch.Tensor | None = None
 
     @property
     def scores(self) -> torch.Tensor:
@@ -59,15 +61,6 @@ class Routing:
         if self._scores is None:
             self._scores = reference.scores(self.logits)
         return self._scores
-
-    @property
-    def first_load(self) -> torch.Tensor:
-        """How many tokens chose each expert first, (N,) int64; computed on first access."""
-        if self._first_load is None:
-            self._first_load = masking.count_experts(
-                self.experts[:, :1], self.load.shape[0], self.mask
-            )
-        return self._first_load
 
     def __repr__(self) -> str:
         tokens, top_k = self.experts.shape
@@ -77,7 +70,8 @@ class Routing:
 
 pytrees.register(
     Routing,
-    ("weights", "experts", "importance", "group_loss", "load", "logits", "noise", "bias", "mask"),
+    ("weights", "experts", "importance", "group_loss", "load", "first_load", "logits", "noise",
+     "bias", "mask"),
     "backend",
 )
 
@@ -134,8 +128,8 @@ def route(
     Returns:
         Routing with weights (T, k), experts (T, k) int64 in descending order of x + noise,
         importance (N,) = sum_t z, group_loss (), load (N,) int64 = choices per expert, first_load
-        (N,) int64 = first choices per expert and scores (T, N), both computed on first access,
-        and backend, the name of what ran. Floats are float32, or float64
+        (N,) int64 = first choices per expert, scores (T, N), computed on first access, and
+        backend, the name of what ran. Floats are float32, or float64
         for float64 logits; sums over tokens are accumulated in float64, in a fixed order: the
         result does not depend on the number of threads.
 
@@ -201,10 +195,9 @@ def route_with_taps(
         )
         return Routing(*outputs, logits, noise, chosen, bias, mask, scores)
     if chosen == "extension":
-        t = topo or _NO_GROUPS
         outputs = extension.find_op("route")(
-            logits, noise, taps, top_k, t.rows, t.cols, t.stride, t.border == "torus",
-            t.reduction, renormalize, strict,
+            logits, noise, taps, () if topo is None else topo.as_ints,
+            choice_as_ints(top_k, renormalize), strict,
         )  # fmt: skip
     else:
         if strict:
@@ -212,24 +205,25 @@ def route_with_taps(
             if noise is not None:
                 validation.check_finite("noise", noise)
         outputs = reference.route(logits, noise, taps, top_k, topo, renormalize)
-    weights, experts, importance, group_loss, load = outputs[:5]
-    return Routing(weights, experts, importance, group_loss, load, logits, noise, chosen)
+    return Routing(*outputs[:6], logits, noise, chosen)
 
 
-# Passed to the op where taps is None: the op then reads none of it.
-_NO_GROUPS = Topography(1, 1, 1)
+def choice_as_ints(top_k: int, renormalize: bool) -> tuple[int, ...]:
+    """Return what the op takes as ``choice`` (csrc/plan.h)."""
+    return top_k, int(renormalize)
 
 
 def _route_fake(
-    logits: torch.Tensor, noise: Any, taps: Any, top_k: int, *_: Any
+    logits: torch.Tensor, noise: Any, taps: Any, groups: Any, choice: Sequence[int], *_: Any
 ) -> tuple[torch.Tensor, ...]:
-    num_tokens, num_experts = logits.shape
+    (num_tokens, num_experts), top_k = logits.shape, choice[0]
     dtype = reference.accumulation_dtype(logits.dtype)
     return (
         logits.new_empty((num_tokens, top_k), dtype=dtype),
         logits.new_empty((num_tokens, top_k), dtype=torch.int64),
         logits.new_empty((num_experts,), dtype=dtype),
         logits.new_empty((), dtype=dtype),
+        logits.new_empty((num_experts,), dtype=torch.int64),
         logits.new_empty((num_experts,), dtype=torch.int64),
         logits.new_empty((num_tokens, 2), dtype=dtype),  # row maximum and 1 / row sum
     )

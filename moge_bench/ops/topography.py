@@ -7,7 +7,7 @@ Lowest layer of the package: it imports nothing of it. Legend: r, c rows and col
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -49,19 +49,20 @@ def tap_values(group_size: int, sigma: float | None) -> tuple[float, ...]:
     return tuple([tap / total for tap in taps])
 
 
-def taps_tensor(values: tuple[float, ...]) -> torch.Tensor:
-    """Return ``tap_values`` as the ops take them: (h,), float64, on the CPU."""
-    return torch.tensor(values, dtype=torch.float64, device="cpu")
+def taps_tensor(values: tuple[float, ...], device: torch.device | str = "cpu") -> torch.Tensor:
+    """Return ``tap_values`` as the ops take them: (h,), float64, on the device of the scores."""
+    taps = torch.tensor(values, dtype=torch.float64, device="cpu")
+    return taps.to(device, non_blocking=True) if torch.device(device).type == "cuda" else taps
 
 
-def taps_of_width(group_size: int, sigma: torch.Tensor) -> torch.Tensor:
-    """Return ``gaussian_taps`` computed by torch from ``sigma``, shape (), so that it can change.
+def taps_of_width(group_size: int, sigma: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return ``gaussian_taps`` on ``device``, computed from ``sigma``, (), so that it can change.
 
-    No value is read, so a graph holds for every sigma; whether it is positive and finite is for the
-    caller to check.
+    No value is read and nothing waits for a device, so a graph holds for every sigma; whether it
+    is positive and finite is for the caller to check.
     """
-    sigma = sigma.to(device="cpu", dtype=torch.float64)
-    offsets = torch.arange(group_size, dtype=torch.float64, device="cpu") - group_size // 2
+    sigma = sigma.to(device=device, dtype=torch.float64, non_blocking=device.type != "cpu")
+    offsets = torch.arange(group_size, dtype=torch.float64, device=device) - group_size // 2
     taps = torch.exp(-((offsets / sigma) ** 2) / 2)
     return taps / taps.sum()
 
@@ -74,6 +75,15 @@ def gaussian_taps(group_size: int, sigma: float | None) -> torch.Tensor:
     Raises ValueError for group_size < 1 or sigma not a positive finite number.
     """
     return taps_tensor(tap_values(group_size, sigma))
+
+
+def moved_taps(taps: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a module's ``taps`` where its other tensors went, the same tensor if they stayed.
+
+    Those of a module on the meta device stay on the CPU: to_empty would lose them.
+    """
+    target = device if device.type != "meta" else torch.device("cpu")
+    return taps if taps.device == target else taps.to(target)
 
 
 def group_filter(group_size: int, sigma: float | None) -> torch.Tensor:
@@ -105,6 +115,7 @@ class Topography:
     stride: int = 1
     border: str = "valid"
     reduction: str = "token_mean"
+    as_ints: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("rows", "cols", "group_size", "stride"):
@@ -123,6 +134,10 @@ class Topography:
                 f"group_size={self.group_size} does not fit the {self.rows}x{self.cols} map with "
                 f"border='valid'; the largest that fits is {largest} (or use border='torus')"
             )
+        # What the ops take as ``groups`` (csrc/plan.h); group_size is the length of the taps.
+        torus, reduction = self.border == "torus", REDUCTIONS.index(self.reduction)
+        as_ints = (self.rows, self.cols, self.stride, int(torus), reduction)
+        object.__setattr__(self, "as_ints", as_ints)
 
     @property
     def group_rows(self) -> int:

@@ -187,31 +187,33 @@ def make_groups(
 ) -> tuple[torch.Tensor, Topography]:
     """Return (taps, topography) of the arguments that ``route`` and ``group_norm`` share.
 
-    ``matrix`` is what they were called with, (T, N). What the others come to is remembered, since
-    a router is called with the same ones again and again; not where a graph is traced, once, nor
-    for tensors of another class, whose taps are for their modes to make. A ``sigma`` that is a
-    tensor is read; where it cannot be (``readable``), or a graph is traced, which would be for its
-    present value alone, the taps are computed from it.
+    ``matrix`` is what they were called with, (T, N); the taps are on its device. What the others
+    come to is remembered, since a router is called with the same ones again and again; not where a
+    graph is traced, once, nor for tensors of another class, whose taps are for their modes to make.
+    A ``sigma`` that is a tensor is read; where it cannot be (``readable``), or a graph is traced,
+    which would be for its present value alone, the taps are computed from it. So are they from one
+    on a GPU, which nothing waits for: it is not checked either, since a failed check there ends the
+    process's use of the GPU.
     """
+    shape = (int(matrix.shape[1]), map_shape, group_size)
     if isinstance(sigma, torch.Tensor):
         check_sigma(sigma)
-        if torch.compiler.is_compiling() or not readable(sigma):
-            whole = unwrapped(sigma)
-            require((whole > 0) & (whole < math.inf), "sigma must be positive and finite")
-            _, topo = _groups(
-                int(matrix.shape[1]), map_shape, group_size, None, stride, border, reduction
-            )
-            return taps_of_width(topo.group_size, sigma), topo
+        if torch.compiler.is_compiling() or not sigma.is_cpu or not readable(sigma):
+            if not sigma.is_cuda:
+                whole = unwrapped(sigma)
+                require((whole > 0) & (whole < math.inf), "sigma must be positive and finite")
+            _, topo = _groups(*shape, None, stride, border, reduction)
+            return taps_of_width(topo.group_size, sigma, matrix.device), topo
         sigma = float(sigma)
     # int: a size that is traced (symbolic make_fx, torch.jit) is fixed, as the map is.
-    arguments = (int(matrix.shape[1]), map_shape, group_size, sigma, stride, border, reduction)
+    arguments = (*shape, sigma, stride, border, reduction)
     if not torch.compiler.is_compiling() and type(matrix) is torch.Tensor:
         try:
-            return _remembered_groups(*arguments)
+            return _remembered_groups(*arguments, matrix.device)
         except TypeError:  # an argument that cannot be hashed, or the error that is raised again
             pass
     values, topography = _groups(*arguments)
-    return taps_tensor(values), topography
+    return taps_tensor(values, matrix.device), topography
 
 
 def _groups(
@@ -231,8 +233,11 @@ def _groups(
 
 @functools.lru_cache(maxsize=256, typed=True)  # typed: True is no group_size though it equals 1
 def _remembered_groups(*arguments: Any) -> tuple[torch.Tensor, Topography]:
-    values, topography = _groups(*arguments)
+    *settings, device = arguments
+    values, topography = _groups(*settings)
     with torch.inference_mode(False):
         # Not torch.tensor, which a mode or transform that is active now would wrap for its own use.
         taps = torch.frombuffer(array("d", values), dtype=torch.float64)
+        if device.type == "cuda":
+            taps = taps.to(device)
     return taps, topography

@@ -70,7 +70,7 @@ def oracle(logits: torch.Tensor, case: Case, dtype: torch.dtype, *, with_loss: b
     parts, total = [], torch.zeros((), dtype=torch.float64)
     for start in range(0, case.num_tokens, CHUNK):
         x = logits[start : start + CHUNK].to(dtype).requires_grad_()
-        weights, experts, _, loss, _ = reference.route(
+        weights, experts, _, loss, *_ = reference.route(
             x, None, taps.to(dtype), case.top_k, case.topography, case.renormalize
         )
         dense, chosen = to_dense(weights, experts, case.num_experts)

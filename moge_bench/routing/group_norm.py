@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 from moge_bench.ops.group_norm import group_norm_with_taps
-from moge_bench.ops.topography import Topography, gaussian_taps
+from moge_bench.ops.topography import Topography, gaussian_taps, moved_taps
 from moge_bench.ops.validation import check_matrix, make_groups
 
 
 class GroupNorm(nn.Module):
     """``moge_bench.group_norm`` as a module: ``loss = GroupNorm(sigma=10.0)(scores)``.
 
-    ``set_sigma`` changes the filter in place: compiled code takes it without compiling again. The
-    filter is float64 on the CPU, where the ops read it, and stays so under ``.to(...)``; it is no
-    buffer, since DDP over NCCL could not send it. sigma is in the ``state_dict``, as a float64
-    tensor (), NaN for a box filter.
+    ``set_sigma`` changes the filter in place: compiled code takes it without compiling again, and a
+    captured CUDA graph without being captured again. The filter lies on the module's device (that
+    of the first scores, if the module is never moved) and stays float64 under ``.to(...)``; it is
+    no buffer: DDP would send it before every forward pass. sigma is in the ``state_dict``, as a
+    float64 tensor (), NaN for a box filter.
 
     Args:
         group_size: h, an int.
@@ -50,12 +52,13 @@ class GroupNorm(nn.Module):
 
     def set_sigma(self, sigma: float | None) -> None:
         """Change the width of the filter; ``sigma`` is a positive number, or None for a box."""
-        self._taps.copy_(gaussian_taps(self.group_size, sigma))
+        self._taps.copy_(gaussian_taps(self.group_size, sigma), non_blocking=True)
         self.sigma = sigma
 
     def forward(self, scores: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Return L_group, (), of ``scores`` (T, N); ``mask`` (T,) bool: the tokens that count."""
         check_matrix("scores", scores)
+        self._taps = moved_taps(self._taps, scores.device)
         _, topography = make_groups(
             scores, self.map_shape, self.group_size, None, self.stride, self.border, self.reduction
         )
@@ -63,6 +66,11 @@ class GroupNorm(nn.Module):
             scores, self._taps, topography, mask=mask, nonfinite=self.nonfinite,
             backend=self.backend,
         )  # fmt: skip
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        self._taps = moved_taps(self._taps, fn(torch.empty(0, device=self._taps.device)).device)
+        return self
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool

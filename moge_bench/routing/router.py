@@ -12,7 +12,12 @@ from moge_bench.ops import masking
 from moge_bench.ops.count_load import count_load
 from moge_bench.ops.extension import warn_once
 from moge_bench.ops.route import Routing, route_with_taps
-from moge_bench.ops.topography import AUTO_GROUP, gaussian_taps, resolve_map_shape
+from moge_bench.ops.topography import (
+    AUTO_GROUP,
+    gaussian_taps,
+    moved_taps,
+    resolve_map_shape,
+)
 from moge_bench.ops.validation import check_mask, check_matrix
 from moge_bench.routing.gate import Gate, gate_logits
 from moge_bench.routing.settings import RouterSettings
@@ -55,7 +60,7 @@ class TopographicRouter(nn.Module):
             raise ValueError(f"hidden_size must be at least 1, got {hidden_size!r}")
         s = RouterSettings.of(num_experts, top_k, settings)
         self.topography = s.topography
-        self._taps: torch.Tensor | None = None  # float64 on the CPU: .to(dtype) must not touch it
+        self._taps: torch.Tensor | None = None  # float64: see _apply
         self.sigma = s.sigma
         self.map_shape = rows, cols = resolve_map_shape(s.map_shape, num_experts)
         if self.topography is not None:
@@ -98,10 +103,14 @@ class TopographicRouter(nn.Module):
             self.set_sigma(self.sigma)
 
     def set_sigma(self, sigma: float | None) -> None:
-        """Change the width of the filter in place; a compiled router is not recompiled."""
+        """Change the width of the filter in place.
+
+        A compiled router is not compiled again, and one in a captured CUDA graph filters with the
+        new width: the filter lies on the router's device, and a replay reads it there.
+        """
         if self._taps is None:
             raise ValueError("this router has group_size=None: there is no filter to widen")
-        self._taps.copy_(gaussian_taps(self._taps.numel(), sigma))
+        self._taps.copy_(gaussian_taps(self._taps.numel(), sigma), non_blocking=True)
         self.sigma = sigma
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
@@ -172,11 +181,14 @@ class TopographicRouter(nn.Module):
             self.selection_bias = source.to(bias.device, torch.float32)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
-        # .to(dtype), .half() and the like: the bias stays what it was, in float32.
+        # .to(dtype), .half() and the like: the bias stays what it was, in float32, the filter in
+        # float64.
         bias = self.selection_bias
         super()._apply(fn, recurse)
         self._keep_bias_float32(bias)
         self._load_counts = fn(self._load_counts)
+        if self._taps is not None:
+            self._taps = moved_taps(self._taps, self.selection_bias.device)
         return self
 
     def _load_from_state_dict(

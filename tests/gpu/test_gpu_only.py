@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from moge_bench import MoELayer, group_norm, route
+from moge_bench import GroupNorm, MoELayer, TopographicRouter, group_norm, route
 from moge_bench.ops.expert_ffn import expert_ffn
 from moge_bench.perf import bench, registry, rows
 from moge_bench.perf.candidates import Options
@@ -43,6 +43,44 @@ def test_captured_into_a_graph_and_replayed():
         graph.replay()
         expected = forward_and_backward(fresh.clone().requires_grad_())
         assert all(torch.equal(a, b) for a, b in zip(captured, expected, strict=True))
+
+
+@pytest.mark.parametrize("module", [
+    TopographicRouter(16, 16, 2, nonfinite="propagate"), GroupNorm(nonfinite="propagate"),
+])  # fmt: skip
+def test_a_captured_graph_follows_an_annealed_sigma(module):
+    module = module.cuda()
+    static = torch.rand(500, 16)
+
+    def loss():
+        result = module(static)
+        return result if isinstance(module, GroupNorm) else result.group_loss
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream), torch.no_grad():
+        loss()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph), torch.no_grad():
+        captured = loss()
+    seen = []
+    for sigma in (5.0, 1.0, 0.3):
+        module.set_sigma(sigma)
+        graph.replay()
+        assert torch.equal(captured, loss().detach())
+        seen.append(float(captured))
+    assert len(set(seen)) == 3
+
+
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_compiled_code_follows_an_annealed_sigma(mode):
+    router = TopographicRouter(16, 16, 2, nonfinite="propagate").cuda().requires_grad_(False)
+    compiled, x = torch.compile(lambda x: router(x).group_loss, mode=mode), torch.randn(500, 16)
+    for sigma in (5.0, 5.0, 5.0, 1.0, 0.3):
+        router.set_sigma(sigma)
+        torch.compiler.cudagraph_mark_step_begin()
+        torch.testing.assert_close(compiled(x), router(x).group_loss, rtol=1e-6, atol=0)
 
 
 def test_strict_in_a_capture_says_what_to_do():

@@ -6,7 +6,7 @@ import torch
 from moge_bench import TopographicRouter, group_norm, route
 from moge_bench.ops.topography import gaussian_taps
 
-GROUPS = (4, 4, 1, False, "token_mean")
+GROUPS = (4, 4, 1, 0, 0)  # rows, cols, stride, torus, reduction
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
@@ -46,19 +46,19 @@ def test_any_routing_of_float32(top_k, renormalize, options):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("num_experts", [8, 33, 64])
-def test_every_dtype_is_computed_in_float32(dtype, num_experts):
+def test_every_dtype_is_computed_in_float32(device, dtype, num_experts):
     """The op itself: on the CPU, where this runs emulated, route() refuses float16."""
     logits = torch.randn(29, num_experts).to(dtype)
-    taps = gaussian_taps(1, None)
-    groups = (1, num_experts, 1, False, "token_mean")
-    ours = torch.ops.moge.route(logits, None, taps, 2, *groups, True, True)
-    wide = torch.ops.moge.route(logits.float(), None, taps, 2, *groups, True, True)
+    taps = gaussian_taps(1, None).to(device)
+    plan = ((1, num_experts, 1, 0, 0), (2, 1))
+    ours = torch.ops.moge.route(logits, None, taps, *plan, True)
+    wide = torch.ops.moge.route(logits.float(), None, taps, *plan, True)
     for a, b in zip(ours, wide, strict=True):
         assert a.dtype == b.dtype and torch.allclose(a, b, rtol=1e-6, atol=1e-7)
     assert {t.dtype for t in ours} == {torch.float32, torch.int64}
-    weights, experts, importance, loss, _, stats = wide
+    weights, experts, importance, loss, _, _, stats = wide
     upstream = (torch.randn_like(weights), torch.randn_like(importance), torch.ones_like(loss))
-    rest = (taps, experts, weights, stats, *groups, True)
+    rest = (taps, experts, weights, stats, *plan)
     narrow = torch.ops.moge.route_backward(*upstream, logits, *rest)
     exact = torch.ops.moge.route_backward(*upstream, logits.float(), *rest)
     assert narrow.dtype == dtype
@@ -70,21 +70,22 @@ def test_every_dtype_is_computed_in_float32(dtype, num_experts):
 def test_the_same_input_gives_the_same_bits(num_tokens):
     logits = torch.randn(num_tokens, 64)
     (first, first_grad), (second, second_grad) = gradients(logits), gradients(logits)
-    for name in ("weights", "experts", "importance", "group_loss", "load"):
+    for name in ("weights", "experts", "importance", "group_loss", "load", "first_load"):
         assert torch.equal(getattr(first, name), getattr(second, name)), name
     assert torch.equal(first_grad, second_grad)
 
 
-def test_opcheck():
-    taps, logits = gaussian_taps(3, 1.0), torch.randn(20, 16, requires_grad=True)
+def test_opcheck(device):
+    taps, logits = gaussian_taps(3, 1.0).to(device), torch.randn(20, 16, requires_grad=True)
     checks = ("test_schema", "test_faketensor", "test_autograd_registration")
-    arguments = (logits, torch.randn(20, 16), taps, 2, *GROUPS, True, False)
+    plan = (GROUPS, (2, 1))
+    arguments = (logits, torch.randn(20, 16), taps, *plan, False)
     torch.library.opcheck(torch.ops.moge.route.default, arguments, test_utils=checks)
-    weights, experts, _, _, _, stats = torch.ops.moge.route(logits.detach(), *arguments[1:])
+    weights, experts, *_, stats = torch.ops.moge.route(logits.detach(), *arguments[1:])
     torch.library.opcheck(
         torch.ops.moge.route_backward.default,
         (torch.randn(20, 2), torch.randn(16), torch.tensor(1.0), logits.detach(), taps, experts,
-         weights, stats, *GROUPS, True), test_utils=checks,
+         weights, stats, *plan), test_utils=checks,
     )  # fmt: skip
 
 
@@ -95,10 +96,10 @@ def test_opcheck():
         ("logits must be float32, .* got Double", {"logits": torch.zeros(4, 16).double()}),
         ("1 to 1024 experts", {"logits": torch.zeros(4, 1025)}),
         ("noise must have shape", {"noise": torch.zeros(4, 3)}),
-        ("top_k must be from 1 to num_experts=16, got 17", {"top_k": 17}),
-        (r"rows \* cols must equal num_experts=16, got 4 and 5", {"cols": 5}),
-        ("stride must be at least 1, got 0", {"stride": 0}),
-        ("reduction must be .* got mean", {"reduction": "mean"}),
+        ("top_k must be from 1 to num_experts=16, got 17", {"choice": (17, 1)}),
+        (r"rows \* cols must equal num_experts=16, got 4 and 5", {"groups": (4, 5, 1, 0, 0)}),
+        ("stride must be at least 1, got 0", {"groups": (4, 4, 0, 0, 0)}),
+        ("reduction must be 0 .* got 3", {"groups": (4, 4, 1, 0, 3)}),
         ("taps must be float64", {"taps": gaussian_taps(3, 1.0).float()}),
         ("taps must be contiguous, of shape", {"taps": gaussian_taps(3, 1.0)[:0]}),
         ("taps of length 5 do not fit the 4x4 map", {"taps": gaussian_taps(5, 1.0)}),
@@ -106,13 +107,13 @@ def test_opcheck():
 )  # fmt: skip
 def test_the_op_itself_checks_what_memory_depends_on(device, match, change):
     arguments = {
-        "logits": torch.zeros(4, 16), "noise": None, "taps": gaussian_taps(3, 1.0), "top_k": 2,
-        "rows": 4, "cols": 4, "stride": 1, "torus": False, "reduction": "token_mean",
-        "renormalize": True, "strict": True,
+        "logits": torch.zeros(4, 16), "noise": None, 
+        "taps": gaussian_taps(3, 1.0).to(device), "groups": GROUPS, "choice": (2, 1),
+        "strict": True,
     }  # fmt: skip
     torch.ops.moge.route(**arguments)
     moved = {
-        name: value.to(device) if name in ("logits", "noise") else value
+        name: value.to(device) if isinstance(value, torch.Tensor) else value
         for name, value in change.items()
     }
     with pytest.raises((ValueError, TypeError), match=match):
@@ -120,14 +121,13 @@ def test_the_op_itself_checks_what_memory_depends_on(device, match, change):
 
 
 @pytest.mark.parametrize("shape", [(4, 2), (3, 2), (4, 3)])
-def test_the_backward_op_checks_every_shape(shape):
+def test_the_backward_op_checks_every_shape(device, shape):
     names = ("experts", "weights", "grad_weights")
     arguments = {
         "grad_weights": torch.zeros(4, 2), "grad_importance": None, "grad_loss": None,
-        "logits": torch.zeros(4, 16), "taps": gaussian_taps(3, 1.0),
+        "logits": torch.zeros(4, 16), "taps": gaussian_taps(3, 1.0).to(device),
         "experts": torch.zeros(4, 2).long(), "weights": torch.zeros(4, 2),
-        "row_stats": torch.zeros(4, 2), "rows": 4, "cols": 4, "stride": 1, "torus": False,
-        "reduction": "token_mean", "renormalize": True,
+        "row_stats": torch.zeros(4, 2), "groups": GROUPS, "choice": (2, 1),
     }  # fmt: skip
     for name in names:
         changed = arguments | {name: torch.zeros(shape).to(arguments[name].dtype)}

@@ -227,11 +227,13 @@ TAPS = gaussian_taps(3, 1.0)
         ("logits must have shape", {"logits": LOGITS[0]}),
         ("logits must be float32", {"logits": LOGITS.half()}),
         ("noise must have shape", {"noise": torch.zeros(4, 3)}),
-        ("top_k must be from 1 to num_experts=16, got 17", {"top_k": 17}),
-        ("rows \\* cols must equal num_experts=16, got 4 and 5", {"cols": 5}),
-        ("rows \\* cols must equal", {"rows": -4, "cols": -4}),
-        ("stride must be at least 1, got 0", {"stride": 0}),
-        ("reduction must be .* got mean", {"reduction": "mean"}),
+        ("top_k must be from 1 to num_experts=16, got 17", {"choice": (17, 1)}),
+        ("choice must hold top_k and renormalize, got 1 numbers", {"choice": (2,)}),
+        ("groups must hold rows, cols, stride, torus and reduction, got 0", {"groups": ()}),
+        ("rows \\* cols must equal num_experts=16, got 4 and 5", {"groups": (4, 5, 1, 0, 0)}),
+        ("rows \\* cols must equal", {"groups": (-4, -4, 1, 0, 0)}),
+        ("stride must be at least 1, got 0", {"groups": (4, 4, 0, 0, 0)}),
+        ("reduction must be 0 .* got 3", {"groups": (4, 4, 1, 0, 3)}),
         ("taps must be float64", {"taps": TAPS.float()}),
         ("taps must be contiguous, of shape", {"taps": TAPS[:0]}),
         ("taps of length 5 do not fit the 4x4 map", {"taps": gaussian_taps(5, 1.0)}),
@@ -239,8 +241,8 @@ TAPS = gaussian_taps(3, 1.0)
 )
 def test_the_op_itself_checks_what_memory_depends_on(match, change):
     arguments = {
-        "logits": LOGITS, "noise": None, "taps": TAPS, "top_k": 2, "rows": 4, "cols": 4,
-        "stride": 1, "torus": False, "reduction": "token_mean", "renormalize": True, "strict": True,
+        "logits": LOGITS, "noise": None, "taps": TAPS, "groups": (4, 4, 1, 0, 0),
+        "choice": (2, 1), "strict": True,
     }  # fmt: skip
     torch.ops.moge.route(**arguments)
     with pytest.raises((ValueError, TypeError), match=match):
@@ -265,8 +267,8 @@ def test_the_backward_op_checks_too(match, change):
     arguments = {
         "grad_weights": torch.zeros(4, 2), "grad_importance": None, "grad_loss": None,
         "logits": LOGITS, "taps": TAPS, "experts": torch.zeros(4, 2).long(),
-        "weights": torch.zeros(4, 2), "row_stats": torch.zeros(4, 2), "rows": 4, "cols": 4,
-        "stride": 1, "torus": False, "reduction": "token_mean", "renormalize": True,
+        "weights": torch.zeros(4, 2), "row_stats": torch.zeros(4, 2), "groups": (4, 4, 1, 0, 0),
+        "choice": (2, 1),
     }  # fmt: skip
     torch.ops.moge.route_backward(**arguments)
     with pytest.raises((ValueError, TypeError), match=f"(?i){match}"):

@@ -57,7 +57,7 @@ def test_routing_of_one_token_by_hand():
     # renormalised 4/6, 2/6.
     x = torch.tensor([[1.0, 2.0, 4.0, 1.0]], dtype=torch.float64).log()
     topo = Topography(2, 2, 1)
-    weights, experts, importance, loss, load = reference.route(
+    weights, experts, importance, loss, load, first_load = reference.route(
         x, None, gaussian_taps(1, 1.0), 2, topo, True
     )
     assert experts.tolist() == [[2, 1]] and load.tolist() == [0, 1, 1, 0]
@@ -124,7 +124,7 @@ def test_gradcheck(border, renormalize):
     x = torch.randn(3, 12, dtype=torch.float64, requires_grad=True)
 
     def differentiable(x):
-        weights, _, importance, loss, _ = reference.route(x, None, TAPS3, 2, topo, renormalize)
+        weights, _, importance, loss, *_ = reference.route(x, None, TAPS3, 2, topo, renormalize)
         return weights, importance, loss
 
     assert torch.autograd.gradcheck(differentiable, (x,))

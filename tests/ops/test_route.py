@@ -175,16 +175,16 @@ def test_every_tail_and_many_chunks(num_tokens):
 def test_opcheck():
     taps = gaussian_taps(3, 1.0)
     logits = torch.randn(20, 12, requires_grad=True)
-    groups = (3, 4, 1, False, "token_mean", True)
+    plan = ((3, 4, 1, 0, 0), (2, 1))  # rows, cols, stride, torus, reduction; top_k, renormalize
     for noise in (None, torch.randn(20, 12)):
-        torch.library.opcheck(torch.ops.moge.route.default, (logits, noise, taps, 2, *groups, True))
-    weights, experts, _, _, _, row_stats = torch.ops.moge.route(
-        logits.detach(), None, taps, 2, *groups, True
+        torch.library.opcheck(torch.ops.moge.route.default, (logits, noise, taps, *plan, True))
+    weights, experts, *_, row_stats = torch.ops.moge.route(
+        logits.detach(), None, taps, *plan, True
     )
     torch.library.opcheck(
         torch.ops.moge.route_backward.default,
         (torch.randn(20, 2), torch.randn(12), torch.tensor(1.0), logits.detach(), taps, experts,
-         weights, row_stats, *groups),
+         weights, row_stats, *plan),
     )  # fmt: skip
 
 

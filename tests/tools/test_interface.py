@@ -6,36 +6,28 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import torch
 
-from moge_bench.ops.topography import Topography, gaussian_taps
+from moge_bench.ops.topography import Topography
 from tools.interface import groups_struct, read_structs
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
-STRUCTS = {
-    "cuda/launch.h": [
-        "BadRows", "RouteForward", "RouteBackward", "GroupNormForward", "GroupNormBackward",
-        "SortChoices", "GatherRows", "CombineRows", "CombineWeightGrad",
-    ],
-    "kernels.h": ["Groups"],
-}  # fmt: skip
+HEADER = "cuda/launch.h"
+STRUCTS = [
+    "BadRows", "GroupMap", "RouteForward", "RouteBackward", "GroupNormForward",
+    "GroupNormBackward", "SortChoices", "GatherRows", "CombineRows", "CombineWeightGrad",
+]  # fmt: skip
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 def test_layout_is_the_compilers(tmp_path):
-    structs = {
-        name: read_structs(CSRC / header, [name])[name]
-        for header, names in STRUCTS.items()
-        for name in names
-    }
+    structs = read_structs(CSRC / HEADER, STRUCTS)
     places = [(name, field[0]) for name, struct in structs.items() for field in struct._fields_]
     lines = [f'printf("%zu\\n", sizeof({name}));' for name in structs]
     lines += [f'printf("%zu\\n", offsetof({name}, {field}));' for name, field in places]
     source, binary = tmp_path / "layout.cpp", tmp_path / "layout"
     source.write_text(
         '#include <cstddef>\n#include <cstdio>\n#include "cuda/launch.h"\n'
-        # Not `using namespace moge` as well: kernels.h has a RouteForward of its own.
-        "using namespace moge::cuda; using moge::Groups;\n"
+        "using namespace moge::cuda;\n"
         f"int main() {{ {' '.join(lines)} }}\n"
     )
     subprocess.run(["g++", "-w", "-I", str(CSRC), str(source), "-o", str(binary)], check=True)
@@ -54,16 +46,6 @@ def test_unknown_structs_and_types_are_named(tmp_path):
         read_structs(header, ["A"])
 
 
-def test_taps_a_whole_turn_apart_are_folded():
-    groups = groups_struct(
-        CSRC / "kernels.h", Topography(2, 4, 3, border="torus"), gaussian_taps(3, 1.0)
-    )
-    taps = (ctypes.c_double * groups.num_row_taps).from_address(groups.row_taps)[:]
-    # g = (e^-1/2, 1, e^-1/2) / (1 + 2 e^-1/2) = 0.274069, 0.451863; on 2 rows tap 2 meets tap 0.
-    assert taps == pytest.approx([2 * 0.274069, 0.451863], abs=1e-6)
-    assert (groups.num_col_taps, groups.group_rows, groups.group_cols) == (3, 2, 4)
-
-
 def test_a_stride_beyond_every_map_is_bounded_as_in_the_plan():
-    groups = groups_struct(CSRC / "kernels.h", Topography(2, 4, 2, stride=5000), torch.ones(2))
+    groups = groups_struct(CSRC / HEADER, Topography(2, 4, 2, stride=5000), 0)
     assert groups.stride == 1024

@@ -56,6 +56,7 @@ def _tensors(case: Case) -> dict[str, Array]:
         "importance": np.zeros(experts, np.float32),
         "grad_importance": rng.random(experts, np.float32),
         "load": np.zeros(experts, np.int64),
+        "first_load": np.zeros(experts, np.int64),
         "offsets": np.zeros(experts + 1, np.int64),
         "group_loss": np.zeros(1, np.float32),
         "grad_loss": np.ones(1, np.float32),
@@ -83,12 +84,11 @@ class Inputs:
         fields = [field[0] for field in struct._fields_]
         shape = default_map_shape(case.num_experts)
         topography, taps = Topography(*shape, GROUP_SIZE), gaussian_taps(GROUP_SIZE, SIGMA)
-        self._groups = groups_struct(csrc / "kernels.h", topography, taps)
         values: dict[str, Any] = {
             "num_tokens": case.num_tokens, "num_experts": case.num_experts, "top_k": case.top_k,
             "hidden_size": case.hidden_size, "element": ELEMENTS.index(case.element),
             "loss_scale": 1.0 / case.num_tokens, "renormalize": 1, "noise": None,
-            "groups": ctypes.addressof(self._groups),
+            "noise_stride": 0, "groups": None,
         }  # fmt: skip
         tensors = _tensors(case) | {"workspace": np.zeros(workspace_bytes, np.uint8)}
         if case.op == "gather_rows":
@@ -97,10 +97,13 @@ class Inputs:
         unknown = [field for field in fields if field not in values and field not in tensors]
         if unknown:
             raise ValueError(f"launch.h's {name} has {', '.join(unknown)}, unknown to the report")
-        used = {field: tensors[field] for field in fields if field in tensors}
+        tensors["taps"] = taps.numpy()
+        used = {field: tensors[field] for field in (*fields, "taps") if field in tensors}
         self.device = Device(sum(array.nbytes + 512 for array in used.values()) + _SLACK_BYTES)
         for field, array in used.items():
             values[field] = self.device.put(array, field).address
+        self._groups = groups_struct(csrc / "cuda" / "launch.h", topography, values["taps"])
+        values["groups"] = ctypes.addressof(self._groups)
         self.struct: Any = struct(**{field: values[field] for field in fields})
 
 

@@ -111,7 +111,7 @@ def by_reference(case: Case, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     x = logits.to(dtype).requires_grad_()
     topo = case.topo
     taps = gaussian_taps(topo.group_size, case.sigma) if topo else None
-    weights, experts, importance, loss, load = reference.route(
+    weights, experts, importance, loss, load, first_load = reference.route(
         x, noise, taps, case.top_k, topo, case.renormalize
     )
     outputs = [
@@ -127,4 +127,5 @@ def by_reference(case: Case, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     result = {name: value.detach() for name, value in detached.items()}
     # The gradient is of the logits' own dtype: rounded once, after everything.
     rounded = grad_logits if dtype == torch.float64 else grad_logits.to(logits.dtype)
-    return {**result, "experts": experts, "load": load, "grad_logits": rounded}
+    return {**result, "experts": experts, "load": load, "first_load": first_load,
+            "grad_logits": rounded}

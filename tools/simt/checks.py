@@ -79,7 +79,7 @@ def check_case(kernels: Kernels, case: Case, schedules: tuple[int, ...]) -> None
             continue
         first = ours
     truth, single = by_reference(case, torch.float64), by_reference(case, torch.float32)
-    for name in ("experts", "load"):
+    for name in ("experts", "load", "first_load"):
         assert torch.equal(first[name], truth[name]), name
     for name in ("weights", "importance", "group_loss"):
         assert_close(name, first[name], truth[name], single[name])

@@ -19,8 +19,8 @@ from tools.simt.buffers import Buffers
 
 CUDA = build.ROOT / "csrc/cuda"
 SOURCES = (*sorted(CUDA.glob("*.cu")), Path(__file__).with_name("conversions.cu"))
-KERNELS_H = build.ROOT / "csrc/kernels.h"
-STRUCTS = read_structs(CUDA / "launch.h", [struct_name(op) for op in OPS])
+LAUNCH_H = CUDA / "launch.h"
+STRUCTS = read_structs(LAUNCH_H, [struct_name(op) for op in OPS])
 Outputs = dict[str, torch.Tensor]
 
 
@@ -78,7 +78,9 @@ class Kernels:
             values["element"] = ELEMENTS.index(str(like.dtype).removeprefix("torch."))
         if groups is not None:
             taps, topo = groups
-            struct = None if topo is None or taps is None else groups_struct(KERNELS_H, topo, taps)
+            struct = None
+            if topo is not None and taps is not None:
+                struct = groups_struct(LAUNCH_H, topo, buffers.read("taps", taps).data_ptr())
             values["groups"] = struct and ctypes.addressof(struct)
             values["loss_scale"] = topo.scale(values["num_tokens"]) if topo else 0.0
         self._call(op, STRUCTS[struct_name(op)](**values), buffers)
@@ -95,7 +97,7 @@ class Kernels:
         strict: bool = False,
         shift: int = 0,
     ) -> Outputs:
-        """Return the six outputs of moge::route, and bad_rows where ``strict``."""
+        """Return the seven outputs of moge::route, and bad_rows where ``strict``."""
         (num_tokens, num_experts), b = logits.shape, self.buffers(shift)
         out = {
             "weights": b.write("weights", (num_tokens, top_k), torch.float32),
@@ -103,6 +105,7 @@ class Kernels:
             "row_stats": b.write("row_stats", (num_tokens, 2), torch.float32),
             "importance": b.write("importance", (num_experts,), torch.float32),
             "load": b.write("load", (num_experts,), torch.int64),
+            "first_load": b.write("first_load", (num_experts,), torch.int64),
             "group_loss": b.write("group_loss", (), torch.float32),
         }
         if strict:
@@ -110,7 +113,7 @@ class Kernels:
         size = self.library.moge_cuda_route_workspace_bytes(num_tokens, num_experts)
         self._launch(
             "route_forward", b, logits, (taps, topo), **out, logits=b.read("logits", logits),
-            noise=b.read("noise", noise), workspace=b.workspace(size), num_tokens=num_tokens,
+            noise=b.read("noise", noise), noise_stride=num_experts, workspace=b.workspace(size), num_tokens=num_tokens,
             num_experts=num_experts, top_k=top_k, renormalize=renormalize,
         )  # fmt: skip
         return {name: tensor.clone() for name, tensor in out.items()}
