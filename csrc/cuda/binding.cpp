@@ -82,7 +82,7 @@ Tensor read_noise(const Tensor& noise, const Tensor& logits) {
   check_shape(noise, logits, {logits.size(0), logits.size(1)}, "noise");
   const bool one_row = noise.stride(0) == 0 && noise.stride(1) == 1;
   if (one_row && noise.scalar_type() == ScalarType::Float) return noise;
-  return torch::stable::to(contiguous(noise), ScalarType::Float);
+  return torch::stable::to(as_contiguous(noise), ScalarType::Float);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> route(
@@ -90,7 +90,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> route(
     const Ints& groups_in, const Ints& choice_in, bool strict) {
   check_matrix(logits_in, "logits");
   const Device device(logits_in);
-  const Tensor logits = contiguous(logits_in);
+  const Tensor logits = as_contiguous(logits_in);
   const int64_t num_tokens = logits.size(0), num_experts = logits.size(1);
   const ChoiceSettings choice = read_choice(choice_in, num_experts);
   OptionalTensor noise;
@@ -140,7 +140,7 @@ Tensor route_backward(const OptionalTensor& grad_weights_in,
                       const Ints& choice_in) {
   check_matrix(logits_in, "logits");
   const Device device(logits_in);
-  const Tensor logits = contiguous(logits_in);
+  const Tensor logits = as_contiguous(logits_in);
   const int64_t num_tokens = logits.size(0), num_experts = logits.size(1);
   const ChoiceSettings choice = read_choice(choice_in, num_experts);
   const Shape choices = {num_tokens, choice.top_k};
@@ -178,7 +178,7 @@ Tensor route_backward(const OptionalTensor& grad_weights_in,
 Tensor group_norm(const Tensor& scores_in, const Tensor& taps, const Ints& groups_in, bool strict) {
   check_matrix(scores_in, "scores");
   const Device device(scores_in);
-  const Tensor scores = contiguous(scores_in);
+  const Tensor scores = as_contiguous(scores_in);
   const Groups groups(groups_in, taps, scores);
   const Tensor group_loss = empty(scores, {}, ScalarType::Float);
   const StrictCheck check(strict, scores, device);
@@ -202,7 +202,7 @@ Tensor group_norm_backward(const Tensor& grad_loss_in, const Tensor& scores_in, 
                            const Ints& groups_in) {
   check_matrix(scores_in, "scores");
   const Device device(scores_in);
-  const Tensor scores = contiguous(scores_in);
+  const Tensor scores = as_contiguous(scores_in);
   const Tensor grad_loss = checked(grad_loss_in, scores, {}, ScalarType::Float, "grad_loss");
   const Groups groups(groups_in, taps, scores);
   const Tensor grad_scores = empty(scores, {scores.size(0), scores.size(1)}, scores.scalar_type());

@@ -99,7 +99,7 @@ inline void check_matrix(const Tensor& tensor, const char* name) {
 }
 
 // Not through the dispatcher, by name, for what is contiguous already.
-inline Tensor contiguous(const Tensor& tensor) {
+inline Tensor as_contiguous(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
@@ -117,7 +117,7 @@ inline Tensor checked(const Tensor& tensor, const Tensor& like, const Shape& sha
   check_shape(tensor, like, shape, name);
   check_type(tensor.scalar_type() == dtype, name, " must be ", dtype, ", got ",
              tensor.scalar_type());
-  return contiguous(tensor);
+  return as_contiguous(tensor);
 }
 
 inline OptionalTensor checked(const OptionalTensor& tensor, const Tensor& like, const Shape& shape,

@@ -43,7 +43,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> dispatch(const Tensor& x_in, const Te
   const int64_t num_tokens = x_in.size(0), top_k = experts_in.size(1);
   check_value(num_tokens * top_k <= std::numeric_limits<int32_t>::max(),
               "experts must hold at most 2^31 - 1 choices, got ", shape_text(experts_in.sizes()));
-  const Tensor x = torch::stable::contiguous(x_in);
+  const Tensor x = as_contiguous(x_in);
   const Tensor experts = checked(experts_in, x, {num_tokens, top_k}, ScalarType::Long, "experts");
   const Tensor offsets = empty(x, {num_experts + 1}, ScalarType::Long);
   const Tensor slots = empty(x, {num_tokens * top_k}, ScalarType::Int);

@@ -123,7 +123,5 @@ def group_norm(
     mask: torch.Tensor,
 ) -> torch.Tensor:
     """Return L_group, (), by the compiled op; ``scores`` are 0 in the rows that do not count."""
-    total = extension.find_op("group_norm")(
-        scores, taps, (*topo.as_ints[:-1], _SUM), strict
-    )
+    total = extension.find_op("group_norm")(scores, taps, (*topo.as_ints[:-1], _SUM), strict)
     return counted_group_loss(total, mask, topo)

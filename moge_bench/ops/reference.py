@@ -13,9 +13,7 @@ import torch
 from moge_bench.ops.topography import EPS, Topography
 
 # weights, experts, importance, group_loss, load, first_load
-Outputs = tuple[
-    torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor
-]
+Outputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

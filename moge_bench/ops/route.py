@@ -70,8 +70,18 @@ class Routing:
 
 pytrees.register(
     Routing,
-    ("weights", "experts", "importance", "group_loss", "load", "first_load", "logits", "noise",
-     "bias", "mask"),
+    (
+        "weights",
+        "experts",
+        "importance",
+        "group_loss",
+        "load",
+        "first_load",
+        "logits",
+        "noise",
+        "bias",
+        "mask",
+    ),
     "backend",
 )
 

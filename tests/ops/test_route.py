@@ -178,9 +178,7 @@ def test_opcheck():
     plan = ((3, 4, 1, 0, 0), (2, 1))  # rows, cols, stride, torus, reduction; top_k, renormalize
     for noise in (None, torch.randn(20, 12)):
         torch.library.opcheck(torch.ops.moge.route.default, (logits, noise, taps, *plan, True))
-    weights, experts, *_, row_stats = torch.ops.moge.route(
-        logits.detach(), None, taps, *plan, True
-    )
+    weights, experts, *_, row_stats = torch.ops.moge.route(logits.detach(), None, taps, *plan, True)
     torch.library.opcheck(
         torch.ops.moge.route_backward.default,
         (torch.randn(20, 2), torch.randn(12), torch.tensor(1.0), logits.detach(), taps, experts,

@@ -127,5 +127,10 @@ def by_reference(case: Case, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     result = {name: value.detach() for name, value in detached.items()}
     # The gradient is of the logits' own dtype: rounded once, after everything.
     rounded = grad_logits if dtype == torch.float64 else grad_logits.to(logits.dtype)
-    return {**result, "experts": experts, "load": load, "first_load": first_load,
-            "grad_logits": rounded}
+    return {
+        **result,
+        "experts": experts,
+        "load": load,
+        "first_load": first_load,
+        "grad_logits": rounded,
+    }
