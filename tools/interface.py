@@ -59,7 +59,7 @@ def _fields(declaration: str, header: Path) -> list[tuple[str, Any]]:
     return fields
 
 
-def groups_struct(launch_h: Path, topography: Topography, taps: int) -> ctypes.Structure:
+def groups_struct(launch_h: Path, topography: Topography, taps: int | None) -> ctypes.Structure:
     """Return the ``GroupMap`` of launch.h for taps at the address ``taps`` of device memory."""
     return read_structs(launch_h, ["GroupMap"])["GroupMap"](
         taps=taps, group_size=topography.group_size,

@@ -215,7 +215,10 @@ def route_with_taps(
             if noise is not None:
                 validation.check_finite("noise", noise)
         outputs = reference.route(logits, noise, taps, top_k, topo, renormalize)
-    return Routing(*outputs[:6], logits, noise, chosen)
+    weights, experts, importance, group_loss, load, first_load = outputs[:6]
+    return Routing(
+        weights, experts, importance, group_loss, load, first_load, logits, noise, chosen
+    )
 
 
 def choice_as_ints(top_k: int, renormalize: bool) -> tuple[int, ...]:

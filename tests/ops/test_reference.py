@@ -61,6 +61,7 @@ def test_routing_of_one_token_by_hand():
         x, None, gaussian_taps(1, 1.0), 2, topo, True
     )
     assert experts.tolist() == [[2, 1]] and load.tolist() == [0, 1, 1, 0]
+    assert first_load.tolist() == [0, 0, 1, 0]
     assert torch.allclose(weights, torch.tensor([[4 / 6, 2 / 6]], dtype=torch.float64))
     assert torch.allclose(importance, torch.tensor([1, 2, 4, 1]).double() / 8)
     assert loss.item() == pytest.approx(1 / 4, abs=1e-6)  # h = 1: mean of z = 1 / N

@@ -80,7 +80,7 @@ class Kernels:
             taps, topo = groups
             struct = None
             if topo is not None and taps is not None:
-                struct = groups_struct(LAUNCH_H, topo, buffers.read("taps", taps).data_ptr())
+                struct = groups_struct(LAUNCH_H, topo, buffers.read("taps", taps))
             values["groups"] = struct and ctypes.addressof(struct)
             values["loss_scale"] = topo.scale(values["num_tokens"]) if topo else 0.0
         self._call(op, STRUCTS[struct_name(op)](**values), buffers)
@@ -113,8 +113,9 @@ class Kernels:
         size = self.library.moge_cuda_route_workspace_bytes(num_tokens, num_experts)
         self._launch(
             "route_forward", b, logits, (taps, topo), **out, logits=b.read("logits", logits),
-            noise=b.read("noise", noise), noise_stride=num_experts, workspace=b.workspace(size), num_tokens=num_tokens,
-            num_experts=num_experts, top_k=top_k, renormalize=renormalize,
+            noise=b.read("noise", noise), noise_stride=num_experts,
+            workspace=b.workspace(size), num_tokens=num_tokens, num_experts=num_experts,
+            top_k=top_k, renormalize=renormalize,
         )  # fmt: skip
         return {name: tensor.clone() for name, tensor in out.items()}
 
