@@ -117,7 +117,8 @@ def route(
             "auto" takes 3, or the largest below it that fits the map: 2 for N = 8 (2x4), 1 for a
             prime N. h = 1 groups nothing: its loss is constant up to eps, so it is plain MoE.
         sigma: width of the Gaussian in map cells, > 0; None for a box filter. As a tensor, (), it
-            can change under torch.compile without compiling again; it is not differentiated.
+            can change under torch.compile without compiling again; it is not differentiated. One
+            on a GPU is not read, so not checked.
         stride: distance between neighbouring groups in map cells.
         border: "valid" (windows wholly on the map) or "torus" (indices modulo the map).
         reduction: "token_mean", "official_image" or "official_language".

@@ -18,11 +18,14 @@ def test_logits_are_float32_under_bfloat16_weights_and_autocast():
     assert torch.equal(logits, make().logits(x))
 
 
-def test_casting_the_model_leaves_the_filter_exact():
+@pytest.mark.parametrize("move", [
+    lambda router: router.to(torch.bfloat16), lambda router: router.half(),
+    lambda router: router.to("meta"), lambda router: router.to("meta").to_empty(device="cpu"),
+])  # fmt: skip
+def test_moving_the_model_leaves_the_filter_exact(move):
     router = make(sigma=1.3)
-    before = router._taps.clone()
-    router.to(torch.bfloat16)
-    assert torch.equal(router._taps, before)
+    taps = router._taps
+    assert move(router)._taps is taps and taps.dtype == torch.float64
 
 
 def test_set_sigma_changes_the_loss_like_a_fresh_router():
