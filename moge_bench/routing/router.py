@@ -13,7 +13,7 @@ from moge_bench.ops.count_load import count_load
 from moge_bench.ops.extension import warn_once
 from moge_bench.ops.route import Routing, route_with_taps
 from moge_bench.ops.topography import AUTO_GROUP, gaussian_taps, resolve_map_shape
-from moge_bench.ops.validation import check_mask, check_matrix
+from moge_bench.ops.validation import check_mask, check_matrix, is_exporting
 from moge_bench.routing.gate import Gate, gate_logits
 from moge_bench.routing.settings import RouterSettings
 
@@ -140,7 +140,7 @@ class TopographicRouter(nn.Module):
         return routing
 
     def _count(self, load: torch.Tensor) -> None:
-        if torch.compiler.is_exporting() or load.is_meta:  # a program or a shape trains nothing
+        if is_exporting() or load.is_meta:  # a program or a shape trains nothing
             return
         if self._load_counts.is_meta:
             self._load_counts = torch.zeros_like(load)
