@@ -11,7 +11,7 @@ BUILD  := setup.py scripts/build_cuda.py scripts/compiler_log.py
 HOST   := $(BUILD) $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h)
 DEVICE := $(BUILD) csrc/kernels.h csrc/plan.h csrc/plan.cpp $(wildcard csrc/cuda/*)
 
-.PHONY: FORCE help build kernels ablation test lint check check-ops bench sanitize mutants gpu-check tables clean
+.PHONY: FORCE help build kernels ablation test lint check check-ops bench sanitize mutants gpu-check gpu-run tables clean
 .DELETE_ON_ERROR:
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo "make sanitize   the CUDA kernels on the CPU under Address-, UndefinedBehavior- and ThreadSanitizer"
 	@echo "make mutants    the CUDA kernels without each of their barriers in turn: every one must be missed"
 	@echo "make gpu-check  registers, occupancy, traffic of the CUDA kernels against their bounds; needs nvcc, no GPU"
+	@echo "make gpu-run    all that only a GPU can say, in one call of ten minutes; OUT=folder for the results"
 	@echo "make tables     rebuild the committed tables and figures from the committed records"
 	@echo "make build      set up $(VENV), compile the extension, and the CUDA library where nvcc is found"
 	@echo "make clean      remove the build and $(VENV)"
@@ -55,7 +56,7 @@ kernels: $(VENV)/.kernels $(if $(filter 1,$(CUDA)),$(VENV)/.cuda)
 
 build: $(VENV)/.suite $(VENV)/.kernels $(VENV)/.cuda
 
-ablation tables test bench gpu-check: $(VENV)/.kernels $(VENV)/.cuda
+ablation tables test bench gpu-check gpu-run: $(VENV)/.kernels $(VENV)/.cuda
 check check-ops sanitize mutants: $(VENV)/.kernels
 
 ablation: $(VENV)/.suite
@@ -93,6 +94,9 @@ mutants: $(VENV)/.dev
 
 gpu-check: $(VENV)/.gpu-check
 	$(BIN)/python -m tools.gpu_check
+
+gpu-run: $(VENV)/.dev
+	PYTHON=$(BIN)/python scripts/gpu_run.sh
 
 clean:
 	rm -rf build $(VENV) moge_bench/*.so *.egg-info

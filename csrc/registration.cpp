@@ -41,6 +41,9 @@ TORCH_LIBRARY(moge, library) {
 
 namespace {
 
+// moge_bench.ops.loading looks for it in the file, before another torch loads that.
+[[gnu::used]] const char built_for[] = "moge_bench._C is built for torch " TORCH_VERSION;
+
 pybind11::dict build_info() {
   pybind11::dict info;
   info["version"] = MOGE_VERSION;

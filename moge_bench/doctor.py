@@ -76,9 +76,11 @@ def _extension() -> Check:
 
 def _cuda_library() -> Check:
     """Say what moge_bench._cuda was built for; it is optional, so its absence is no failure."""
+    if extension.load()[0] is None:
+        return Check("cuda library", None, "not tried: it needs the extension")
     module, problem = extension.load_cuda()
     if module is None:
-        hint = f"not built ({problem}): CUDA tensors raise an error; {extension.CUDA_BUILD_HINT}"
+        hint = f"not usable ({problem}): CUDA tensors raise an error; {extension.CUDA_BUILD_HINT}"
         return Check("cuda library", None, hint)
     detail = (
         f"build {module.source_hash}, nvcc {module.nvcc}, for {module.architectures}, torch "

@@ -1,8 +1,8 @@
 """Builds moge_bench._cuda, the CUDA library; setup.py calls it.
 
-nvcc and any torch suffice, for the library knows torch by its stable ABI alone. With a CUDA torch
-it is an ordinary CUDAExtension; that refuses the CPU wheel, so there ninja hands the same sources
-to nvcc. What is built depends on the toolkit and on MOGE_CUDA, never on a GPU being there.
+nvcc and any torch suffice, for the library knows torch by its stable ABI alone: a CPU build too, or
+one for another CUDA than nvcc's. CUDAExtension refuses both, so ninja hands the sources to nvcc.
+What is built depends on the toolkit and on MOGE_CUDA, never on a GPU being there.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
-import torch
 from setuptools import Extension
-from torch.utils.cpp_extension import CUDAExtension, include_paths, library_paths
+from torch.utils.cpp_extension import include_paths, library_paths
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "moge_bench._cuda"
@@ -28,7 +27,7 @@ DEFAULT_ARCHITECTURES = "8.0;9.0;10.0+PTX"
 HOST_FLAGS = ["-fvisibility=hidden", "-Wall"]
 # The oldest torch that the library runs with: 2.10 gave the stable ABI what a kernel needs.
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"
-LIMITED_API = "-DPy_LIMITED_API=0x030a0000"  # Python 3.10; CUDAExtension defines it itself
+LIMITED_API = "-DPy_LIMITED_API=0x030a0000"  # Python 3.10
 
 RULES = """\
 builddir = {builddir}
@@ -51,11 +50,6 @@ def find_nvcc() -> str | None:
         if found:
             return found
     return shutil.which("nvcc")
-
-
-def torch_has_cuda() -> bool:
-    """Return whether the installed torch is a CUDA build, which CUDAExtension asks for."""
-    return torch.version.cuda is not None
 
 
 def wanted() -> bool:
@@ -125,16 +119,8 @@ def extension(generated: Path) -> Extension:
     """Return the extension for setup(); ``generated`` holds the header of the build facts."""
     names = [str(path.relative_to(ROOT)) for path in sources()]
     folders = [str(ROOT / "csrc"), str(generated)]
-    if not torch_has_cuda():
-        # As `depends`: at a .cu among the sources BuildExtension asks the CPU wheel for its CUDA.
-        return Extension(NAME, [], depends=names, include_dirs=folders, py_limited_api=True)
-    flags = {
-        "cxx": ["-O3", *HOST_FLAGS, STABLE_ABI],
-        "nvcc": ["-O3", "-Xcompiler", "-fvisibility=hidden", *gencode(architectures())],
-    }
-    return CUDAExtension(
-        NAME, names, include_dirs=folders, extra_compile_args=flags, py_limited_api=True
-    )
+    # As `depends`: at a .cu among the sources BuildExtension asks torch for its CUDA.
+    return Extension(NAME, [], depends=names, include_dirs=folders, py_limited_api=True)
 
 
 def write_if_changed(path: Path, text: str) -> None:
@@ -149,7 +135,7 @@ def including(folders: list[str]) -> list[str]:
     return [f"-I{shlex.quote(folder)}" for folder in folders]
 
 
-def build_without_cuda_torch(library: Extension) -> Path:
+def build(library: Extension) -> Path:
     """Compile and link ``library`` with nvcc under ninja; return its path.
 
     Only what changed is compiled again, on as many cores as MAX_JOBS allows.
@@ -178,6 +164,8 @@ def build_without_cuda_torch(library: Extension) -> Path:
     lines.append(f"build {folder}/_cuda.so: link {' '.join(objects)}\n")
     write_if_changed(BUILD / "build.ninja", "\n".join(lines))
     jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
-    command = [sys.executable, "-m", "ninja", "-f", f"{folder}/build.ninja", *jobs]
+    found = shutil.which("ninja")  # a distribution's, or that of the Python package
+    ninja = [found] if found else [sys.executable, "-m", "ninja"]
+    command = [*ninja, "-f", f"{folder}/build.ninja", *jobs]
     subprocess.run(command, cwd=ROOT, check=True)
     return BUILD / "_cuda.so"

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # What a GPU says of this project, in one call of at most BUDGET seconds on a machine that has one:
-# build, doctor, tests, compute-sanitizer, benchmarks, ncu, training, a slice of a study.
+# build, first kernels, doctor, tests, compute-sanitizer, benchmarks, ncu, training, a slice of a
+# study, and a build with the machine's own compiler and environment.
 #
 #   OUT=folder scripts/gpu_run.sh        from the project's root; `make gpu-run` where a GPU is local
 #
+# OUT is results/perf/cuda/<today> where none is given.
 # The steps stand in order of value. Each has its own limit, log and line in summary.txt (name, exit
 # code, seconds); a failed one stops nothing but what cannot go on without it. results.tar.gz is
 # written anew after every step that measures. OUT gets at most eight files.
@@ -11,16 +13,20 @@
 #   FROM=folder   OUT of an earlier call on the same commit: steps that ended well there are left out
 #   BRING=folder  wheels (whl/*.whl) of packages that the machine lacks, and the commit's name (commit)
 #   DRY=1         only what needs no GPU: for a rehearsal
-# Libraries that lie in moge_bench/ are used if they load here and are of this csrc; else it builds.
+#   ARCHITECTURES=list  what a build is for, as in TORCH_CUDA_ARCH_LIST; without it, what the card is
+# Libraries that lie in moge_bench/ are used if they load here, are of this csrc and hold code for the
+# card; else it builds. Where their first kernels crash it builds too; where those of the build crash
+# nothing else is run.
 set -u
 BUDGET=${BUDGET:-560}
 DRY=${DRY:-0}
-OUT=${OUT:?set OUT to an empty folder for the results}
 BRING=${BRING:-/nothing-brought}
 ROOT=$PWD
 [ -f moge_bench/ops/route.py ] || { echo "run it from the project's root"; exit 2; }
+OUT=$(realpath -m "${OUT:-results/perf/cuda/$(date -u +%F)}")
 T=$(mktemp -d)
 mkdir -p "$T/results" "$OUT"
+[ -f "${FROM:-}/results.tar.gz" ] && tar -C "$T" -xzf "$FROM/results.tar.gz"
 SUMMARY=$OUT/summary.txt MACHINE=$OUT/machine.log TESTS=$OUT/tests.log SANITIZER=$OUT/sanitizer.log
 PERF=$OUT/perf.log TRAIN=$OUT/train.log NCU=$OUT/ncu.log
 : >"$SUMMARY"
@@ -29,7 +35,10 @@ SECONDS=0
 note() { echo "$*" | tee -a "$SUMMARY"; }
 line() { note "$(printf '%-28s rc=%-4s %4s s  (ended at %s s) %s' "$1" "$2" "$3" "$SECONDS" "${4:-}")"; }
 left() { echo $((BUDGET - SECONDS - 6)); }
-done_before() { [ -f "${FROM:-}/summary.txt" ] && grep -qE "^$1 +rc=0 " "$FROM/summary.txt"; }
+done_before() {  # what prepares the machine is done in every call
+  case $1 in machine|wheels|libraries-brought|build|first-kernel|first-kernel-rebuilt) return 1;; esac
+  [ -f "${FROM:-}/summary.txt" ] && grep -qE "^$1 +rc=0 " "$FROM/summary.txt"
+}
 # step NAME LIMIT LOG COMMAND...: run it in at most LIMIT seconds, output to LOG, a line to summary
 step() {
   local name=$1 limit=$2 log=$3 begin=$SECONDS rc; shift 3
@@ -52,9 +61,10 @@ finish() {  # what comes back must fit: both ends of a long log
   save
   rm -rf "$T"
 }
+stop() { tail -60 "$MACHINE"; note "$1: nothing more is run"; finish; exit 1; }
 trap 'note "terminated at $SECONDS s"; finish; exit 143' TERM INT
 
-PY=${PYTHON:-$(command -v python3)}
+PY=$(realpath -s "${PYTHON:-$(command -v python3)}")  # of a venv, so the link itself
 NVCC=$(command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
 if [ -z "${CUDA_HOME:-}" ]; then  # where the headers are: nvcc on PATH may be a wrapper elsewhere
   for home in "$(dirname "$(dirname "$(readlink -f "${NVCC:-/none/bin/nvcc}")")")" /usr/local/cuda; do
@@ -69,7 +79,10 @@ done
 export PATH
 export PYTHONUNBUFFERED=1 PYTHONPATH="$T/site:$ROOT" TOKENIZERS_PARALLELISM=false
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 COLUMNS=160
-export MOGE_CUDA=1 TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-9.0}
+# Not the list of the machine's environment, which may leave out this card; build-here takes that one.
+export OWN_ARCHITECTURES=${TORCH_CUDA_ARCH_LIST:-}
+CARD=$("$SMI" --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -u | paste -sd ' ' -)
+export MOGE_CUDA=1 TORCH_CUDA_ARCH_LIST=${ARCHITECTURES:-${CARD:-9.0}}
 export NVIDIA_TF32_OVERRIDE=0  # float32 is float32, in cuDNN too
 CLI=("$PY" -m moge_bench.cli)
 PROGRAM=("$PY" -m)
@@ -81,7 +94,9 @@ facts() {
   "$SMI" || true
   "$SMI" --query-gpu=name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu --format=csv || true
   echo "CUDA_HOME=${CUDA_HOME:-} nvcc=$NVCC"; "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" --version | tail -2
-  g++ --version | head -1; command -v git ncu compute-sanitizer ninja
+  g++ --version | head -1; command -v git ncu compute-sanitizer ninja cuda-gdb gdb
+  echo "built for $TORCH_CUDA_ARCH_LIST; the environment's own list: ${OWN_ARCHITECTURES:-none}"; env | grep -E 'FLAGS|^CC=|^CXX='
+  "$PY" -c 'import sysconfig; print([sysconfig.get_config_var(name) for name in ("CXX", "CFLAGS", "LDCXXSHARED")])'
   "$PY" -c 'import sys, torch; print(sys.version, torch.__version__, torch.version.cuda, torch.cuda.is_available())'
   "$PY" -m pip list 2>/dev/null | grep -iE '^(numpy|scipy|pandas|transformers|accelerate|tokenizers|pydantic|rich|typer|statsmodels|pytest|hypothesis|triton)'
 }
@@ -90,13 +105,44 @@ wheels() {
   "$PY" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$T/site" "$BRING"/whl/*.whl &&
   "$PY" -c 'import pydantic; print("pydantic", pydantic.VERSION, pydantic.__file__)'
 }
-build() { rm -f moge_bench/_C.*.so moge_bench/_cuda*.so; MAX_JOBS=$(nproc) "$PY" setup.py build_ext --inplace && "$PY" -W ignore -m tools.gpu_run.libraries; }
-export -f facts wheels build; export PY BRING T SMI NVCC ROOT DRY
+build() {  # in this folder
+  rm -f moge_bench/_C.*.so moge_bench/_cuda*.so
+  MAX_JOBS=$(nproc) "$PY" setup.py build_ext --inplace && "$PY" -W ignore -m tools.gpu_run.libraries
+}
+build_here() {  # in a copy of the tree, as a user of this machine would build
+  mkdir -p "$HERE" && cp -r csrc moge_bench scripts tools setup.py pyproject.toml README.md LICENSE "$HERE" && cd "$HERE" || return 1
+  export PYTHONPATH="$T/site:$HERE" TORCH_CUDA_ARCH_LIST=$OWN_ARCHITECTURES
+  time build
+  local rc=$?; grep -E 'warning:' build/compile.log | head -20; return $rc
+}
+first_kernel() { cd "$1" && PYTHONPATH="$T/site:$1" "$PY" -X faulthandler -W ignore -m tools.gpu_run.first_kernel "$DEVICE"; }
+backtrace() {  # where first_kernel ends on the host, by the first debugger that can say it
+  cd "$1" || return 1
+  for debugger in cuda-gdb gdb; do
+    command -v "$debugger" || { echo "$debugger: not here"; continue; }
+    PYTHONPATH="$T/site:$1" "$debugger" -q -batch -ex 'set pagination off' -ex 'set confirm off' -ex run -ex 'bt 40' -ex 'bt full 6' \
+      -ex 'info registers' -ex 'x/24i $pc-48' -ex 'info sharedlibrary moge' -ex 'info sharedlibrary libcuda' -ex 'info sharedlibrary libtorch' \
+      --args "$PY" -W ignore -m tools.gpu_run.first_kernel "$DEVICE" 2>&1 | tee "$T/backtrace"
+    grep -q '^#0' "$T/backtrace" && return 0
+  done
+  return 1
+}
+DEVICE=$([ "$DRY" = 1 ] && echo cpu || echo cuda) HERE=$T/here
+export -f facts wheels build build_here first_kernel backtrace
+export PY BRING T SMI NVCC ROOT DRY DEVICE HERE
 
 step machine 30 "$MACHINE" bash -c facts
 step wheels 60 "$MACHINE" bash -c wheels
-if ! step libraries-brought 45 "$MACHINE" "$PY" -W ignore -m tools.gpu_run.libraries; then
-  step build 220 "$MACHINE" bash -c build || { tail -40 "$MACHINE"; note "no libraries: nothing more can run"; finish; exit 1; }
+rebuild() { step build 220 "$MACHINE" bash -c build || stop "no libraries"; }
+starts() {  # NAME FOLDER: whether the first kernels of the libraries there run; if not, where they end
+  step "$1" 60 "$MACHINE" bash -c "first_kernel '$2'" && return 0
+  step "$1-backtrace" 100 "$MACHINE" bash -c "backtrace '$2'"
+  return 1
+}
+if step libraries-brought 45 "$MACHINE" "$PY" -W ignore -m tools.gpu_run.libraries; then
+  starts first-kernel "$ROOT" || { rebuild; starts first-kernel-rebuilt "$ROOT" || stop "the first kernels crash"; }
+else
+  rebuild; starts first-kernel "$ROOT" || stop "the first kernels crash"
 fi
 
 # ------------------------------------------------------------------------------------ correctness
@@ -138,7 +184,8 @@ runs() {  # all runs of both grids but one, which the timed ablate trains; and o
   "$PY" -m tools.gpu_run.compare_records "$T/results/train" "$T/results/again"; return $rc
 }
 export -f runs
-[ "$DRY" = 1 ] || step train 110 "$TRAIN" bash -c runs
+TRAINED=0
+[ "$DRY" = 1 ] || { step train 110 "$TRAIN" bash -c runs && TRAINED=1; }
 
 for tool in "${!SAN_PID[@]}"; do  # what follows is timed: nothing else may run beside it
   while kill -0 "${SAN_PID[$tool]}" 2>/dev/null && [ $((SECONDS - SAN_BEGIN)) -lt 155 ] && [ "$(left)" -gt 160 ]; do sleep 1; done
@@ -152,7 +199,7 @@ save
 if [ "$DRY" = 1 ]; then
   step perf-dry 60 "$PERF" "${CLI[@]}" perf run --device cuda --no-compiled --dry-run
   for grid in vit lm; do step "ablate-$grid-dry" 60 "$TRAIN" "${CLI[@]}" ablate tools/gpu_run/first_$grid.yaml --results "$T/results/train" --dry-run; done
-  for name in probes every_kernel large_cases failed_again compare_records; do
+  for name in probes every_kernel large_cases failed_again compare_records; do  # the others have run
     step "import-$name" 40 "$PERF" "$PY" -c "import tools.gpu_run.$name"
   done
   finish; exit 0
@@ -169,9 +216,13 @@ if command -v ncu >/dev/null; then
     --section WarpStateStats --metrics gpu__time_duration.sum,dram__bytes_read.sum,dram__bytes_write.sum,smsp__inst_executed.sum,l1tex__data_bank_conflicts_pipe_lsu_mem_shared.sum \
     "${PROGRAM[@]}" tools.gpu_run.every_kernel large || step ncu-plain 50 "$NCU" "${profile[@]}" --set basic "${PROGRAM[@]}" tools.gpu_run.every_kernel large
 else note "ncu: not here"; fi
-for grid in vit lm; do step "speed-pass-$grid" 75 "$TRAIN" "${CLI[@]}" ablate tools/gpu_run/first_$grid.yaml --results "$T/results/train" --jobs 1; done
+# What failed would be trained again here, alone and for nothing.
+[ "$TRAINED" = 1 ] && for grid in vit lm; do step "speed-pass-$grid" 75 "$TRAIN" "${CLI[@]}" ablate tools/gpu_run/first_$grid.yaml --results "$T/results/train" --jobs 1; done
 step compare 20 "$TRAIN" "${PROGRAM[@]}" tools.gpu_run.compare_records "$T/results/train" "$T/results/again"
 save
+# As a user of this machine builds: its compiler, its flags, the environment's architectures.
+step build-here 150 "$MACHINE" bash -c build_here && { starts first-kernel-of-that-build "$HERE" || {
+  mkdir -p "$T/results/crashed" && cp "$HERE"/moge_bench/*.so "$HERE/build/compile.log" "$T/results/crashed"; save; }; }
 # What torch.compile makes of the same formulas: the headline cases, as far as time goes.
 step perf-large-compiled 90 "$PERF" "${PROGRAM[@]}" tools.gpu_run.large_cases "$T/results/perf/large" compiled
 save

@@ -242,7 +242,10 @@ PyMODINIT_FUNC PyInit__cuda() {
   PyModule_AddStringConstant(module, "source_hash", MOGE_CUDA_SOURCE_HASH);
   PyModule_AddStringConstant(module, "architectures", MOGE_CUDA_ARCHITECTURES);
   PyModule_AddStringConstant(module, "nvcc", MOGE_CUDA_NVCC);
-  PyModule_AddStringConstant(module, "torch_abi", "2.10");
+  // The target version is major and minor in its two highest bytes.
+  const std::string abi =
+      moge::cuda::text(TORCH_TARGET_VERSION >> 56, '.', TORCH_TARGET_VERSION >> 48 & 0xff);
+  PyModule_AddStringConstant(module, "torch_abi", abi.c_str());
   return module;
 }
 #endif

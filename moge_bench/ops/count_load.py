@@ -18,7 +18,10 @@ def is_recomputation() -> bool:
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
-@torch.library.custom_op("moge::count_load", mutates_args=("counts",))
+# The schema stands, for torch 2.4 reads none from annotations that are strings.
+@torch.library.custom_op(
+    "moge::count_load", mutates_args=("counts",), schema="(Tensor(a0!) counts, Tensor load) -> ()"
+)
 def count_load(counts: torch.Tensor, load: torch.Tensor) -> None:
     """Add ``load`` to ``counts``, both (N,) int64, in place; do nothing on a recomputation."""
     if not is_recomputation():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from moge_bench.ops.loading import load_library
 from moge_bench.system import digest_files
 
 BACKENDS = ("auto", "extension", "reference")
@@ -19,17 +19,10 @@ BUILD_HINT = "build it with `make build`, or `pip install --no-build-isolation -
 CUDA_BUILD_HINT = "build it where nvcc is, with MOGE_CUDA=1: `MOGE_CUDA=1 make build`"
 
 
-def _try_import(name: str) -> tuple[ModuleType | None, str]:
-    try:
-        return importlib.import_module(name), ""
-    except ImportError as error:
-        return None, f"{type(error).__name__}: {error}"
-
-
 @functools.cache
 def load() -> tuple[ModuleType | None, str]:
     """Return (the pybind11 module moge_bench._C or None, why it could not be loaded)."""
-    return _try_import("moge_bench._C")
+    return load_library("moge_bench._C")
 
 
 @functools.cache
@@ -39,7 +32,7 @@ def load_cuda() -> tuple[ModuleType | None, str]:
     Importing it registers the CUDA kernels of the ops that moge_bench._C defines; it needs no GPU.
     """
     module, error = load()
-    return (None, error) if module is None else _try_import("moge_bench._cuda")
+    return (None, error) if module is None else load_library("moge_bench._cuda")
 
 
 def cuda_facts() -> dict[str, str]:
@@ -51,6 +44,17 @@ def cuda_facts() -> dict[str, str]:
 
 _MODULE, _ERROR = load()
 _CUDA, _CUDA_ERROR = load_cuda()
+
+
+def unusable_builds() -> Iterator[str]:
+    """Yield a sentence for every library that lies there and does not load."""
+    for name, module, problem, hint in (
+        ("extension moge_bench._C", _MODULE, _ERROR, BUILD_HINT),
+        ("CUDA library moge_bench._cuda", _CUDA, _CUDA_ERROR, CUDA_BUILD_HINT),
+    ):
+        if module is None and not problem.startswith("ModuleNotFoundError"):
+            yield f"the {name} is not usable: {problem}; {hint}"
+            return  # without the extension the CUDA library is not tried
 
 
 def stale_build() -> str | None:
@@ -95,7 +99,7 @@ def _files(folder: Path, *suffixes: str) -> Iterator[Path]:
     return (path for path in folder.iterdir() if path.suffix in suffixes)
 
 
-for _sentence in (stale_build(), stale_cuda_build()):
+for _sentence in (*unusable_builds(), stale_build(), stale_cuda_build()):
     if _sentence is not None:
         warnings.warn(_sentence, RuntimeWarning, stacklevel=2)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import math
 from array import array
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
@@ -24,6 +26,10 @@ from moge_bench.ops.topography import (
 
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 NONFINITE = ("error", "propagate")
+# Before torch 2.7 nothing tells torch.export from torch.compile: both count as export.
+is_exporting: Callable[[], bool] = getattr(
+    torch.compiler, "is_exporting", torch.compiler.is_compiling
+)
 
 
 def float_dtypes(device: torch.device) -> tuple[torch.dtype, ...]:
@@ -114,7 +120,10 @@ def check_nonfinite(nonfinite: str) -> None:
 
 def unwrapped(tensor: torch.Tensor) -> torch.Tensor:
     """Return ``tensor`` as it is outside torch.func, for a check: all slices of a vmap at once."""
-    return tensor if torch.compiler.is_compiling() else torch.func.debug_unwrap(tensor)
+    # torch.func.debug_unwrap, which torch 2.4 has not.
+    while not torch.compiler.is_compiling() and is_functorch_wrapped_tensor(tensor):
+        tensor = get_unwrapped(tensor)
+    return tensor
 
 
 def readable(tensor: torch.Tensor) -> bool:
@@ -123,7 +132,7 @@ def readable(tensor: torch.Tensor) -> bool:
     Meta and fake tensors have none; a recorded graph (torch.export, make_fx) is for values to come;
     and inside torch.func.vmap there is one value a slice. torch.compile breaks its graph there.
     """
-    if torch.compiler.is_exporting() or tensor.is_meta:
+    if is_exporting() or tensor.is_meta:
         return False
     if torch.compiler.is_compiling():
         return True

@@ -18,7 +18,7 @@ from moge_bench.ops.topography import (
     moved_taps,
     resolve_map_shape,
 )
-from moge_bench.ops.validation import check_mask, check_matrix
+from moge_bench.ops.validation import check_mask, check_matrix, is_exporting
 from moge_bench.routing.gate import Gate, gate_logits
 from moge_bench.routing.settings import RouterSettings
 
@@ -149,7 +149,7 @@ class TopographicRouter(nn.Module):
         return routing
 
     def _count(self, load: torch.Tensor) -> None:
-        if torch.compiler.is_exporting() or load.is_meta:  # a program or a shape trains nothing
+        if is_exporting() or load.is_meta:  # a program or a shape trains nothing
             return
         if self._load_counts.is_meta:
             self._load_counts = torch.zeros_like(load)

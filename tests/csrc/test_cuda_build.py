@@ -111,6 +111,14 @@ def test_only_the_binding_knows_torch(path):
     assert all(re.match(r"torch/(csrc/stable|headeronly)/", name) for name in torch_headers)
 
 
+def test_the_floor_of_torch_is_the_one_of_the_stable_abi(build_cuda):
+    version = int(build_cuda.STABLE_ABI.partition("=")[2], 16)
+    assert build_cuda.STABLE_ABI.startswith("-DTORCH_TARGET_VERSION=0x")
+    floor = f"torch>={version >> 56}.{version >> 48 & 0xFF}"
+    named = re.findall(r"torch>=[\d.]+", (ROOT / "pyproject.toml").read_text())
+    assert named == [floor, floor]  # to build, and to run
+
+
 def undefined_symbols(library):
     nm = ["nm", "--dynamic", "--undefined-only", "--demangle", str(library)]
     text = subprocess.run(nm, capture_output=True, text=True, check=True).stdout
@@ -125,8 +133,6 @@ def test_the_library_asks_torch_for_its_c_interface_alone():
     symbols = undefined_symbols(module.__file__)
     assert any(name.startswith("aoti_torch_") for name in symbols)
     assert not [name for name in symbols if re.search(r"\b(c10|at|torch|caffe2)::", name)]
-    if torch.version.cuda is not None:
-        return  # CUDAExtension links torch's own CUDA runtime
     # Nor for any CUDA library: the runtime is linked in and finds the driver when it is used.
     needed = subprocess.run(["ldd", module.__file__], capture_output=True, text=True).stdout
     assert not re.search("cuda|cudart|torch_cuda", re.sub(r"_cuda\.abi3", "", needed))
@@ -139,6 +145,7 @@ def test_the_library_says_what_it_is():
     assert facts["source_hash"] == extension.cuda_source_hash(ROOT / "csrc")
     assert set(facts) == {"source_hash", "architectures", "nvcc", "torch_abi"}
     assert re.fullmatch(r"(\d+\.\d[af]?(\+PTX)? ?)+", facts["architectures"])
+    assert f"torch>={facts['torch_abi']}" in (ROOT / "pyproject.toml").read_text()
     assert extension.stale_cuda_build() is None
 
 

@@ -106,10 +106,12 @@ def compile_object(source: Path, flags: Sequence[str]) -> Path:
 
 def link(objects: Sequence[Path], flags: Sequence[str]) -> Path:
     """Return the shared library of these objects, linked if it is not there."""
-    names = [*map(str, objects), *flags]
-    target = CACHE / f"{digest_files([], None, *names)}.so"
+    # Symbolic: a CUDA build of torch in the same process brings the real CUDA runtime, whose
+    # functions would else take the place of the emulator's.
+    arguments = ["-shared", "-Wl,-Bsymbolic", *map(str, objects), *flags]
+    target = CACHE / f"{digest_files([], None, *arguments)}.so"
     if not target.is_file():
-        make(["-shared", *names], target)
+        make(arguments, target)
     return target
 
 

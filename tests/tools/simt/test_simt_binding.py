@@ -12,6 +12,7 @@ import sys
 import pytest
 from torch.utils.cpp_extension import include_paths, library_paths
 
+from scripts.build_cuda import STABLE_ABI
 from tools.simt import build
 
 CUDA = build.ROOT / "csrc/cuda"
@@ -22,8 +23,7 @@ def emulated_library():
     torch_flags = [f"-isystem{folder}" for folder in include_paths()]
     binding_flags = [
         "-std=c++20", "-O1", "-fPIC", "-Wall", "-Wextra", "-DMOGE_EMULATED",
-        "-DTORCH_TARGET_VERSION=0x020d000000000000",
-        *(f"-I{folder}" for folder in build.FOLDERS), *torch_flags,
+        STABLE_ABI, *(f"-I{folder}" for folder in build.FOLDERS), *torch_flags,
     ]  # fmt: skip
     jobs = build.runtime_jobs("plain")
     launchers = [*sorted(CUDA.glob("*.cu")), build.ROOT / "csrc/plan.cpp"]
@@ -31,8 +31,7 @@ def emulated_library():
     jobs += [(source, binding_flags) for source in sorted(CUDA.glob("*.cpp"))]
     objects = [build.compile_object(source, flags) for source, flags in jobs]
     libraries = [*(f"-L{folder}" for folder in library_paths()), "-ltorch_cpu"]
-    # Symbolic: a CUDA build of torch brings a cudaGetLastError that must not take over ours.
-    return build.link(objects, ["-Wl,-Bsymbolic", *libraries])
+    return build.link(objects, libraries)
 
 
 @pytest.mark.slow

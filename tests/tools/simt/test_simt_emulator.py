@@ -2,6 +2,8 @@
 
 import ctypes
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -129,3 +131,19 @@ def test_arguments_are_evaluated_once(library):
     out, count = ctypes.c_int(), ctypes.c_int()
     assert call(library, "arguments", ctypes.byref(out), ctypes.byref(count)) == ""
     assert (out.value, count.value) == (31, 1)
+
+
+def test_a_library_calls_its_own_functions_beside_others_of_the_same_name(tmp_path):
+    # As beside a CUDA build of torch, whose cudaGetLastError is in the process first.
+    first, second = (tmp_path / name for name in ("first.cpp", "second.cpp"))
+    for answer, source in enumerate((first, second), start=1):
+        functions = f"int runtime() {{ return {answer}; }} int ask() {{ return runtime(); }}"
+        source.write_text(f'extern "C" {{ {functions} }}')
+    libraries = [str(build.link([build.compile_object(source, ["-fPIC"])], []))
+                 for source in (first, second)]  # fmt: skip
+    code = (
+        "import ctypes, sys; ctypes.CDLL(sys.argv[1], ctypes.RTLD_GLOBAL)\n"
+        "print(ctypes.CDLL(sys.argv[2]).ask())"
+    )
+    command = [sys.executable, "-c", code, *libraries]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "2\n"
