@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from array import array
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,10 +25,6 @@ from moge_bench.ops.topography import (
 
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 NONFINITE = ("error", "propagate")
-# Before torch 2.7 nothing tells torch.export from torch.compile: both count as export.
-is_exporting: Callable[[], bool] = getattr(
-    torch.compiler, "is_exporting", torch.compiler.is_compiling
-)
 
 
 def float_dtypes(device: torch.device) -> tuple[torch.dtype, ...]:
@@ -116,6 +111,15 @@ def check_nonfinite(nonfinite: str) -> None:
     """Check the name of the policy for NaN and infinite input."""
     if nonfinite not in NONFINITE:
         raise ValueError(f"nonfinite must be one of {NONFINITE}, got {nonfinite!r}")
+
+
+def is_exporting() -> bool:
+    """Return whether torch.export records; before torch 2.7 also whether torch.compile traces.
+
+    torch.compiler.is_exporting is for the same flag, but torch.compile takes it for True in 2.10
+    and 2.11, and 2.4 has none.
+    """
+    return getattr(torch.compiler, "_is_exporting_flag", torch.compiler.is_compiling())
 
 
 def unwrapped(tensor: torch.Tensor) -> torch.Tensor:
