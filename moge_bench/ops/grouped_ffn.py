@@ -136,7 +136,7 @@ class _IdleGradient(torch.autograd.Function):
         ctx.save_for_backward(inputs[1])
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         (offsets,) = ctx.saved_tensors
         return torch.where((offsets.diff() > 0)[:, None, None], grad, 0), None
 

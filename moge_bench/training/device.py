@@ -37,12 +37,11 @@ def exact_float32() -> Iterator[None]:
 
     By default cuDNN's convolutions do, with 10 bits of mantissa: the patches of a vision model.
     """
-    places: tuple[Any, ...] = (
-        torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul,
-    )  # fmt: skip
+    cudnn: Any = torch.backends.cudnn
+    places = (cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul)
     found = [place.fp32_precision for place in places]
     try:
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         yield
     finally:
         for place, precision in zip(places, found, strict=True):

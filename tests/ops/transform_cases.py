@@ -14,7 +14,8 @@ from torch.nn import functional
 from moge_bench import group_norm, route
 from moge_bench.ops import grouped_ffn
 from moge_bench.ops.expert_ffn import expert_ffn
-from moge_bench.ops.topography import gaussian_taps
+from moge_bench.ops.route import choice_as_ints
+from moge_bench.ops.topography import Topography, gaussian_taps
 
 
 def draw(*shape: int) -> torch.Tensor:
@@ -80,25 +81,25 @@ ON_A_GPU = Case("dispatch-combine", X, _on_a_gpu)
 aten = torch.ops.aten
 _ACTIVATIONS = (torch.nn.Identity(), functional.gelu, functional.relu, functional.silu)
 _TAPS = gaussian_taps(2, 1.0)
-_GROUPS = (4, 4, 1, False, "token_mean")
+_GROUPS, _CHOICE = Topography(4, 4, 2).as_ints, choice_as_ints(2, True)
 
 
 def op_calls() -> list[tuple[str, int, list]]:
     """(op, place of a differentiable argument, arguments) for every op and such argument."""
     ops = torch.ops.moge
     with torch.no_grad(), cpu_kernels():
-        routed = ops.route(LOGITS, None, _TAPS, 2, *_GROUPS, True, True)
-        weights, experts, row_stats = routed[0], routed[1], routed[5]
+        routed = ops.route(LOGITS, None, _TAPS, _GROUPS, _CHOICE, True)
+        weights, experts, row_stats = routed[0], routed[1], routed[-1]
         w_in, b_in, w_out, b_out = PARAMETERS.values()
         y, kept = ops.expert_ffn(X, WEIGHTS, EXPERTS, w_in, b_in, w_out, b_out, "silu", True)
         rows, offsets, slots, positions, _ = ops.dispatch(X, EXPERTS, 4)
     upstream = [draw(5, 2), draw(16), draw(1).sum()]
     calls = [
-        ("route", [0], [LOGITS, None, _TAPS, 2, *_GROUPS, True, True]),
+        ("route", [0], [LOGITS, None, _TAPS, _GROUPS, _CHOICE, True]),
         ("route_backward", [0, 1, 2, 3],
-         [*upstream, LOGITS, _TAPS, experts, weights, row_stats, *_GROUPS, True]),
-        ("group_norm", [0], [SCORES, _TAPS, *_GROUPS, True]),
-        ("group_norm_backward", [0, 1], [draw(1).sum(), SCORES, _TAPS, *_GROUPS]),
+         [*upstream, LOGITS, _TAPS, experts, weights, row_stats, _GROUPS, _CHOICE]),
+        ("group_norm", [0], [SCORES, _TAPS, _GROUPS, True]),
+        ("group_norm_backward", [0, 1], [draw(1).sum(), SCORES, _TAPS, _GROUPS]),
         ("expert_ffn", [0, 1, 3, 4, 5, 6],
          [X, WEIGHTS, EXPERTS, w_in, b_in, w_out, b_out, "silu", False]),
         ("expert_ffn_backward", [0, 1, 2, 4, 5, 6],
