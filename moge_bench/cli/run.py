@@ -201,8 +201,8 @@ def _default_jobs(configs: list[RunConfig]) -> int:
     from moge_bench.system import available_cores
 
     jobs = max(available_cores() // max(config.training.threads for config in configs), 1)
-    devices = {config.device for config in configs}
-    return jobs if "cpu" in devices else min(jobs, JOBS_PER_GPU * len(devices))
+    on_gpu = any(config.device == "cuda" for config in configs)
+    return min(jobs, JOBS_PER_GPU) if on_gpu else jobs
 
 
 def _measure(grid: Grid, store: RecordStore) -> bool:
