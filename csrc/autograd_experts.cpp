@@ -1,5 +1,5 @@
-// Derivatives of the experts' ops: moge::expert_ffn of the CPU, moge::dispatch and moge::combine
-// around torch's matrix products on a GPU.
+// Derivatives of the experts' ops: moge::expert_ffn of the CPU, and those around torch's matrix
+// products on a GPU: moge::dispatch, moge::bias_activation and moge::combine.
 
 #include <torch/library.h>
 
@@ -81,7 +81,7 @@ struct DispatchFunction : torch::autograd::Function<DispatchFunction> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& experts,
                         int64_t num_experts, DispatchOutputs* out) {
     *out = call_below(dispatch_op(), x, experts, num_experts);
-    const auto& [rows, offsets, slots, positions] = *out;
+    const auto& [rows, offsets, slots, positions, bad_row] = *out;
     ctx->save_for_backward({slots, positions});
     return rows;
   }
@@ -138,6 +138,45 @@ std::tuple<Tensor, Tensor> combine_backward(const Tensor& grad_y, const Tensor& 
   return {refuse_second(grad_rows, inputs, op), refuse_second(grad_weights, inputs, op)};
 }
 
+struct BiasFunction : torch::autograd::Function<BiasFunction> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& rows, const Tensor& bias,
+                        const Tensor& offsets, int64_t activation) {
+    const bool linear = activation == 0;  // needs neither for its gradients
+    ctx->save_for_backward({linear ? Tensor() : rows, linear ? Tensor() : bias, offsets});
+    ctx->saved_data["activation"] = activation;
+    return call_below(bias_activation_op(), rows, bias, offsets, activation);
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const variable_list saved = ctx->get_saved_variables();
+    const int64_t activation = ctx->saved_data["activation"].toInt();
+    const auto [grad_rows, grad_bias] = bias_activation_backward_op().call(
+        grads[0], optional(saved[0]), optional(saved[1]), saved[2], activation);
+    return {activation == 0 ? grads[0] : grad_rows, grad_bias, Tensor(), Tensor()};
+  }
+};
+
+Tensor bias_activation(const Tensor& rows, const Tensor& bias, const Tensor& offsets,
+                       int64_t activation) {
+  if (!differentiated({&rows, &bias}, "moge::bias_activation")) {
+    return call_below(bias_activation_op(), rows, bias, offsets, activation);
+  }
+  return BiasFunction::apply(rows, bias, offsets, activation);
+}
+
+std::tuple<Tensor, Tensor> bias_activation_backward(const Tensor& grad_output,
+                                                    const OptionalTensor& rows,
+                                                    const OptionalTensor& bias,
+                                                    const Tensor& offsets, int64_t activation) {
+  const auto [grad_rows, grad_bias] =
+      call_below(bias_activation_backward_op(), grad_output, rows, bias, offsets, activation);
+  const auto refuse = [&](const Tensor& grad) {
+    return refuse_second(grad, {&grad_output, pointer_to(rows), pointer_to(bias)},
+                         "moge::bias_activation_backward");
+  };
+  return {refuse(grad_rows), refuse(grad_bias)};
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(moge, Autograd, library) {
@@ -146,6 +185,8 @@ TORCH_LIBRARY_IMPL(moge, Autograd, library) {
   library.impl("dispatch", &dispatch);
   library.impl("combine", &combine);
   library.impl("combine_backward", &combine_backward);
+  library.impl("bias_activation", &bias_activation);
+  library.impl("bias_activation_backward", &bias_activation_backward);
 }
 
 }  // namespace moge

@@ -29,7 +29,13 @@ TORCH_LIBRARY(moge, library) {
   // The experts of a GPU, around torch's matrix products (moge_bench/ops/grouped_ffn.py).
   library.def(
       "dispatch(Tensor x, Tensor experts, int num_experts) -> "
-      "(Tensor rows, Tensor offsets, Tensor slots, Tensor positions)",
+      "(Tensor rows, Tensor offsets, Tensor slots, Tensor positions, Tensor bad_row)",
+      tags);
+  library.def("bias_activation(Tensor rows, Tensor bias, Tensor offsets, int activation) -> Tensor",
+              tags);
+  library.def(
+      "bias_activation_backward(Tensor grad_output, Tensor? rows, Tensor? bias, Tensor offsets, "
+      "int activation) -> (Tensor grad_rows, Tensor grad_bias)",
       tags);
   library.def("combine(Tensor rows, Tensor? weights, Tensor slots, Tensor positions) -> Tensor",
               tags);

@@ -30,8 +30,8 @@ using NormBackwardSignature = at::Tensor(const at::Tensor&, const at::Tensor&, c
 // grad_x, grad_weights, grad_w_in, grad_b_in, grad_w_out, grad_b_out
 using ExpertGradients =
     std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
-// rows, offsets, slots, positions
-using DispatchOutputs = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+// rows, offsets, slots, positions, bad_row
+using DispatchOutputs = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
 using ExpertSignature = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&,
                                                            const at::Tensor&, const at::Tensor&,
@@ -48,6 +48,11 @@ using CombineSignature = at::Tensor(const at::Tensor&, const OptionalTensor&, co
                                     const at::Tensor&);
 using CombineBackwardSignature = std::tuple<at::Tensor, at::Tensor>(
     const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&);
+using BiasSignature = at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&, int64_t);
+using BiasBackwardSignature = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&,
+                                                                 const OptionalTensor&,
+                                                                 const OptionalTensor&,
+                                                                 const at::Tensor&, int64_t);
 
 template <class Signature>
 c10::TypedOperatorHandle<Signature> find_op(const char* name) {
@@ -86,6 +91,16 @@ inline const auto& combine_op() {
 
 inline const auto& combine_backward_op() {
   static const auto op = find_op<CombineBackwardSignature>("moge::combine_backward");
+  return op;
+}
+
+inline const auto& bias_activation_op() {
+  static const auto op = find_op<BiasSignature>("moge::bias_activation");
+  return op;
+}
+
+inline const auto& bias_activation_backward_op() {
+  static const auto op = find_op<BiasBackwardSignature>("moge::bias_activation_backward");
   return op;
 }
 

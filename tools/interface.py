@@ -13,12 +13,13 @@ from moge_bench.ops.topography import Topography
 _TYPES: dict[str, Any] = {
     "int": ctypes.c_int, "int32_t": ctypes.c_int32, "int64_t": ctypes.c_int64,
     "double": ctypes.c_double, "bool": ctypes.c_bool,
-    "Element": ctypes.c_int32,
+    "Element": ctypes.c_int32, "Activation": ctypes.c_int32,
 }  # fmt: skip
 # A launcher each: moge_cuda_<op>.
 ROUTE_OPS = ("route_forward", "route_backward", "group_norm_forward", "group_norm_backward")
 ROW_OPS = ("gather_rows", "combine_rows", "combine_weight_grad")
-OPS = (*ROUTE_OPS, "sort_choices", *ROW_OPS)
+BIAS_OPS = ("bias_activation", "bias_activation_backward")
+OPS = (*ROUTE_OPS, "sort_choices", *ROW_OPS, *BIAS_OPS)
 ELEMENTS = ("float32", "float16", "bfloat16")  # in the order of launch.h's Element
 
 

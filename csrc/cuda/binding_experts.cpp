@@ -1,5 +1,6 @@
-// Joins moge::dispatch, moge::combine and moge::combine_backward to their CUDA launchers.
-// Legend: T tokens, k choices of a token, N experts, d hidden size, R = T k rows.
+// Joins the ops around the experts' products to their CUDA launchers: dispatch, bias_activation,
+// combine, and their gradients.
+// Legend: T tokens, k choices of a token, N experts, d hidden size, R = T k rows, c columns.
 
 #include <limits>
 
@@ -32,8 +33,9 @@ void check_rows(const Tensor& tensor, const char* name) {
   element_of(tensor, name);
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> dispatch(const Tensor& x_in, const Tensor& experts_in,
-                                                    int64_t num_experts) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> dispatch(const Tensor& x_in,
+                                                            const Tensor& experts_in,
+                                                            int64_t num_experts) {
   check_rows(x_in, "x");
   const Device device(x_in);
   check_value(experts_in.dim() == 2 && experts_in.size(1) >= 1,
@@ -48,6 +50,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> dispatch(const Tensor& x_in, const Te
   const Tensor offsets = empty(x, {num_experts + 1}, ScalarType::Long);
   const Tensor slots = empty(x, {num_tokens * top_k}, ScalarType::Int);
   const Tensor positions = empty(x, {num_tokens, top_k}, ScalarType::Int);
+  const Tensor bad_row = empty(x, {}, ScalarType::Long);
   const Workspace workspace(
       x, moge_cuda_sort_choices_workspace_bytes(num_tokens * top_k, int32_t(num_experts)));
   SortChoices args{};
@@ -55,12 +58,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> dispatch(const Tensor& x_in, const Te
   args.offsets = output<int64_t>(offsets);
   args.slots = output<int32_t>(slots);
   args.positions = output<int32_t>(positions);
+  args.bad_row = output<int64_t>(bad_row);
   args.workspace = workspace.data;
   args.num_tokens = num_tokens;
   args.num_experts = int32_t(num_experts);
   args.top_k = int32_t(top_k);
   launch(moge_cuda_sort_choices, args, device);
-  return {gather(x, std::nullopt, slots, top_k, device), offsets, slots, positions};
+  return {gather(x, std::nullopt, slots, top_k, device), offsets, slots, positions, bad_row};
 }
 
 // `slots` and `positions` as dispatch gave them, contiguous; what indexes memory is their shape,
@@ -124,12 +128,92 @@ std::tuple<Tensor, Tensor> combine_backward(const Tensor& grad_y_in, const Tenso
   return {gather(grad_y, weights, slots, top_k, device), grad_weights};
 }
 
+// The number of experts that `offsets`, as dispatch gave them, speak of; their values are trusted.
+int64_t check_offsets(const Tensor& offsets) {
+  check_value(offsets.dim() == 1 && offsets.size(0) >= 2 && offsets.size(0) <= 1025,
+              "offsets must have shape (N + 1,), N from 1 to 1024, got ",
+              shape_text(offsets.sizes()));
+  return offsets.size(0) - 1;
+}
+
+Activation check_activation(int64_t activation) {
+  check_value(activation >= 0 && activation <= 3,
+              "activation must be 0 (none), 1 (gelu), 2 (relu) or 3 (silu), got ", activation);
+  return Activation(int32_t(activation));
+}
+
+Tensor bias_activation(const Tensor& rows_in, const Tensor& bias_in, const Tensor& offsets_in,
+                       int64_t activation) {
+  check_rows(rows_in, "rows");
+  const Device device(rows_in);
+  const int64_t num_experts = check_offsets(offsets_in);
+  const int64_t num_rows = rows_in.size(0), c = rows_in.size(1);
+  const auto stored = rows_in.scalar_type();
+  const Tensor rows = checked(rows_in, rows_in, {num_rows, c}, stored, "rows");
+  const Tensor bias = checked(bias_in, rows, {num_experts, c}, stored, "bias");
+  const Tensor offsets = checked(offsets_in, rows, {num_experts + 1}, ScalarType::Long, "offsets");
+  const Tensor result = empty(rows, {num_rows, c}, stored);
+  BiasActivation args{};
+  args.rows = rows.const_data_ptr();
+  args.bias = bias.const_data_ptr();
+  args.offsets = pointer<int64_t>(offsets);
+  args.output = result.mutable_data_ptr();
+  args.num_rows = num_rows;
+  args.hidden_size = c;
+  args.element = element_of(rows, "rows");
+  args.activation = check_activation(activation);
+  args.num_experts = int32_t(num_experts);
+  launch(moge_cuda_bias_activation, args, device);
+  return result;
+}
+
+std::tuple<Tensor, Tensor> bias_activation_backward(const Tensor& grad_in,
+                                                    const OptionalTensor& rows_in,
+                                                    const OptionalTensor& bias_in,
+                                                    const Tensor& offsets_in, int64_t activation) {
+  check_rows(grad_in, "grad_output");
+  const Device device(grad_in);
+  const int64_t num_experts = check_offsets(offsets_in);
+  const int64_t num_rows = grad_in.size(0), c = grad_in.size(1);
+  const auto stored = grad_in.scalar_type();
+  const bool linear = check_activation(activation) == Activation::kNone;
+  check_value(linear || (rows_in && bias_in), "rows and bias must be given for activation ",
+              activation, ", got None");
+  const Tensor grad = checked(grad_in, grad_in, {num_rows, c}, stored, "grad_output");
+  const auto rows = checked(rows_in, grad, {num_rows, c}, stored, "rows");
+  const auto bias = checked(bias_in, grad, {num_experts, c}, stored, "bias");
+  const Tensor offsets = checked(offsets_in, grad, {num_experts + 1}, ScalarType::Long, "offsets");
+  const Tensor grad_rows = empty(grad, {linear ? 0 : num_rows, c}, stored);
+  const Tensor grad_bias = empty(grad, {num_experts, c}, stored);
+  const Workspace workspace(
+      grad, moge_cuda_bias_activation_backward_workspace_bytes(num_rows, int32_t(num_experts), c));
+  BiasActivationBackward args{};
+  args.grad_output = grad.const_data_ptr();
+  args.offsets = pointer<int64_t>(offsets);
+  if (!linear) {
+    args.rows = rows->const_data_ptr();
+    args.bias = bias->const_data_ptr();
+    args.grad_rows = grad_rows.mutable_data_ptr();
+  }
+  args.grad_bias = grad_bias.mutable_data_ptr();
+  args.workspace = workspace.data;
+  args.num_rows = num_rows;
+  args.hidden_size = c;
+  args.element = element_of(grad, "grad_output");
+  args.activation = check_activation(activation);
+  args.num_experts = int32_t(num_experts);
+  launch(moge_cuda_bias_activation_backward, args, device);
+  return {grad_rows, grad_bias};
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(moge, MOGE_DISPATCH_KEY, library) {
   library.impl("dispatch", TORCH_BOX(&dispatch));
   library.impl("combine", TORCH_BOX(&combine));
   library.impl("combine_backward", TORCH_BOX(&combine_backward));
+  library.impl("bias_activation", TORCH_BOX(&bias_activation));
+  library.impl("bias_activation_backward", TORCH_BOX(&bias_activation_backward));
 }
 
 }  // namespace moge::cuda

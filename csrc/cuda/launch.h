@@ -150,6 +150,42 @@ struct CombineWeightGrad {
   int32_t top_k;
 };
 
+// What an expert's rows go through after its product.
+enum class Activation : int32_t { kNone = 0, kGelu = 1, kRelu = 2, kSilu = 3 };
+
+// output[p] = act(rows[p] + bias[e]), computed in float32, for offsets[e] <= p < offsets[e + 1]:
+// the rows of expert e. From offsets[N] on, where choices were dropped, it is 0 and rows is not
+// read.
+struct BiasActivation {
+  const void* rows;        // (R, c) in `element`
+  const void* bias;        // (N, c) in `element`
+  const int64_t* offsets;  // (N + 1)
+  void* output;            // (R, c) in `element`
+  int64_t num_rows;        // R < 2^31
+  int64_t hidden_size;     // c
+  Element element;
+  Activation activation;
+  int32_t num_experts;
+};
+
+// grad_rows[p] = act'(rows[p] + bias[e]) grad_output[p], and 0 from offsets[N] on, where nothing is
+// read; grad_bias[e] = the sum of it over the rows of e, in float32 and before it is rounded, 0 for
+// an expert without rows. With kNone rows, bias and grad_rows are null: grad_rows = grad_output.
+struct BiasActivationBackward {
+  const void* grad_output;  // (R, c) in `element`
+  const void* rows;         // (R, c) in `element`, or null
+  const void* bias;         // (N, c) in `element`, or null
+  const int64_t* offsets;   // (N + 1)
+  void* grad_rows;          // (R, c) in `element`, or null
+  void* grad_bias;          // (N, c) in `element`
+  void* workspace;
+  int64_t num_rows;     // R < 2^31
+  int64_t hidden_size;  // c
+  Element element;
+  Activation activation;
+  int32_t num_experts;
+};
+
 }  // namespace moge::cuda
 
 extern "C" {
@@ -161,11 +197,16 @@ int moge_cuda_sort_choices(const moge::cuda::SortChoices* args, void* stream);
 int moge_cuda_gather_rows(const moge::cuda::GatherRows* args, void* stream);
 int moge_cuda_combine_rows(const moge::cuda::CombineRows* args, void* stream);
 int moge_cuda_combine_weight_grad(const moge::cuda::CombineWeightGrad* args, void* stream);
+int moge_cuda_bias_activation(const moge::cuda::BiasActivation* args, void* stream);
+int moge_cuda_bias_activation_backward(const moge::cuda::BiasActivationBackward* args,
+                                       void* stream);
 
-// Bytes of workspace; the backward passes and the gathers need none.
+// Bytes of workspace; the other launchers need none.
 int64_t moge_cuda_route_workspace_bytes(int64_t num_tokens, int32_t num_experts);
 int64_t moge_cuda_group_norm_workspace_bytes(int64_t num_tokens);
 int64_t moge_cuda_sort_choices_workspace_bytes(int64_t num_choices, int32_t num_experts);
+int64_t moge_cuda_bias_activation_backward_workspace_bytes(int64_t num_rows, int32_t num_experts,
+                                                           int64_t hidden_size);
 
 // Why the last launcher of this thread failed; empty before any did. Never null.
 const char* moge_cuda_last_error();

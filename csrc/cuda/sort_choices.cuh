@@ -91,15 +91,6 @@ __global__ void __launch_bounds__(kThreads)
   if (lane == 0) parts.bad[run] = bad;
 }
 
-__device__ __forceinline__ int warp_inclusive_sum(int value, int lane) {
-#pragma unroll
-  for (int distance = 1; distance < 32; distance *= 2) {
-    const int other = __shfl_up_sync(kAllLanes, value, distance);
-    if (lane >= distance) value += other;
-  }
-  return value;
-}
-
 // Grid: a warp an expert, and one for the first bad row.
 __global__ void __launch_bounds__(kThreads)
     prefix_choices_kernel(const SortChoices args, const SortParts parts) {

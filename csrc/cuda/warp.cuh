@@ -44,6 +44,16 @@ __device__ __forceinline__ T warp_sum(T value) {
   return value;
 }
 
+// The sum over this lane and those before it.
+__device__ __forceinline__ int warp_inclusive_sum(int value, int lane) {
+#pragma unroll
+  for (int distance = 1; distance < 32; distance *= 2) {
+    const int other = __shfl_up_sync(kAllLanes, value, distance);
+    if (lane >= distance) value += other;
+  }
+  return value;
+}
+
 // An unsigned above 0 in the order of the floats; -0 and 0 give the same. No NaN.
 __device__ __forceinline__ unsigned ordered(float value) {
   const unsigned bits = __float_as_uint(value + 0.0f);

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from moge_bench.runs.store import RecordStore
     from moge_bench.study.grid import Grid
 
+JOBS_PER_GPU = 4
+
 
 def train(
     preset: str,
@@ -66,7 +68,9 @@ def train(
 
 def ablate(
     grid_file: Annotated[Path | None, typer.Argument(help="Default: the quick grid.")] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default: cores.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs at a time; default: cores, and 4 on a GPU.")
+    ] = None,
     executor: Annotated[str, typer.Option(help="local, or ray for many machines.")] = "local",
     shard: Annotated[
         str, typer.Option(help="i/n: only every n-th run, from the i-th on; for SLURM arrays.")
@@ -180,16 +184,25 @@ def _execute(
 def _reports(
     configs: list[RunConfig], store: RecordStore, jobs: int | None, executor: str
 ) -> Iterator[Progress]:
-    from moge_bench.system import available_cores
-
     if executor == "ray":
         from moge_bench.runs.executors.ray import run_on_ray
 
         return run_on_ray(configs, store, jobs)
     from moge_bench.runs.executors.local import run_locally
 
-    threads = max(config.training.threads for config in configs)
-    return run_locally(configs, store, jobs or max(available_cores() // threads, 1))
+    return run_locally(configs, store, jobs or _default_jobs(configs))
+
+
+def _default_jobs(configs: list[RunConfig]) -> int:
+    """Return how many runs go at a time: as many as the cores carry, at most 4 on one GPU.
+
+    Each process holds a context and a model of its own in the GPU's memory.
+    """
+    from moge_bench.system import available_cores
+
+    jobs = max(available_cores() // max(config.training.threads for config in configs), 1)
+    on_gpu = any(config.device == "cuda" for config in configs)
+    return min(jobs, JOBS_PER_GPU) if on_gpu else jobs
 
 
 def _measure(grid: Grid, store: RecordStore) -> bool:

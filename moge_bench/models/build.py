@@ -85,7 +85,9 @@ def build_moe_layer(ffn: DenseFFN, moe: MoEConfig) -> MoELayer:
 def moe_settings(moe: MoEConfig, activation: str) -> MoESettings:
     """Return the layer's settings; no group norm where ``moe`` has no group.
 
-    A setting that both sides call by one name is handed on by that name.
+    A setting that both sides call by one name is handed on by that name. NaN is let through: the
+    training loop finds it in the loss (training/loop.py), and a check in the layer would wait for
+    the device in every forward.
     """
     given: dict[str, Any] = {"group_size": None}
     if moe.group is not None:
@@ -95,7 +97,7 @@ def moe_settings(moe: MoEConfig, activation: str) -> MoESettings:
             "group_weight": moe.group.weight,
             "sigma": moe.group.sigma.start,
         }
-    return MoESettings(**_common(moe), **given, activation=activation)
+    return MoESettings(**_common(moe), **given, activation=activation, nonfinite="propagate")
 
 
 def _common(config: MoEConfig | GroupConfig) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class Experts(nn.Module):
         activation: "gelu" (exact, by erf), "relu" or "silu".
         bias: give every expert the biases b_in and b_out.
         backend: "auto", "extension" or "reference", as ``moge_bench.ops.expert_ffn`` defines it.
+        check_experts: as there; False, without a wait, where a router of this package chooses.
 
     Parameters: w_in (N, f, d), b_in (N, f), w_out (N, d, f), b_out (N, d); the biases are None
     without ``bias``. Raises TypeError or ValueError naming the argument and what would work.
@@ -42,6 +43,7 @@ class Experts(nn.Module):
         activation: str = "gelu",
         bias: bool = True,
         backend: str = "auto",
+        check_experts: bool = True,
     ) -> None:
         super().__init__()
         sizes = {"hidden_size": hidden_size, "ffn_size": ffn_size, "num_experts": num_experts}
@@ -59,6 +61,7 @@ class Experts(nn.Module):
         self.num_experts = num_experts
         self.activation = activation
         self.backend = backend
+        self.check_experts = check_experts
         self.w_in = nn.Parameter(torch.empty(num_experts, ffn_size, hidden_size))
         self.w_out = nn.Parameter(torch.empty(num_experts, hidden_size, ffn_size))
         self.b_in = nn.Parameter(torch.empty(num_experts, ffn_size)) if bias else None
@@ -122,7 +125,7 @@ class Experts(nn.Module):
         """Return y (T, d) for x (T, d), weights (T, k) and experts (T, k) int64, -1 = dropped."""
         return expert_ffn(
             x, weights, experts, self.w_in, self.b_in, self.w_out, self.b_out,
-            activation=self.activation, backend=self.backend,
+            activation=self.activation, backend=self.backend, check_experts=self.check_experts,
         )  # fmt: skip
 
     def extra_repr(self) -> str:

@@ -108,7 +108,7 @@ class MoELayer(nn.Module):
         self.router = TopographicRouter.from_settings(hidden_size, s)
         self.experts = Experts(
             hidden_size, ffn_size, num_experts,
-            activation=s.activation, bias=s.bias, backend=s.backend,
+            activation=s.activation, bias=s.bias, backend=s.backend, check_experts=False,
         )  # fmt: skip
         if s.group_weight and self.router.group_size == 1:
             warn_once(

@@ -29,6 +29,7 @@ def expert_ffn(
     *,
     activation: str = "gelu",
     backend: str = "auto",
+    check_experts: bool = True,
 ) -> torch.Tensor:
     """Send every token through the FFNs of its experts and add up what they return.
 
@@ -47,6 +48,9 @@ def expert_ffn(
         b_in, b_out: (N, f) and (N, d), in the dtype of ``x``; both None for experts without bias.
         activation: "gelu" (exact, by erf), "relu" or "silu".
         backend: "auto", "extension" or "reference".
+        check_experts: refuse an ``experts`` entry out of range. On CUDA that waits for the device
+            and cannot be captured into a graph; False counts such a choice as dropped. The CPU's
+            kernel always checks. How often else a call on CUDA waits: ``grouped_ffn.expert_ffn``.
 
     Under autocast ``x`` and the parameters are cast to the autocast dtype first (float64 is left
     alone, as autocast leaves it), like the input of a linear layer.
@@ -74,20 +78,27 @@ def expert_ffn(
     _check_dtypes(x, w_in, b_in, w_out, b_out)
     weights = weights.to(accumulation_dtype(x.dtype))
     chosen = extension.choose_backend(backend, x, "expert_ffn")
-    if chosen == "extension" and x.device.type == "cuda":
-        with torch.autocast("cuda", enabled=False):
-            return grouped_ffn.expert_ffn(x, weights, experts, w_in, b_in, w_out, b_out, activation)
+    if chosen == "extension" and _on_gpu(x):
+        with torch.autocast(x.device.type, enabled=False):
+            return grouped_ffn.expert_ffn(
+                x, weights, experts, w_in, b_in, w_out, b_out, activation, check_experts
+            )
     if chosen == "extension":
         # It keeps the activations where a backward pass is to come, which its autograd knows.
         y, _ = torch.ops.moge.expert_ffn(
             x, weights, experts, w_in, b_in, w_out, b_out, activation, False
         )
         return y
-    _check_experts(experts, w_in.shape[0])
+    if check_experts:
+        _check_experts(experts, w_in.shape[0])
     with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):
         return reference_experts.expert_ffn(
             x, weights, experts, w_in, b_in, w_out, b_out, activation
         )
+
+
+def _on_gpu(x: torch.Tensor) -> bool:
+    return x.device.type == "cuda"
 
 
 def _check_tensors(

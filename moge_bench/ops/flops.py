@@ -56,7 +56,7 @@ def _grouped_mm(
 
 _NO_PRODUCT = (
     "route", "route_backward", "group_norm", "group_norm_backward", "dispatch", "combine",
-    "combine_backward",
+    "combine_backward", "bias_activation", "bias_activation_backward",
 )  # fmt: skip
 
 if extension.load()[0] is not None:

@@ -1,14 +1,15 @@
 """The expert FFN of CUDA tensors: dispatch kernel, torch's matrix products, combine kernel.
 
-Fake kernels of moge::dispatch and moge::combine, and what is built of them. Schemas are in
-csrc/registration.cpp, autograd in csrc/autograd_experts.cpp, kernels in csrc/cuda; the truth it is
-tested against is ops/reference_experts.py. Legend: T tokens, k choices of a token, N experts, d
-hidden size, f hidden size of an expert, R = T * k rows, sorted by expert; the rows of dropped
-choices come last.
+Fake kernels of moge::dispatch, moge::bias_activation and moge::combine, and what is built of them.
+Schemas are in csrc/registration.cpp, autograd in csrc/autograd_experts.cpp, kernels in csrc/cuda;
+the truth it is tested against is ops/reference_experts.py. Legend: T tokens, k choices of a token,
+N experts, d hidden size, f hidden size of an expert, R = T * k rows, sorted by expert; the rows of
+dropped choices come last.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -17,6 +18,9 @@ from torch.nn import functional
 from moge_bench.ops import extension
 from moge_bench.ops.reference_experts import ACTIVATIONS, masked_linear
 from moge_bench.ops.validation import readable
+
+# As the kernels number them: csrc/cuda/launch.h.
+ACTIVATION_CODES = {"none": 0, "gelu": 1, "relu": 2, "silu": 3}
 
 
 def expert_ffn(
@@ -28,50 +32,116 @@ def expert_ffn(
     w_out: torch.Tensor,
     b_out: torch.Tensor | None,
     activation: str,
+    check_experts: bool = True,
 ) -> torch.Tensor:
     """Return y of ``moge_bench.ops.expert_ffn``, (T, d), for float32, float16 or bfloat16 ``x``.
 
-    Where d and f fill a multiple of 16 bytes it is two ``torch.nn.functional.grouped_mm``; torch
-    has a kernel of that for bfloat16 on compute capability 9 and 10, where nothing waits for the
-    device, and elsewhere reads the group sizes back and loops inside. Other sizes, which grouped_mm
-    refuses, are one product an expert, after one wait for their sizes. An ``experts`` entry out of
-    range fails as a device-side assertion, which costs no wait either.
+    The two products and their gradients are torch's ``grouped_mm`` where torch has a kernel of it:
+    bfloat16 on compute capability 9 and 10, d and f multiples of 8. There nothing waits for the
+    device. Elsewhere they are one product an expert, after one wait for the experts' numbers of
+    rows, which both products and their gradients share. Bias and activation are one kernel, and
+    the gradient of a bias one sum over the rows of its expert.
+
+    ``check_experts`` reads whether an ``experts`` entry is out of range, another wait, and raises
+    ValueError that names its row. Without it, and where values cannot be read, such a choice counts
+    as dropped.
     """
-    num_experts, ffn_size, hidden_size = w_in.shape
-    torch._assert_async(
-        ((experts >= -1) & (experts < num_experts)).all(),
-        f"experts must hold -1 (dropped) or indices from 0 to {num_experts - 1}",
-    )
-    rows_RD, offsets, slots, positions = torch.ops.moge.dispatch(x, experts, num_experts)
+    num_experts = w_in.shape[0]
+    rows_RD, offsets, slots, positions, bad_row = torch.ops.moge.dispatch(x, experts, num_experts)
+    if check_experts and readable(bad_row):
+        _refuse_bad(bad_row, experts, num_experts)
+    product = _GroupedProduct(offsets) if _is_grouped(x, w_in) else _ProductPerExpert(offsets)
+    hidden_RF = product(rows_RD, w_in)
+    if b_in is None:
+        hidden_RF = ACTIVATIONS[activation](hidden_RF)
+    else:
+        code = ACTIVATION_CODES[activation]
+        hidden_RF = torch.ops.moge.bias_activation(hidden_RF, b_in, offsets, code)
+    outputs_RD = product(hidden_RF, w_out)
+    if b_out is not None:
+        outputs_RD = torch.ops.moge.bias_activation(
+            outputs_RD, b_out, offsets, ACTIVATION_CODES["none"]
+        )
+    return torch.ops.moge.combine(outputs_RD, weights, slots, positions)
+
+
+def _refuse_bad(bad_row: torch.Tensor, experts: torch.Tensor, num_experts: int) -> None:
+    """Raise ValueError if there is a row of ``experts`` with an index that no expert has."""
+    if experts.is_cuda and _is_capturing():
+        raise ValueError(
+            "check_experts=True waits for the GPU, which a stream that is being captured into a "
+            "CUDA graph cannot do; pass check_experts=False"
+        )
+    row = int(bad_row)
+    if row >= 0:
+        raise ValueError(
+            f"experts must hold -1 (dropped) or indices from 0 to {num_experts - 1}, got "
+            f"{experts[row].tolist()} in row {row} (rows counted from 0)"
+        )
+
+
+def _is_capturing() -> bool:
+    return not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()
+
+
+def _is_grouped(x: torch.Tensor, w_in: torch.Tensor) -> bool:
+    """Whether the products are to be ``grouped_mm``, whose rows must be multiples of 16 bytes.
+
+    Where values cannot be read, or torch.compile must not break its graph, it is taken for every
+    dtype: its own fallback then reads the sizes when the graph runs.
+    """
     item = x.element_size()
-    grouped = hidden_size * item % 16 == 0 and ffn_size * item % 16 == 0
-    linear = _GroupedLinear(offsets) if grouped else _LinearPerExpert(offsets)
-    hidden_RF = ACTIVATIONS[activation](linear(rows_RD, w_in, b_in))
-    return torch.ops.moge.combine(linear(hidden_RF, w_out, b_out), weights, slots, positions)
+    if any(size * item % 16 for size in w_in.shape[1:]):
+        return False
+    if torch.compiler.is_compiling() or not readable(x):
+        return True
+    return x.dtype == torch.bfloat16 and _capability(x.device)[0] in (9, 10)
 
 
-class _GroupedLinear:
-    """rows[p] @ weight[e].T + bias[e], e the expert of row p, as one grouped product.
+@functools.cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    """Return the compute capability; (10, 0) for the CPU, where the kernels are emulated."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (10, 0)
+
+
+class _GroupedProduct:
+    """rows[p] @ weight[e].T, e the expert of row p, as one grouped product.
 
     What it makes of the rows of dropped choices is undefined, and nothing reads it.
     """
 
     def __init__(self, offsets: torch.Tensor) -> None:
+        self.offsets = offsets
         self.ends = offsets[1:].to(torch.int32)
 
-    def __call__(
-        self, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> torch.Tensor:
-        outputs = functional.grouped_mm(rows, weight.transpose(-2, -1), offs=self.ends)
-        if bias is None:
-            return outputs
-        # Dropped rows get a bias of their own, so that their gradient reaches no expert's.
-        padded = torch.cat([bias, bias.new_zeros(1, bias.shape[1])])
-        index = torch.arange(len(rows), device=rows.device, dtype=torch.int32)
-        return outputs + padded[torch.searchsorted(self.ends, index, right=True)]
+    def __call__(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        if torch.compiler.is_compiling() or _capability(rows.device)[0] == 10:
+            weight = _IdleGradient.apply(weight, self.offsets)
+        return functional.grouped_mm(rows, weight.transpose(-2, -1), offs=self.ends)
 
 
-class _LinearPerExpert:
+class _IdleGradient(torch.autograd.Function):
+    """``weight``; its gradient is set to 0 where an expert had no rows.
+
+    grouped_mm is reported to leave it unwritten there on compute capability 10. It is one more pass
+    over the gradient, so that 9, where it is written, does without.
+    """
+
+    @staticmethod
+    def forward(weight: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+        return weight.view_as(weight)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, torch.Tensor], output: Any) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (offsets,) = ctx.saved_tensors
+        return torch.where((offsets.diff() > 0)[:, None, None], grad, 0), None
+
+
+class _ProductPerExpert:
     """The same, one product an expert; 0 in the rows of dropped choices.
 
     Where the sizes cannot be read (fake tensors, export) every expert sees every row.
@@ -81,22 +151,14 @@ class _LinearPerExpert:
         self.offsets = offsets
         self.sizes = offsets.diff().tolist() if readable(offsets) else None
 
-    def __call__(
-        self, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> torch.Tensor:
-        no_bias: tuple[None, ...] = (None,) * len(weight)
-        biases = no_bias if bias is None else bias.unbind()
+    def __call__(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         if self.sizes is None:
             index = torch.arange(len(rows), device=rows.device)
             expert = torch.searchsorted(self.offsets[1:], index, right=True)
-            return masked_linear(rows, expert, weight.unbind(), biases)
+            return masked_linear(rows, expert, weight.unbind(), (None,) * len(weight))
         kept = sum(self.sizes)
-        outputs = [
-            functional.linear(part, w, b)
-            for part, w, b in zip(
-                rows[:kept].split(self.sizes), weight.unbind(), biases, strict=True
-            )
-        ]
+        parts = zip(rows[:kept].split(self.sizes), weight.unbind(), strict=True)
+        outputs = [functional.linear(part, w) for part, w in parts]
         return torch.cat([*outputs, rows.new_zeros(len(rows) - kept, weight.shape[1])])
 
 
@@ -109,6 +171,7 @@ def _dispatch_fake(
         x.new_empty((num_experts + 1,), dtype=torch.int64),
         x.new_empty((num_rows,), dtype=torch.int32),
         x.new_empty(experts.shape, dtype=torch.int32),
+        x.new_empty((), dtype=torch.int64),
     )
 
 
@@ -124,7 +187,23 @@ def _combine_backward_fake(
     return rows.new_empty(rows.shape), weights.new_empty(weights.shape)
 
 
+def _bias_fake(rows: torch.Tensor, *_: Any) -> torch.Tensor:
+    return rows.new_empty(rows.shape)
+
+
+def _bias_backward_fake(
+    grad_output: torch.Tensor, rows: Any, bias: Any, offsets: torch.Tensor, activation: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    num_rows, size = grad_output.shape
+    return (
+        grad_output.new_empty((num_rows if activation else 0, size)),
+        grad_output.new_empty((offsets.shape[0] - 1, size)),
+    )
+
+
 if extension.load()[0] is not None:
     torch.library.register_fake("moge::dispatch", _dispatch_fake)
+    torch.library.register_fake("moge::bias_activation", _bias_fake)
+    torch.library.register_fake("moge::bias_activation_backward", _bias_backward_fake)
     torch.library.register_fake("moge::combine", _combine_fake)
     torch.library.register_fake("moge::combine_backward", _combine_backward_fake)

@@ -20,6 +20,7 @@ from moge_bench.perf.registry import Case, make_logits
 from moge_bench.perf.rows import Row
 from moge_bench.perf.statistics import ratio_interval
 from moge_bench.perf.timing import clock_of, interleave, summarize
+from moge_bench.training.device import exact_float32
 
 Step = Callable[[], object]
 
@@ -192,8 +193,11 @@ def _publish(result: list[Row], samples: dict[str, list[float]], work: dict[str,
 def run_case(
     case: Case, settings: Settings, candidates: Sequence[Candidate] | None = None
 ) -> list[Row]:
-    """Verify every candidate on ``case`` and time those that passed, interleaved; return rows."""
-    with num_threads(case.threads):
+    """Verify every candidate on ``case`` and time those that passed, interleaved; return rows.
+
+    float32 is not rounded to TF32, which would make a convolution faster and wrong.
+    """
+    with num_threads(case.threads), exact_float32():
         router = case.op == "router"
         task = (
             RouterTask(case, settings.options)

@@ -153,8 +153,12 @@ def measure(configs: list[RunConfig]) -> dict[str, dict[str, Any]]:
     devices = {name: step.device for name, step in steps.items()}
     rounds = _affordable_rounds(steps)
     samples = interleave(steps, rounds=rounds, warmup=1)
+    for step in steps.values():
+        step.check()
     scoring = {name: step.score for name, step in steps.items()}
     scored = interleave(scoring, rounds=rounds, warmup=1)
+    tf32 = {name: step.tf32 if devices[name].type == "cuda" else None
+            for name, step in steps.items()}  # fmt: skip
     del steps, scoring
     figures = {}
     for name, config in zip(names, configs, strict=True):
@@ -167,6 +171,7 @@ def measure(configs: list[RunConfig]) -> dict[str, dict[str, Any]]:
             "peak_memory_source": source,
             "device": str(devices[name]),
             "threads": config.training.threads,
+            "tf32": tf32[name],
         }
     return figures
 

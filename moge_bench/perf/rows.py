@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from moge_bench.ops import extension
+from moge_bench.runs.provenance import gpu_driver
 from moge_bench.system import cpu_name, run_git
 
 OK, WRONG, FALLBACK = "ok", "wrong", "fallback"
@@ -76,9 +77,12 @@ def git_commit(root: Path) -> str:
 
 def environment(device: str) -> dict[str, Any]:
     """Return what a reader needs to judge a speed: device, versions, commit, build."""
-    name = torch.cuda.get_device_name() if device.startswith("cuda") else cpu_name()
+    on_gpu = device.startswith("cuda")
+    # bench.run_case sees to it that float32 is not rounded to TF32.
+    gpu = {"driver": gpu_driver(), "tf32": False} if on_gpu else {}
     return {
-        "device": name,
+        "device": torch.cuda.get_device_name(device) if on_gpu else cpu_name(),
+        **gpu,
         "cpus": torch.get_num_threads(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "python": platform.python_version(),

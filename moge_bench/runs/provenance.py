@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import platform
+import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -49,8 +51,9 @@ def code_digest() -> str:
             [PACKAGE / part] if (PACKAGE / part).is_file() else (PACKAGE / part).rglob("*.py")
         )
     ]
-    build = (extension_build() or {}).get("source_hash", "reference")
-    return f"{digest_files(files, PACKAGE)}-{build}"
+    facts = extension_build() or {}
+    builds = [facts.get("source_hash", "reference"), facts.get("cuda_source_hash")]
+    return "-".join([digest_files(files, PACKAGE), *filter(None, builds)])
 
 
 def versions() -> dict[str, str]:
@@ -69,14 +72,44 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """Return the platform, the processor and how many of its cores this process may use."""
+    """Return the platform, the processor, how many of its cores are ours, GPU and its driver."""
     return {
         "platform": f"{platform.system()}-{platform.machine()}",
         "cpu": cpu_name(),
         "cores": available_cores(),
         "instruction_set": instruction_set(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        **_gpu(),
     }
+
+
+def _gpu() -> dict[str, Any]:
+    if not torch.cuda.is_available():
+        return {"gpu": None}
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "gpus": torch.cuda.device_count(),
+        "gpu_driver": gpu_driver(),
+    }
+
+
+@functools.cache
+def gpu_driver() -> str | None:
+    """Return the release of NVIDIA's driver, "580.95.05", or None where nothing tells it.
+
+    From /proc, or from nvidia-smi, since torch knows the CUDA version of the driver alone.
+    """
+    try:
+        told = Path("/proc/driver/nvidia/version").read_text()
+    except OSError:
+        try:
+            told = subprocess.run(
+                ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
+                capture_output=True, text=True, timeout=60, check=False,
+            ).stdout  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+    found = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", told)
+    return found[0] if found else None
 
 
 def instruction_set() -> str | None:
@@ -86,9 +119,15 @@ def instruction_set() -> str | None:
 
 
 def extension_build() -> dict[str, Any] | None:
-    """Return the build facts of moge_bench._C as it reports them, or None where it is not built."""
+    """Return the build facts of moge_bench._C as it reports them, or None where it is not built.
+
+    Where there is a GPU those of moge_bench._cuda too, each as "cuda_<name>".
+    """
     module, _ = extension.load()
-    return None if module is None else dict(module.build_info())
+    if module is None:
+        return None
+    cuda = extension.cuda_facts() if torch.cuda.is_available() else {}
+    return {**module.build_info(), **{f"cuda_{name}": value for name, value in cuda.items()}}
 
 
 def peak_rss_mib() -> float:

@@ -38,6 +38,7 @@ class ArmSpeed(Frozen):
     peak_memory_source: str
     device: str
     threads: int
+    tf32: bool | None = Field(None, description="on a GPU: whether float32 was rounded to TF32")
 
 
 class SpeedPass(Frozen):

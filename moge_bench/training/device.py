@@ -1,6 +1,10 @@
-"""The device that a run or a benchmark asks for."""
+"""The device that a run or a benchmark asks for, what goes there, and its float32."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -18,3 +22,32 @@ def check_device(device: str) -> None:
             f"device={device!r} needs a GPU and a CUDA build of torch; torch {torch.__version__} "
             "sees no GPU here; set device=cpu"
         )
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return ``tensor``, of the CPU, on ``device``; to a GPU it is copied without a wait."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Keep cuDNN and cuBLAS from rounding float32 to TF32 in the body.
+
+    By default cuDNN's convolutions do, with 10 bits of mantissa: the patches of a vision model.
+    """
+    cudnn: Any = torch.backends.cudnn
+    places = (cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul)
+    found = [place.fp32_precision for place in places]
+    try:
+        cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        yield
+    finally:
+        for place, precision in zip(places, found, strict=True):
+            place.fp32_precision = precision
+
+
+def rounds_to_tf32() -> bool:
+    """Return whether float32 convolutions or products are rounded to TF32 now."""
+    return torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32

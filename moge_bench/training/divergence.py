@@ -19,6 +19,12 @@ class Diverged(Exception):
         self.step, self.reason = step, reason
 
 
+def check_objective(step: int, objective: float) -> None:
+    """Raise Diverged if the objective of optimiser step ``step`` is NaN or infinite."""
+    if not math.isfinite(objective):
+        raise Diverged(step, f"the training loss is {objective}")
+
+
 class DivergenceWatch:
     """Watches the training loss of a run of ``steps`` optimiser steps."""
 
@@ -33,8 +39,7 @@ class DivergenceWatch:
         That is when it is not finite, or has been above ``TIMES`` the loss of the first step for
         ``SHARE`` of all steps in a row.
         """
-        if not math.isfinite(loss):
-            raise Diverged(step, f"the training loss is {loss}")
+        check_objective(step, loss)
         if self.first is None:
             self.first = loss
         self.above = self.above + 1 if loss > TIMES * self.first else 0

@@ -14,6 +14,7 @@ from torch import nn
 from moge_bench.data.images import ImageSplit, evaluation_batches
 from moge_bench.moe.insert import collect_aux
 from moge_bench.moe.layer import MoEAux
+from moge_bench.training.device import to_device
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Metric:
 
 
 class RoutingStatistics:
-    """Sums what every MoE layer did over many batches."""
+    """Sums what every MoE layer did over many batches, on the device: ``summary`` reads it."""
 
     def __init__(self) -> None:
         self._layers: list[dict[str, Any]] = []
@@ -40,9 +41,9 @@ class RoutingStatistics:
         for layer, aux in zip(self._layers, auxes, strict=True):
             layer["load"] = layer["load"] + aux.routing.load
             layer["choices"] += aux.routing.experts.numel()
-            layer["dropped"] += int(aux.num_dropped)
+            layer["dropped"] = layer["dropped"] + aux.num_dropped
             if "group" in aux.losses:
-                layer["group"].append(float(aux.losses["group"]))
+                layer["group"].append(aux.losses["group"])
 
     def summary(self) -> list[dict[str, Any]]:
         """Return one dict per layer: load, its normalised entropy, dead and dropped shares."""
@@ -50,14 +51,14 @@ class RoutingStatistics:
 
     @staticmethod
     def _summarize(layer: dict[str, Any]) -> dict[str, Any]:
-        load = layer["load"].to(torch.float64)
-        group = layer["group"]
+        load = layer["load"].to("cpu", torch.float64)
+        group = torch.stack(layer["group"]).tolist() if layer["group"] else []
         return {
             "load": layer["load"].tolist(),
             "load_entropy_normalized": _normalized_entropy(load),
             "max_over_mean_load": float(load.max() / load.mean().clamp_min(1e-12)),
             "dead_expert_share": float((load == 0).double().mean()),
-            "dropped_share": layer["dropped"] / max(layer["choices"], 1),
+            "dropped_share": int(layer["dropped"]) / max(layer["choices"], 1),
             "group_loss": sum(group) / len(group) if group else None,
         }
 
@@ -102,18 +103,20 @@ def evaluate_images(
     Metrics: top1_accuracy and top5_accuracy in percent, cross_entropy in nats per image.
     """
     statistics = RoutingStatistics()
-    top1 = top5 = 0
-    total_loss = 0.0
+    losses, hits_at = [], []
     with evaluating(model) as device:
         for images, labels in evaluation_batches(split, batch_size):
-            images, labels = images.to(device), labels.to(device)
+            images, labels = to_device(images, device), to_device(labels, device)
             with collect_aux(model) as auxes:
                 logits = model(images).logits.float()
             statistics.add(auxes)
-            total_loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+            losses.append(F.cross_entropy(logits, labels, reduction="sum"))
             hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-            top1 += int(hits[:, 0].sum())
-            top5 += int(hits.sum())
+            hits_at.append(torch.stack([hits[:, 0].sum(), hits.sum()]))
+    total_loss = 0.0
+    for loss in torch.stack(losses).tolist():  # read once: each read waits for a GPU
+        total_loss += loss
+    top1, top5 = torch.stack(hits_at).sum(0).tolist()
     count = len(split)
     metrics = [
         Metric("top1_accuracy", 100.0 * top1 / count, "%", name, step),

@@ -28,7 +28,7 @@ def check_gradients(model: nn.Module, auxes: list[MoEAux]) -> dict[str, Any]:
             norms["balance"].append(_gate_gradient_norm(aux.losses["balance"], layer))
         if layer.group_weight and layer.router.num_experts > 1:
             norm = _gate_gradient_norm(aux.losses["group"], layer)
-            if not norm > 0:
+            if norm == 0:  # NaN is the loop's to find: a divergence
                 raise RuntimeError(
                     f"MoE layer {index}: the group loss has gradient norm {norm} at the gate, so "
                     f"lambda={layer.group_weight} would train nothing"

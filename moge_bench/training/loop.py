@@ -8,26 +8,36 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from moge_bench.config import RunConfig
 from moge_bench.training.allocator import freed_memory_kept
 from moge_bench.training.batches import BatchStream
 from moge_bench.training.checkpoint import load_checkpoint, restore, save_checkpoint
-from moge_bench.training.divergence import Diverged, DivergenceWatch
+from moge_bench.training.device import rounds_to_tf32
+from moge_bench.training.divergence import Diverged, DivergenceWatch, check_objective
 from moge_bench.training.evaluate import Metric
 from moge_bench.training.probes import save_probe
-from moge_bench.training.process import left_as_found, require_determinism
+from moge_bench.training.process import left_as_found
 from moge_bench.training.tasks import make_task
 from moge_bench.training.trainer import Trainer
 
 _CURVE_POINTS = 50
 CHECKPOINT_EVERY_S = 60.0
+READ_EVERY = 20  # steps on a GPU: to read a loss waits until the device has done the step
+
+
+def _read_every(device: torch.device) -> int:
+    """Return after how many steps their losses are read and checked; on a CPU it costs nothing."""
+    return 1 if device.type == "cpu" else READ_EVERY
 
 
 @dataclass
 class RunResult:
     """What one run measured; a record is this and where it came from.
 
-    ``backends`` maps an op to the backend that really ran; ``checks`` holds the gradient check.
+    ``backends`` maps an op to the backend that really ran; ``checks`` holds the gradient check and,
+    on a GPU, whether float32 was rounded to TF32.
     ``parameters``: "total", "active" (those that one token meets), and "flops_per_token".
     ``diverged_at`` is the optimiser step at which the run was given up: then ``metrics`` is empty.
     """
@@ -52,6 +62,11 @@ def train(
 ) -> RunResult:
     """Train and evaluate one run.
 
+    The losses of a step are read and checked after every step on a CPU, every ``READ_EVERY`` steps
+    on a GPU, and before anything is evaluated or saved: what is measured, the step of a divergence
+    and what a checkpoint holds are the same. MoE layers let NaN through (models/build.py), so that
+    this check finds it.
+
     The result depends on the config (seed and threads included) and the machine alone, not on
     where the run was interrupted. The test split is read once, at the end, and only where
     ``data.evaluate_test`` says so. The process is left as it was found, after an exception too:
@@ -68,7 +83,6 @@ def train(
     there, or a missing device.
     """
     with left_as_found(), freed_memory_kept():
-        require_determinism()
         trainer = Trainer(config, make_task(config))
         with trainer.in_force():
             run = _Run(trainer, checkpoint)
@@ -92,12 +106,15 @@ class _Run:
         config = trainer.config
         settings = config.training
         loader = trainer.task.loader(
-            settings.batch_size // settings.gradient_accumulation, config.seed
-        )
+            settings.batch_size // settings.gradient_accumulation, config.seed,
+            pin_memory=trainer.accelerator.device.type == "cuda",
+        )  # fmt: skip
         self._stream = BatchStream(
             trainer.accelerator.prepare(loader), loader.generator, settings.gradient_accumulation
         )
         self._watch = DivergenceWatch(settings.steps)
+        self._point_every = max(settings.steps // _CURVE_POINTS, 1)
+        self._unread: list[torch.Tensor] = []
         self.result = RunResult(
             parameters=trainer.parameters, device=str(trainer.accelerator.device)
         )
@@ -134,26 +151,46 @@ class _Run:
     def train(self, on_step: Callable[[int, int], None] | None, every_s: float) -> None:
         """Make the steps that are left; raises Diverged."""
         trainer, settings = self._trainer, self._trainer.config.training
-        point_every = max(settings.steps // _CURVE_POINTS, 1)
+        read_every = _read_every(trainer.accelerator.device)
         saved = time.monotonic()
         while self._done < settings.steps:
-            loss = trainer.step(self._stream.next_step(), self._done)
+            try:
+                losses = trainer.step(self._stream.next_step(), self._done)
+            except Exception:
+                self._read_losses()  # an earlier divergence is what went wrong
+                raise
             self._done += 1
-            self._watch.check(self._done, loss)
-            if self._done % point_every == 0 or self._done == settings.steps:
-                self._add_point("task_loss", "training", loss)
-            if settings.evaluate_every and self._done % settings.evaluate_every == 0:
+            self._unread.append(losses)
+            last = self._done == settings.steps
+            evaluates = settings.evaluate_every and self._done % settings.evaluate_every == 0
+            saves = self._checkpoint is not None and time.monotonic() - saved >= every_s
+            if len(self._unread) >= read_every or last or evaluates or saves:
+                self._read_losses()
+            if evaluates:
                 evaluation = trainer.task.evaluate(trainer.model, "validation", self._done)
                 for metric in evaluation.metrics:
-                    self._add_point(metric.name, metric.split, metric.value)
-            if self._checkpoint is not None and time.monotonic() - saved >= every_s:
+                    self._add_point(self._done, metric.name, metric.split, metric.value)
+            if saves:
                 self._save()
                 saved = time.monotonic()
             if on_step is not None:
                 on_step(self._done, settings.steps)
 
-    def _add_point(self, name: str, split: str, value: float) -> None:
-        point = {"step": self._done, "name": name, "split": split, "value": value}
+    def _read_losses(self) -> None:
+        """Read and check the losses of the steps since the last time; raises Diverged."""
+        if not self._unread:
+            return
+        first = self._done - len(self._unread) + 1
+        values = torch.stack(self._unread).tolist()
+        self._unread.clear()
+        for step, (task, objective) in enumerate(values, first):
+            check_objective(step, objective)
+            self._watch.check(step, task)
+            if step % self._point_every == 0 or step == self._trainer.config.training.steps:
+                self._add_point(step, "task_loss", "training", task)
+
+    def _add_point(self, step: int, name: str, split: str, value: float) -> None:
+        point = {"step": step, "name": name, "split": split, "value": value}
         self.result.curves.append(point)
 
     def evaluate_at_end(self) -> None:
@@ -166,3 +203,5 @@ class _Run:
             for block, layer in zip(blocks, evaluation.routing, strict=True):
                 self.result.routing.append({"block": block, "split": split, **layer})
         self.result.backends, self.result.checks = trainer.backends, trainer.checks
+        if trainer.accelerator.device.type == "cuda":
+            self.result.checks = {**trainer.checks, "tf32": rounds_to_tf32()}

@@ -83,7 +83,7 @@ def score_stream(
     if tokens.dim() != 1 or tokens.numel() < 2:
         raise ValueError(f"tokens must hold at least 2 ids in one row, got {tuple(tokens.shape)}")
     plan = list(windows(tokens.numel(), length, stride))
-    total, count = 0.0, 0
+    totals, count = [], 0
     for start in range(0, len(plan), batch_size):
         for group in _equal_lengths(plan[start : start + batch_size]):
             batch = torch.stack([tokens[begin:end] for begin, end, _ in group])
@@ -91,8 +91,11 @@ def score_stream(
             nats = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
             nats = nats.view(len(group), -1).double()
             for row, (begin, end, first) in zip(nats, group, strict=True):
-                total += float(row[first - 1 - begin :].sum())
+                totals.append(row[first - 1 - begin :].sum())
                 count += end - first
+    total = 0.0
+    for nats_of_window in torch.stack(totals).tolist():  # read once: each read waits for a GPU
+        total += nats_of_window
     return Score(total, count)
 
 

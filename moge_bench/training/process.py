@@ -9,33 +9,39 @@ from typing import Any
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
+from moge_bench.training.device import exact_float32
+
 
 @contextmanager
 def left_as_found() -> Iterator[None]:
-    """Restore at the end, after an exception too, what the body sets for the whole process.
+    """Restore the number of threads and torch's random generators, on the devices too, at the end.
 
-    Deterministic algorithms and the filling of empty tensors, the number of threads, torch's
-    random generators, on the devices too. (accelerate's state: ``AccelerateState``; the C
-    library's memory: ``allocator.freed_memory_kept``.)
+    After an exception too. What else training sets for the whole process: ``reproducible``,
+    ``AccelerateState`` and ``allocator.freed_memory_kept``.
     """
     threads = torch.get_num_threads()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def reproducible() -> Iterator[None]:
+    """Let torch refuse, in the body, what would not give the same bits twice; float32 is exact."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    try:
+        torch.use_deterministic_algorithms(True)
+        # Else determinism writes NaN into every empty tensor first: 7 % of a step of tiny-lm.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        with exact_float32():
+            yield
+    finally:
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
-
-
-def require_determinism() -> None:
-    """Let torch refuse what would not give the same bits twice."""
-    torch.use_deterministic_algorithms(True)
-    # Else determinism writes NaN into every empty tensor first: 7 % of a step of tiny-lm.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 class AccelerateState:

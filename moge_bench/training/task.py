@@ -33,15 +33,18 @@ class Task(ABC):
     def evaluate(self, model: nn.Module, split: str, step: int) -> Evaluation:
         """Return the metrics and routing statistics of "validation" or "test"."""
 
-    def loader(self, batch_size: int, seed: int) -> DataLoader:
-        """Return a shuffled loader of full batches; its order depends on ``seed`` alone."""
+    def loader(self, batch_size: int, seed: int, *, pin_memory: bool = False) -> DataLoader:
+        """Return a shuffled loader of full batches; its order depends on ``seed`` alone.
+
+        Batches in pinned memory go to a GPU without a wait.
+        """
         count = len(self.training_data)  # type: ignore[arg-type]
         if batch_size > count:
             raise ValueError(f"batch_size must be at most {count} examples, got {batch_size}")
         generator = torch.Generator().manual_seed(seed)
         return DataLoader(
             self.training_data, batch_size, shuffle=True, drop_last=True, generator=generator,
-            collate_fn=_take_batch,
+            collate_fn=_take_batch, pin_memory=pin_memory,
         )  # fmt: skip
 
     @abstractmethod

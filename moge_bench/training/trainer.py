@@ -17,12 +17,12 @@ from moge_bench.moe.insert import collect_aux
 from moge_bench.moe.layer import MoEAux
 from moge_bench.routing.schedule import SigmaSchedule
 from moge_bench.routing.selection_bias import update_selection_bias
-from moge_bench.training.device import check_device
-from moge_bench.training.divergence import Diverged
+from moge_bench.training.device import check_device, rounds_to_tf32
+from moge_bench.training.divergence import check_objective
 from moge_bench.training.evaluate import evaluating
 from moge_bench.training.gradient_check import check_gradients
 from moge_bench.training.optimizer import learning_rate_factor, make_optimizer
-from moge_bench.training.process import AccelerateState, left_as_found
+from moge_bench.training.process import AccelerateState, left_as_found, reproducible
 from moge_bench.training.task import Batch, Task
 
 
@@ -43,9 +43,12 @@ class Trainer:
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
-        """Give the process this trainer's number of threads and accelerate state for the body."""
+        """Give the process what this trainer works under for the body, and then what it had.
+
+        Its number of threads, its accelerate state, and ``process.reproducible``.
+        """
         threads = torch.get_num_threads()
-        with self._accelerate.in_force():
+        with self._accelerate.in_force(), reproducible():
             torch.set_num_threads(self.config.training.threads)
             try:
                 yield
@@ -62,7 +65,9 @@ class Trainer:
             gradient_accumulation_plugin=GradientAccumulationPlugin(
                 num_steps=config.training.gradient_accumulation, sync_with_dataloader=False
             ),
-            dataloader_config=DataLoaderConfiguration(split_batches=True),
+            dataloader_config=DataLoaderConfiguration(
+                split_batches=True, non_blocking=config.device != "cpu"
+            ),
         )
         model = build_model(config, self.task.vocabulary_size)
         self.parameters = {
@@ -78,10 +83,11 @@ class Trainer:
                 sigma.start, sigma.end, sigma.gamma, total_steps=config.training.steps
             )
 
-    def step(self, batches: list[Batch], index: int) -> float:
-        """Make optimiser step ``index`` from its micro-batches; return the mean task loss.
+    def step(self, batches: list[Batch], index: int) -> torch.Tensor:
+        """Make optimiser step ``index`` from its micro-batches, without waiting for the device.
 
-        Raises Diverged, before anything is updated, where the loss is not finite.
+        Returns (mean task loss, mean objective), (2,) float64 on the device. Where the objective is
+        not finite the weights are lost: nobody has looked at it before they were updated.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.training.learning_rate * learning_rate_factor(
@@ -89,14 +95,14 @@ class Trainer:
             )
         if self.sigma_schedule is not None:
             self.sigma_schedule.apply(self.model, index)
-        total = 0.0
+        total = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
         for batch in batches:
-            total += self._accumulate(batch, index)
+            total += self._accumulate(batch)
         if self.config.moe is not None and self.config.moe.bias_update_rate:
             update_selection_bias(self.model)
         return total / len(batches)
 
-    def _accumulate(self, batch: Batch, index: int) -> float:
+    def _accumulate(self, batch: Batch) -> torch.Tensor:
         """Add the gradient of one micro-batch; the last one of a step also updates the weights."""
         config = self.config.training
         with self.accelerator.accumulate(self.model):
@@ -105,14 +111,12 @@ class Trainer:
             self._first_time(auxes)
             # docs/method.md "Total objective": the sum runs over the MoE layers.
             loss = sum((aux.loss for aux in auxes), start=task)
-            if not torch.isfinite(loss):
-                raise Diverged(index + 1, f"the training loss is {loss.item()}")
             self.accelerator.backward(loss)
             if self.accelerator.sync_gradients and config.clip_norm is not None:
                 self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
             self.optimizer.step()
             self.optimizer.zero_grad()
-        return float(task.detach())
+        return torch.stack([task.detach().double(), loss.detach().double()])
 
     def _first_time(self, auxes: list[MoEAux]) -> None:
         if auxes and not self.backends:
@@ -145,12 +149,22 @@ class TrainingStep:
         with self._trainer.in_force():
             torch.manual_seed(self._trainer.config.seed)
             self._trainer.model.train()
-            self._trainer.step(self._batches, self._trainer.config.training.steps // 2)
+            self._index = self._trainer.config.training.steps // 2
+            self._losses = self._trainer.step(self._batches, self._index)
+            self.tf32 = rounds_to_tf32()
+        self._wait()
+
+    def check(self) -> None:
+        """Raise Diverged if the objective of the last step was not finite: nothing to time."""
+        check_objective(self._index + 1, float(self._losses[1]))
 
     def score(self) -> None:
         """Run the forward pass alone, as in evaluation: no gradient, no noise, no dropout."""
         with self._trainer.in_force(), evaluating(self._trainer.model):
             for batch in self._batches:
                 self._trainer.task.loss(self._trainer.model, batch)
+        self._wait()
+
+    def _wait(self) -> None:
         if self.device.type == "cuda":  # else a clock would stop before the work does
             torch.cuda.synchronize(self.device)

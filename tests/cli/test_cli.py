@@ -7,6 +7,7 @@ import yaml
 from typer.testing import CliRunner
 
 from moge_bench.cli import app
+from moge_bench.cli.run import _default_jobs
 from moge_bench.ops import extension, self_check
 from moge_bench.perf import cells
 from moge_bench.presets import resolve
@@ -179,3 +180,12 @@ def test_timing_waits_for_the_runs_that_a_limit_leaves(tmp_path, monkeypatch):
         result = run("ablate", path, "--results", tmp_path / "results", "--limit", 1)
         assert result.exit_code == 0, result.output
     assert finished_when_timed == [2]
+
+
+@pytest.mark.parametrize(("devices", "jobs"), [(["cpu"], 8), (["cuda"], 4), (["cpu", "cuda"], 4)])
+def test_runs_at_a_time(devices, jobs, monkeypatch):
+    """16 cores by 2 threads a run carry 8; a GPU takes 4."""
+    monkeypatch.setattr("moge_bench.system.available_cores", lambda: 16)
+    configs = [resolve("tiny-vit", "moe", {"device": device, "training.threads": 2}, 0)
+               for device in devices]  # fmt: skip
+    assert _default_jobs(configs) == jobs

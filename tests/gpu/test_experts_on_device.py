@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from moge_bench.ops import grouped_ffn, reference_experts
+from moge_bench.ops.grouped_ffn import ACTIVATION_CODES
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
@@ -38,11 +39,11 @@ def test_dispatch_and_combine_by_hand():
     # Experts 2, 0 | 0, dropped | 2, 1: rows sorted by expert, in token order within one.
     x = torch.tensor([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]])
     experts = torch.tensor([[2, 0], [0, -1], [2, 1]])
-    rows, offsets, slots, positions = torch.ops.moge.dispatch(x, experts, 3)
+    rows, offsets, slots, positions, bad_row = torch.ops.moge.dispatch(x, experts, 3)
     assert rows[:, 0].tolist() == [1, 2, 3, 1, 3, 0]
     assert offsets.tolist() == [0, 2, 3, 5]
     assert slots.tolist() == [1, 2, 5, 0, 4, -1]
-    assert positions.tolist() == [[3, 0], [1, -1], [4, 2]]
+    assert positions.tolist() == [[3, 0], [1, -1], [4, 2]] and bad_row.item() == -1
     weights = torch.tensor([[0.5, 0.25], [1.0, 9.0], [2.0, 1.0]])
     y = torch.ops.moge.combine(rows, weights, slots, positions)
     # y = (w0 + w1) x for both kept; the dropped choice adds nothing: 0.75, 1 and 3 times x.
@@ -52,6 +53,48 @@ def test_dispatch_and_combine_by_hand():
     )
     assert grad_rows[:, 0].tolist() == [0.25, 1, 1, 0.5, 2, 0]
     assert grad_weights.tolist() == [[11, 11], [22, 0], [33, 33]]
+
+
+def test_bias_and_activation_by_hand():
+    # Expert 0 has row 0, expert 1 none, expert 2 rows 1 and 2; row 3 is of a dropped choice.
+    rows = torch.tensor([[1.0, -1.0], [2.0, -4.0], [-3.0, 5.0], [torch.nan, torch.nan]])
+    bias, offsets = torch.tensor([[0.5, 0.5], [9.0, 9.0], [1.0, 2.0]]), torch.tensor([0, 1, 1, 3])
+    relu, none = ACTIVATION_CODES["relu"], ACTIVATION_CODES["none"]
+    y = torch.ops.moge.bias_activation(rows, bias, offsets, relu)
+    assert y.tolist() == [[1.5, 0], [3, 0], [0, 7], [0, 0]]
+    grad = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [torch.nan, torch.nan]])
+    grad_rows, grad_bias = torch.ops.moge.bias_activation_backward(grad, rows, bias, offsets, relu)
+    # The slope is 1 where y is above 0.
+    assert grad_rows.tolist() == [[1, 0], [3, 0], [0, 6], [0, 0]]
+    assert grad_bias.tolist() == [[1, 0], [0, 0], [3, 6]]
+    empty, sums = torch.ops.moge.bias_activation_backward(grad, None, None, offsets, none)
+    assert empty.shape == (0, 2) and sums.tolist() == [[1, 2], [0, 0], [8, 10]]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_experts_without_a_token_have_gradients_of_zero(device, dtype):
+    """After the allocator held NaN, so that what nobody writes would show."""
+    poison = [torch.full((2**20,), torch.nan, device=device) for _ in range(8)]
+    inputs = make_inputs(300, 64, 96, 8, 2, dtype=dtype)
+    busy = torch.tensor([0, 1, 2, 4, 5, 6, -1])
+    inputs[2] = busy[torch.randint(0, 7, (300, 2))]
+    del poison
+    y, *grads = run(grouped_ffn.expert_ffn, inputs)
+    assert all(value.isfinite().all() for value in (y, *grads))
+    for grad in grads[2:]:  # of w_in, b_in, w_out, b_out
+        assert (grad[[3, 7]] == 0).all()
+        assert all((grad[e] != 0).any() for e in busy[:-1].tolist())
+
+
+def test_an_index_that_no_expert_has():
+    """It is named, or counts as dropped; the process, and its CUDA context, go on."""
+    inputs = make_inputs(60, 16, 16, 4, 2, dropped=0.0)
+    inputs[2][41, 0], inputs[2][20, 1], inputs[2][59, 1] = 4, -2, 2**40
+    with pytest.raises(ValueError, match=r"experts must hold -1 .* 0 to 3, got .*-2\] in row 20"):
+        grouped_ffn.expert_ffn(*inputs, "gelu")
+    unchecked = grouped_ffn.expert_ffn(*inputs, "gelu", check_experts=False)
+    inputs[2] = inputs[2].masked_fill((inputs[2] < 0) | (inputs[2] > 3), -1)
+    assert torch.equal(unchecked, grouped_ffn.expert_ffn(*inputs, "gelu"))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -100,7 +143,18 @@ def test_opcheck():
     checks = ("test_schema", "test_faketensor", "test_autograd_registration")
     x.requires_grad_()
     torch.library.opcheck(torch.ops.moge.dispatch.default, (x, experts, 4), test_utils=checks)
-    rows, _, slots, positions = torch.ops.moge.dispatch(x.detach(), experts, 4)
+    rows, offsets, slots, positions, _ = torch.ops.moge.dispatch(x.detach(), experts, 4)
+    bias = torch.randn(4, 8).requires_grad_()
+    for code in ACTIVATION_CODES.values():
+        torch.library.opcheck(
+            torch.ops.moge.bias_activation.default,
+            (rows.clone().requires_grad_(), bias, offsets, code), test_utils=checks,
+        )  # fmt: skip
+        given = (rows, bias.detach()) if code else (None, None)
+        torch.library.opcheck(
+            torch.ops.moge.bias_activation_backward.default,
+            (torch.randn(40, 8), *given, offsets, code), test_utils=checks,
+        )  # fmt: skip
     for given in (weights, None):
         torch.library.opcheck(
             torch.ops.moge.combine.default,
@@ -140,7 +194,7 @@ def test_dispatch_checks_what_memory_depends_on(device, match, change):
 
 def test_combine_checks_what_memory_depends_on():
     x, weights, experts, *_ = make_inputs(6, 8, 8, 4, 2)
-    rows, _, slots, positions = torch.ops.moge.dispatch(x, experts, 4)
+    rows, _, slots, positions, _ = torch.ops.moge.dispatch(x, experts, 4)
     for bad, match in (
         ((rows[:5], weights, slots, positions), "rows must have shape"),
         ((rows, weights[:5], slots, positions), "weights must have shape"),
@@ -150,3 +204,20 @@ def test_combine_checks_what_memory_depends_on():
     ):
         with pytest.raises((ValueError, TypeError, RuntimeError), match=match):
             torch.ops.moge.combine(*bad)
+
+
+def test_bias_activation_checks_what_memory_depends_on():
+    rows, bias, offsets = torch.zeros(6, 8), torch.zeros(3, 8), torch.tensor([0, 1, 1, 6])
+    op, backward = torch.ops.moge.bias_activation, torch.ops.moge.bias_activation_backward
+    for bad, match in (
+        ((rows[0], bias, offsets, 1), "rows must have two dimensions"),
+        ((rows, bias[:2], offsets, 1), "bias must have shape"),
+        ((rows, bias.double(), offsets, 1), "bias must be Float, got Double"),
+        ((rows, bias, offsets[:1], 1), "offsets must have shape"),
+        ((rows, bias, offsets.int(), 1), "offsets must be Long, got Int"),
+        ((rows, bias, offsets, 4), "activation must be 0 .*, got 4"),
+    ):
+        with pytest.raises((ValueError, TypeError, RuntimeError), match=match):
+            op(*bad)
+    with pytest.raises((ValueError, RuntimeError), match="rows and bias must be given"):
+        backward(rows, None, None, offsets, 1)

@@ -13,6 +13,7 @@ from moge_bench.ops.expert_ffn import expert_ffn
 from moge_bench.perf import bench, registry, rows
 from moge_bench.perf.candidates import Options
 from moge_bench.perf.timing import CudaClock
+from moge_bench.routing.selection_bias import update_selection_bias
 
 pytestmark = pytest.mark.skipif(
     "MOGE_EMULATED" in os.environ, reason="the emulator has neither streams nor graphs"
@@ -134,6 +135,65 @@ def test_the_layer_trains_as_on_the_cpu(dtype):
     for name, p in layer.named_parameters():
         error = (p.grad.cpu() - expected[name]).norm() / expected[name].norm()
         assert error < tolerance, name
+
+
+@pytest.fixture
+def _no_waits():
+    torch.cuda.set_sync_debug_mode("error")
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+def make_step(**settings):
+    """One training step of a layer in bfloat16 and AdamW, run once: what it allocates is there."""
+    layer = MoELayer(64, 128, num_experts=16, top_k=2, nonfinite="propagate", **settings)
+    layer.cuda().to(torch.bfloat16)
+    optimizer = torch.optim.AdamW(layer.parameters(), fused=True)
+    x, mask = torch.randn(512, 64).bfloat16(), torch.rand(512) < 0.9
+
+    def step():
+        for given in (None, mask):
+            y, aux = layer(x, given)
+            (y.float().square().mean() + aux.loss).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if settings.get("bias_update_rate"):
+            update_selection_bias(layer)
+
+    step()
+    torch.cuda.synchronize()
+    return step
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] not in (9, 10),
+    reason="torch has a grouped product without waits on compute capability 9 and 10 alone",
+)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"group_weight": 1.0},
+        {"balance": "vmoe", "capacity_factor": 1.0, "noise": True},
+        {"capacity_factor": 1.0, "batch_priority": True, "z_loss_weight": 0.1, "bias": False},
+        {"balance": "none", "bias_update_rate": 0.01},
+    ],
+    ids=str,
+)
+def test_a_training_step_never_waits(settings, request):
+    step = make_step(**settings)
+    request.getfixturevalue("_no_waits")
+    step()
+
+
+def test_the_check_of_experts_in_a_capture_says_what_to_do():
+    x, w = torch.randn(4, 8).half(), torch.randn(3, 8, 8).half()
+    arguments = (x, torch.ones(4, 1), torch.zeros(4, 1).long(), w, None, w, None)
+    with (
+        pytest.raises(ValueError, match="check_experts=False"),
+        torch.cuda.graph(torch.cuda.CUDAGraph()),
+    ):
+        expert_ffn(*arguments)
+    assert expert_ffn(*arguments).isfinite().all()  # and the process goes on
 
 
 def test_float16_is_public_here():

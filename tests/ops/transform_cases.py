@@ -1,7 +1,7 @@
 """Every fused op as a function of one tensor, for the tests of derivatives, tracing and modes.
 
-The ops of a GPU (dispatch, combine) get kernels on the CPU in plain torch while a test runs: what
-is tested of them is their autograd and their shapes.
+The ops of a GPU (dispatch, bias_activation, combine) get kernels on the CPU in plain torch while a
+test runs: what is tested of them is their autograd and their shapes.
 """
 
 import contextlib
@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional
 
 from moge_bench import group_norm, route
 from moge_bench.ops import grouped_ffn
 from moge_bench.ops.expert_ffn import expert_ffn
-from moge_bench.ops.topography import gaussian_taps
+from moge_bench.ops.route import choice_as_ints
+from moge_bench.ops.topography import Topography, gaussian_taps
 
 
 def draw(*shape: int) -> torch.Tensor:
@@ -76,26 +78,28 @@ def _on_a_gpu(x, _backend):
 
 ON_A_GPU = Case("dispatch-combine", X, _on_a_gpu)
 
+aten = torch.ops.aten
+_ACTIVATIONS = (torch.nn.Identity(), functional.gelu, functional.relu, functional.silu)
 _TAPS = gaussian_taps(2, 1.0)
-_GROUPS = (4, 4, 1, False, "token_mean")
+_GROUPS, _CHOICE = Topography(4, 4, 2).as_ints, choice_as_ints(2, True)
 
 
 def op_calls() -> list[tuple[str, int, list]]:
     """(op, place of a differentiable argument, arguments) for every op and such argument."""
     ops = torch.ops.moge
     with torch.no_grad(), cpu_kernels():
-        routed = ops.route(LOGITS, None, _TAPS, 2, *_GROUPS, True, True)
-        weights, experts, row_stats = routed[0], routed[1], routed[5]
+        routed = ops.route(LOGITS, None, _TAPS, _GROUPS, _CHOICE, True)
+        weights, experts, row_stats = routed[0], routed[1], routed[-1]
         w_in, b_in, w_out, b_out = PARAMETERS.values()
         y, kept = ops.expert_ffn(X, WEIGHTS, EXPERTS, w_in, b_in, w_out, b_out, "silu", True)
-        rows, _, slots, positions = ops.dispatch(X, EXPERTS, 4)
+        rows, offsets, slots, positions, _ = ops.dispatch(X, EXPERTS, 4)
     upstream = [draw(5, 2), draw(16), draw(1).sum()]
     calls = [
-        ("route", [0], [LOGITS, None, _TAPS, 2, *_GROUPS, True, True]),
+        ("route", [0], [LOGITS, None, _TAPS, _GROUPS, _CHOICE, True]),
         ("route_backward", [0, 1, 2, 3],
-         [*upstream, LOGITS, _TAPS, experts, weights, row_stats, *_GROUPS, True]),
-        ("group_norm", [0], [SCORES, _TAPS, *_GROUPS, True]),
-        ("group_norm_backward", [0, 1], [draw(1).sum(), SCORES, _TAPS, *_GROUPS]),
+         [*upstream, LOGITS, _TAPS, experts, weights, row_stats, _GROUPS, _CHOICE]),
+        ("group_norm", [0], [SCORES, _TAPS, _GROUPS, True]),
+        ("group_norm_backward", [0, 1], [draw(1).sum(), SCORES, _TAPS, _GROUPS]),
         ("expert_ffn", [0, 1, 3, 4, 5, 6],
          [X, WEIGHTS, EXPERTS, w_in, b_in, w_out, b_out, "silu", False]),
         ("expert_ffn_backward", [0, 1, 2, 4, 5, 6],
@@ -104,6 +108,10 @@ def op_calls() -> list[tuple[str, int, list]]:
         ("combine", [0, 1], [rows, WEIGHTS, slots, positions]),
         ("combine", [0], [rows, None, slots, positions]),
         ("combine_backward", [0, 1, 2], [y, rows, WEIGHTS, slots, positions]),
+        ("bias_activation", [0, 1], [rows, b_out, offsets, 3]),
+        ("bias_activation", [0, 1], [rows, b_out, offsets, 0]),
+        ("bias_activation_backward", [0, 1, 2], [rows, rows, b_out, offsets, 3]),
+        ("bias_activation_backward", [0], [rows, None, None, offsets, 0]),
     ]  # fmt: skip
     return [(name, place, arguments) for name, places, arguments in calls for place in places]
 
@@ -113,6 +121,8 @@ def cpu_kernels() -> Iterator[None]:
     """Kernels of a GPU's ops in plain torch, on the CPU, as csrc/cuda/rows.cuh defines them."""
     library = torch.library.Library("moge", "IMPL")
     library.impl("dispatch", _dispatch, "CPU")
+    library.impl("bias_activation", _bias_activation, "CPU")
+    library.impl("bias_activation_backward", _bias_activation_backward, "CPU")
     library.impl("combine", _combine, "CPU")
     library.impl("combine_backward", _combine_backward, "CPU")
     try:
@@ -122,7 +132,9 @@ def cpu_kernels() -> Iterator[None]:
 
 
 def _dispatch(x, experts, num_experts):
-    choices = experts.flatten()
+    bad = ((experts < -1) | (experts >= num_experts)).any(1)
+    first_bad = torch.where(bad.any(), bad.int().argmax(), -1) if len(bad) else torch.tensor(-1)
+    choices = torch.where((experts < 0) | (experts >= num_experts), -1, experts).flatten()
     bucket = torch.where(choices < 0, num_experts, choices)
     order = bucket.argsort(stable=True)
     kept = choices[order] >= 0
@@ -130,7 +142,32 @@ def _dispatch(x, experts, num_experts):
     slots = torch.where(kept, order, -1)
     positions = torch.where(choices < 0, -1, order.argsort()).reshape(experts.shape)
     rows = torch.where(kept[:, None], x[order // experts.shape[1]], 0)
-    return rows, offsets.cumsum(0)[:-1], slots.int(), positions.int()
+    return rows, offsets.cumsum(0)[:-1], slots.int(), positions.int(), first_bad
+
+
+def _bias_activation(rows, bias, offsets, activation):
+    kept = int(offsets[-1])
+    of_row = torch.repeat_interleave(torch.arange(len(bias)), offsets.diff())
+    output = torch.zeros_like(rows)
+    output[:kept] = _ACTIVATIONS[activation](rows[:kept] + bias[of_row])
+    return output
+
+
+def _relu_backward(grad, inputs):
+    return aten.threshold_backward(grad, inputs, 0)
+
+
+def _bias_activation_backward(grad_output, rows, bias, offsets, activation):
+    kept, n = int(offsets[-1]), len(offsets) - 1
+    grads = torch.zeros_like(grad_output)
+    grads[:kept] = grad_output[:kept]
+    of_row = torch.repeat_interleave(torch.arange(n), offsets.diff())
+    if activation:
+        inputs = rows[:kept] + bias[of_row]
+        slope = (None, aten.gelu_backward, _relu_backward, aten.silu_backward)[activation]
+        grads[:kept] = slope(grads[:kept], inputs)
+    grad_bias = grads.new_zeros(n, grads.shape[1]).index_add(0, of_row, grads[:kept])
+    return grads if activation else grads[:0], grad_bias
 
 
 def _combine(rows, weights, slots, positions):

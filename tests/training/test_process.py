@@ -10,6 +10,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from moge_bench.presets import resolve
 from moge_bench.training import allocator
+from moge_bench.training.device import rounds_to_tf32
 from moge_bench.training.loop import train
 from moge_bench.training.tasks import make_task
 from moge_bench.training.trainer import TrainingStep
@@ -29,6 +30,7 @@ def state():
     return {
         "threads": torch.get_num_threads(),
         "deterministic": torch.get_deterministic_debug_mode(),
+        "tf32": (torch.backends.cudnn.conv.fp32_precision, torch.backends.cudnn.allow_tf32),
         "filled": torch.utils.deterministic.fill_uninitialized_memory,
         "random numbers": torch.get_rng_state().tolist(),
         "accelerate": [dict(kind._shared_state) for kind in SHARED],
@@ -58,6 +60,7 @@ def test_a_run_leaves_the_process_as_it_was(found):
 def test_so_does_one_that_raises(found):
     def stop(done, total):
         assert torch.are_deterministic_algorithms_enabled()
+        assert not rounds_to_tf32()
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -75,6 +78,21 @@ def test_so_does_a_step_that_is_timed(found):
     assert {k: v for k, v in state().items() if k != "random numbers"} == {
         k: v for k, v in found.items() if k != "random numbers"
     }
+
+
+def test_a_step_that_is_timed_works_under_what_training_does(monkeypatch):
+    step, seen = TrainingStep(config(), make_task(config())), []
+    loss = step._trainer.task.loss
+
+    def watched(*arguments):
+        seen.append((torch.are_deterministic_algorithms_enabled(), rounds_to_tf32()))
+        return loss(*arguments)
+
+    monkeypatch.setattr(step._trainer.task, "loss", watched)
+    assert torch.backends.cudnn.allow_tf32  # torch's default
+    step()
+    step.score()
+    assert seen == [(True, False)] * 2 and step.tf32 is False
 
 
 def test_two_precisions_train_in_one_process_as_they_do_alone():

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from moge_bench.presets import resolve
-from moge_bench.training import text_task
+from moge_bench.training import loop, text_task
 from moge_bench.training.batches import BatchStream
 from moge_bench.training.checkpoint import load_checkpoint
 from moge_bench.training.loop import train
@@ -64,6 +64,16 @@ def test_killed_twice_and_resumed(name, tmp_path):
     assert steps == [6, 7, 8]  # nothing was done again
     assert resumed == undisturbed
     assert not path.exists()  # a finished run keeps no state
+
+
+def test_with_losses_read_seldom(monkeypatch, tmp_path):
+    """As on a GPU: the same curves and figures, and what a kill leaves unread is made again."""
+    config = resolve("tiny-vit", "moge", {**VISION, "training.evaluate_every": 3})
+    path, undisturbed = tmp_path / "state.safetensors", train(config)
+    monkeypatch.setattr(loop, "_read_every", lambda device: 20)
+    assert train(config) == undisturbed
+    killed_after(config, 5, path)
+    assert train(config, checkpoint=path) == undisturbed
 
 
 def test_without_a_kill_the_checkpoints_change_nothing(tmp_path):

@@ -10,6 +10,8 @@ token are what the operation must move if every tensor that it is given or gives
     gather               k (2 d e + 4)            a row read and one written per choice; slots
     combine              k (d e + 4 + 4) + d e    rows, positions and weights; output
     combine, weights     k (2 d e + 4 + 4)        two rows multiplied per choice; positions, result
+    bias and activation  k 2 d e             a row read and one written per choice; offsets, biases
+    their backward       k 3 d e             two rows read and one written; as above
     sort of the choices  no least: a counting sort has several passes by its nature
 """
 
@@ -18,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tools.interface import ELEMENTS, ROUTE_OPS, ROW_OPS
+from tools.interface import BIAS_OPS, ELEMENTS, ROUTE_OPS, ROW_OPS
 
 NUM_TOKENS = 65536  # enough that the partial sums of blocks, whose number is bounded, are few
 TOP_K = 2
@@ -44,7 +46,7 @@ class Case:
     sampled: bool = True
 
     def __str__(self) -> str:
-        if self.op in ROW_OPS:
+        if self.op in (*ROW_OPS, *BIAS_OPS):
             return f"T={self.num_tokens} d={self.hidden_size} k={self.top_k}"
         choices = f" k={self.top_k}" if "norm" not in self.op else ""
         return f"T={self.num_tokens} N={self.num_experts}{choices}"
@@ -67,6 +69,8 @@ class Case:
             "gather_rows": k * (2 * row + 4),
             "combine_rows": k * (row + 8) + row,
             "combine_weight_grad": k * (2 * row + 8),
+            "bias_activation": k * 2 * row,
+            "bias_activation_backward": k * 3 * row,
         }.get(self.op)
 
 
@@ -76,7 +80,7 @@ def all_cases() -> Iterator[Case]:
         for op in ROUTE_OPS:
             for num_experts in NUM_EXPERTS:
                 yield Case(op, element, NUM_TOKENS, num_experts)
-        for op in ROW_OPS:
+        for op in (*ROW_OPS, *BIAS_OPS):
             for hidden_size in HIDDEN_SIZES:
                 yield Case(op, element, NUM_TOKENS, num_experts=64, hidden_size=hidden_size)
     # Its scatter uses what the other blocks' histograms left: all blocks run, of fewer tokens.

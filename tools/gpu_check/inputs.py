@@ -12,11 +12,12 @@ import numpy.typing as npt
 
 from moge_bench.ops.topography import Topography, default_map_shape, gaussian_taps
 from tools.gpu_check.cases import Case
-from tools.interface import ELEMENTS, groups_struct, read_structs, struct_name
+from tools.interface import BIAS_OPS, ELEMENTS, groups_struct, read_structs, struct_name
 from tools.ptx.memory import Device
 
 Array = npt.NDArray[Any]
 GROUP_SIZE, SIGMA = 3, 1.0
+GELU = 1  # of launch.h's Activation
 _SLACK_BYTES = 1 << 20  # for what the device puts between buffers
 
 
@@ -42,8 +43,14 @@ def _tensors(case: Case) -> dict[str, Array]:
     }.get(case.op, ())  # fmt: skip
     tensors = {name: _elements(rng, case.element, tokens, experts) for name in wide}
     if not wide:
-        for name in ("source", "output", "grad_output"):
-            tensors[name] = _elements(rng, case.element, tokens, hidden)
+        tensors["source"] = _elements(rng, case.element, tokens, hidden)
+        of_choices = tokens * k if case.op in BIAS_OPS else tokens
+        for name in ("output", "grad_output"):
+            tensors[name] = _elements(rng, case.element, of_choices, hidden)
+        if case.op in BIAS_OPS:
+            tensors["grad_rows"] = _elements(rng, case.element, tokens * k, hidden)
+            for name in ("bias", "grad_bias"):
+                tensors[name] = _elements(rng, case.element, experts, hidden)
         tensors["rows"] = _elements(rng, case.element, tokens * k, hidden)
     slots = rng.permutation(tokens * k).astype(np.int32)
     rest: dict[str, Array] = {
@@ -57,7 +64,7 @@ def _tensors(case: Case) -> dict[str, Array]:
         "grad_importance": rng.random(experts, np.float32),
         "load": np.zeros(experts, np.int64),
         "first_load": np.zeros(experts, np.int64),
-        "offsets": np.zeros(experts + 1, np.int64),
+        "offsets": np.arange(experts + 1, dtype=np.int64) * (tokens * k // experts),
         "group_loss": np.zeros(1, np.float32),
         "grad_loss": np.ones(1, np.float32),
         "bad_rows": np.zeros(2, np.int64),
@@ -88,7 +95,8 @@ class Inputs:
             "num_tokens": case.num_tokens, "num_experts": case.num_experts, "top_k": case.top_k,
             "hidden_size": case.hidden_size, "element": ELEMENTS.index(case.element),
             "loss_scale": 1.0 / case.num_tokens, "renormalize": 1, "noise": None,
-            "noise_stride": 0, "groups": None,
+            "noise_stride": 0, "groups": None, "activation": GELU,
+            "num_rows": case.num_tokens * case.top_k,
         }  # fmt: skip
         tensors = _tensors(case) | {"workspace": np.zeros(workspace_bytes, np.uint8)}
         if case.op == "gather_rows":
@@ -113,12 +121,16 @@ def workspace_bytes(case: Case, functions: Any) -> int:
         "route_forward": ("route", (case.num_tokens, case.num_experts)),
         "group_norm_forward": ("group_norm", (case.num_tokens,)),
         "sort_choices": ("sort_choices", (case.num_tokens * case.top_k, case.num_experts)),
+        "bias_activation_backward": (
+            "bias_activation_backward",
+            (case.num_tokens * case.top_k, case.num_experts, case.hidden_size),
+        ),
     }
     if case.op not in calls:
         return 0
     name, sizes = calls[case.op]
     function: Callable[..., int] = getattr(functions, f"moge_cuda_{name}_workspace_bytes")
     function.restype, function.argtypes = (  # type: ignore[attr-defined]
-        ctypes.c_int64, [ctypes.c_int64, ctypes.c_int32][: len(sizes)],
+        ctypes.c_int64, [ctypes.c_int64, ctypes.c_int32, ctypes.c_int64][: len(sizes)],
     )  # fmt: skip
     return function(*sizes)

@@ -1,4 +1,4 @@
-"""Checks of dispatch and combine, on any build of the kernels: sorted choices, rows that move.
+"""Checks of the experts' kernels, on any build: sorted choices, rows that move, their biases.
 
 A check raises AssertionError. Legend: T tokens, N experts, k chosen, d hidden size.
 """
@@ -8,8 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch.nn import functional
 
 from tools.simt.kernels import Kernels
+
+# In the order of launch.h's Activation.
+ACTIVATIONS = (torch.nn.Identity(), functional.gelu, functional.relu, functional.silu)
 
 
 def draw_choices(
@@ -100,6 +104,59 @@ def check_rows(
             torch.testing.assert_close(
                 ours[name].double(), truth, rtol=rounding * 1.01 + 1e-6, atol=1e-6 * scale
             )
+        seen.append(ours)
+    for name, value in seen[0].items():
+        assert all(torch.equal(value, other[name]) for other in seen), name
+
+
+def check_biases(
+    kernels: Kernels,
+    schedules: Sequence[int],
+    dtype: torch.dtype,
+    counts: Sequence[int],
+    size: int,
+    dropped: int,
+    activation: int,
+    shift: int,
+) -> None:
+    """Rows with bias and activation, and both gradients, against float64; schedules agree.
+
+    ``counts``: rows of each expert, after which come ``dropped`` ones that are NaN.
+    """
+    generator = torch.Generator().manual_seed(size)
+    kept, n = sum(counts), len(counts)
+    offsets = torch.tensor([0, *counts]).cumsum(0)
+    rows, grad = (
+        torch.randn((kept + dropped, size), generator=generator).to(dtype) for _ in range(2)
+    )
+    rows[kept:], grad[kept:] = torch.nan, torch.nan
+    bias = torch.randn((n, size), generator=generator).to(dtype)
+    of_row = torch.repeat_interleave(torch.arange(n), torch.tensor(counts))
+    leaves = [rows[:kept].double().requires_grad_(), bias.double().requires_grad_()]
+    output = ACTIVATIONS[activation](leaves[0] + leaves[1][of_row])
+    grads = torch.autograd.grad(output, leaves, grad[:kept].double(), allow_unused=True)
+    truth = {"output": output.detach(), "grad_rows": grads[0], "grad_bias": grads[1]}
+    seen: list[dict[str, torch.Tensor]] = []
+    for schedule in schedules:
+        kernels.schedule(schedule)
+        ours = {"output": kernels.bias_activation(rows, bias, offsets, activation, shift=shift)}
+        given = (rows, bias) if activation else (None, None)
+        grad_rows, ours["grad_bias"] = kernels.bias_activation_backward(
+            grad, *given, offsets, activation, shift=shift
+        )
+        if grad_rows is not None:
+            ours["grad_rows"] = grad_rows
+        for name, value in ours.items():
+            if name != "grad_bias":
+                assert (value[kept:] == 0).all(), name
+                value = value[:kept]
+            # Each term is right to a few roundings of float32, of numbers up to 8 or so.
+            rounding, scale = torch.finfo(dtype).eps / 2, 1 + max(counts, default=0) ** 0.5
+            torch.testing.assert_close(
+                value.double(), truth[name], rtol=rounding * 1.01 + 1e-6, atol=4e-6 * scale
+            )
+        idle = torch.tensor(counts) == 0
+        assert (ours["grad_bias"][idle] == 0).all()
         seen.append(ours)
     for name, value in seen[0].items():
         assert all(torch.equal(value, other[name]) for other in seen), name

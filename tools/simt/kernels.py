@@ -40,7 +40,10 @@ class Kernels:
         library.moge_cuda_route_workspace_bytes.argtypes = [tokens, experts]
         library.moge_cuda_group_norm_workspace_bytes.argtypes = [tokens]
         library.moge_cuda_sort_choices_workspace_bytes.argtypes = [tokens, experts]
-        for name in ("route", "group_norm", "sort_choices"):
+        library.moge_cuda_bias_activation_backward_workspace_bytes.argtypes = [
+            tokens, experts, ctypes.c_int64,
+        ]  # fmt: skip
+        for name in ("route", "group_norm", "sort_choices", "bias_activation_backward"):
             getattr(library, f"moge_cuda_{name}_workspace_bytes").restype = ctypes.c_int64
 
     def buffers(self, shift: int = 0) -> Buffers:
@@ -259,3 +262,49 @@ class Kernels:
             top_k=top_k,
         )  # fmt: skip
         return grad_weights.clone()
+
+    def bias_activation(
+        self,
+        rows: torch.Tensor,
+        bias: torch.Tensor,
+        offsets: torch.Tensor,
+        activation: int,
+        *,
+        shift: int = 0,
+    ) -> torch.Tensor:
+        """Return (R, c) act(rows + bias of their expert); ``activation`` as in launch.h."""
+        b = self.buffers(shift)
+        output = b.write("output", rows.shape, rows.dtype)
+        self._launch(
+            "bias_activation", b, rows, rows=b.read("rows", rows), bias=b.read("bias", bias),
+            offsets=b.read("offsets", offsets), output=output, num_rows=rows.shape[0],
+            hidden_size=rows.shape[1], activation=activation, num_experts=offsets.numel() - 1,
+        )  # fmt: skip
+        return output.clone()
+
+    def bias_activation_backward(
+        self,
+        grad: torch.Tensor,
+        rows: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        offsets: torch.Tensor,
+        activation: int,
+        *,
+        shift: int = 0,
+    ) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Return (grad_rows (R, c), None without an activation; grad_bias (N, c))."""
+        b, (num_rows, size) = self.buffers(shift), grad.shape
+        num_experts = offsets.numel() - 1
+        grad_rows = b.write("grad_rows", grad.shape, grad.dtype) if activation else None
+        grad_bias = b.write("grad_bias", (num_experts, size), grad.dtype)
+        workspace = self.library.moge_cuda_bias_activation_backward_workspace_bytes(
+            num_rows, num_experts, size
+        )
+        self._launch(
+            "bias_activation_backward", b, grad, grad_output=b.read("grad_output", grad),
+            rows=b.read("rows", rows), bias=b.read("bias", bias),
+            offsets=b.read("offsets", offsets), grad_rows=grad_rows, grad_bias=grad_bias,
+            workspace=b.workspace(workspace), num_rows=num_rows, hidden_size=size,
+            activation=activation, num_experts=num_experts,
+        )  # fmt: skip
+        return None if grad_rows is None else grad_rows.clone(), grad_bias.clone()

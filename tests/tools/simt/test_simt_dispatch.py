@@ -1,9 +1,9 @@
-"""Dispatch and combine of csrc/cuda on the CPU: sorting choices, moving rows, their adjoints."""
+"""The experts' kernels of csrc/cuda on the CPU: sorting choices, moving rows, biases, gradients."""
 
 import pytest
 import torch
 
-from tools.simt.dispatch_checks import check_rows, check_sorted, draw_choices
+from tools.simt.dispatch_checks import check_biases, check_rows, check_sorted, draw_choices
 from tools.simt.kernels import Kernels
 from tools.simt.launch import SCHEDULES
 
@@ -56,3 +56,29 @@ def test_rows_are_moved_bit_for_bit(kernels):
     moved = kernels.gather_rows(source, None, slots, 2)
     assert torch.equal(moved.view(torch.int32)[[0, 1, 3]], source.view(torch.int32)[[0, 0, 1]])
     assert torch.equal(moved[2], torch.zeros(4))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", range(4))
+@pytest.mark.parametrize(
+    ("counts", "size", "dropped", "shift"),
+    [((0,), 8, 0, 0), ((3,), 1, 2, 0), ((0, 5, 0, 0, 130, 1), 24, 9, 0),
+     ((0, 5, 0, 0, 130, 1), 24, 9, 1), ((128, 256, 0), 300, 140, 0), ((1,) * 70, 7, 0, 0)],
+)  # fmt: skip
+def test_biases_and_activations(kernels, dtype, activation, counts, size, dropped, shift):
+    """Chunks of 128 rows: experts without rows, with one, with a chunk to the row, with more."""
+    check_biases(kernels, SCHEDULES[:3], dtype, counts, size, dropped, activation, shift)
+
+
+def test_the_bias_gradient_of_an_expert_with_many_chunks(kernels):
+    # 9 * 128 + 1 rows of ones, the 10 chunks of expert 1, and nothing of expert 0: counts.
+    rows = torch.ones(1153, 3)
+    _, grad = kernels.bias_activation_backward(rows, None, None, torch.tensor([0, 0, 1153]), 0)
+    assert grad.tolist() == [[0, 0, 0], [1153, 1153, 1153]]
+
+
+def test_the_most_experts(kernels):
+    offsets = torch.arange(1025) // 2  # every second expert has a row
+    rows, bias = torch.zeros(512, 2), torch.arange(2048.0).view(1024, 2)
+    moved = kernels.bias_activation(rows, bias, offsets, 0)
+    assert torch.equal(moved, bias[1::2])
