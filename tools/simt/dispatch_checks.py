@@ -140,10 +140,10 @@ def check_biases(
     for schedule in schedules:
         kernels.schedule(schedule)
         ours = {"output": kernels.bias_activation(rows, bias, offsets, activation, shift=shift)}
-        given = (rows, bias) if activation else (None, None)
         grad_rows, ours["grad_bias"] = kernels.bias_activation_backward(
-            grad, *given, offsets, activation, shift=shift
-        )
+            grad, rows if activation else None, bias if activation else None, offsets, activation,
+            shift=shift,
+        )  # fmt: skip
         if grad_rows is not None:
             ours["grad_rows"] = grad_rows
         for name, value in ours.items():
