@@ -204,8 +204,6 @@ __device__ __forceinline__ void scatter(const Filter& filter, const float* taps,
   along(slice, margin, lane, Keep());
 }
 
-constexpr float kEpsilon = 1e-8f;  // docs/method.md: keeps the gradient finite at z = 0
-
 // Sum of the lane's group norms sqrt(a + eps) of the scores in `slice`, which is used up.
 template <int V>
 __device__ __forceinline__ float sum_norms(const Filter& filter, const float* taps, unsigned groups,

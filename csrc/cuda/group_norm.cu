@@ -13,7 +13,7 @@ int forward(const GroupNormForward& args, void* stream) {
   const size_t shared_bytes = 4 * (size_t(kWarps) * slices.pitch + tap_floats(filter));
   const int blocks = count_blocks(args.num_tokens);
   const Partials parts = make_partials(args.workspace, blocks, 0);
-  allow_shared(group_norm_forward_kernel<V, W, In>, shared_bytes);
+  if (const int code = allow_shared(group_norm_forward_kernel<V, W, In>, shared_bytes)) return code;
   SIMT_LAUNCH((group_norm_forward_kernel<V, W, In>), blocks, kThreads, shared_bytes,
               as_stream(stream), args, parts, slices.pitch, slices.margin, filter);
   if (const int code = check_launch()) return code;
@@ -26,7 +26,8 @@ int backward(const GroupNormBackward& args, void* stream) {
   const Filter filter = make_filter(args.groups, args.num_experts);
   const SliceLayout slices = make_slices<V>(filter, args.num_experts);
   const size_t shared_bytes = 4 * (size_t(kWarps) * slices.pitch + tap_floats(filter));
-  allow_shared(group_norm_backward_kernel<V, W, In>, shared_bytes);
+  if (const int code = allow_shared(group_norm_backward_kernel<V, W, In>, shared_bytes))
+    return code;
   SIMT_LAUNCH((group_norm_backward_kernel<V, W, In>), count_blocks(args.num_tokens), kThreads,
               shared_bytes, as_stream(stream), args, slices.pitch, slices.margin, filter);
   return check_launch();

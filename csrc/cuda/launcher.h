@@ -15,6 +15,10 @@ int check_launch();
 
 Filter make_filter(const GroupMap* groups, int num_experts);
 
+// Launch the kernels of subwarp.cuh and return true, if they take such a call; else false.
+bool launch_subwarp_forward(const RouteForward& args, void* stream);
+bool launch_subwarp_backward(const RouteBackward& args, void* stream);
+
 inline cudaStream_t as_stream(void* stream) { return static_cast<cudaStream_t>(stream); }
 
 // The floats of a slice, and where its margin starts; both in whole 16 bytes.
@@ -27,12 +31,14 @@ SliceLayout make_slices(const Filter& filter, int num_experts) {
   return {scores + (margin_floats<V>(filter) + 3) / 4 * 4, scores};
 }
 
-// Raises a kernel's limit of dynamic shared memory where that is above the 48 KiB all may have.
+// Raises a kernel's limit of dynamic shared memory where all that it needs is above the 48 KiB that
+// every kernel may have: dynamic bytes and its static ones. 0, or the code of an error.
+constexpr size_t kMostStatic = 2048;  // static bytes of a kernel that has dynamic ones
 template <class... Parameters>
-void allow_shared(void (*kernel)(Parameters...), size_t bytes) {
-  if (bytes > 48 * 1024) {
-    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
-  }
+int allow_shared(void (*kernel)(Parameters...), size_t bytes) {
+  if (bytes + kMostStatic <= 48 * 1024) return 0;
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
+  return check_launch();
 }
 
 // The instantiation that reads rows of one kind: V slots a lane, W of them at a time.

@@ -1,8 +1,11 @@
-// Sums over the tokens in a fixed order: every block leaves its part in the workspace, and a second
-// kernel adds the parts, so that the result does not depend on which block ran first. A flag in
-// memory (the last block adds) would save a launch, but its order of memory is hard to prove.
+// Sums over the tokens in a fixed order: every block leaves the part of its chunk of tokens in the
+// workspace, and a second kernel adds the parts, so that the result does not depend on which block
+// ran first. A flag in memory (the last block adds) would save a launch, but its order of memory is
+// hard to prove.
 //
-// The number of blocks is a function of the number of tokens alone, never of the device.
+// A chunk is a block, and the device runs as many at a time as fit. Their number is a function of
+// the number of tokens alone, never of the device. A chunk has at most 256 tokens, over which the
+// importance is summed in float32; all further sums are of float64.
 #pragma once
 
 #include "cuda/launch.h"
@@ -10,26 +13,35 @@
 
 namespace moge::cuda {
 
-constexpr int kTokensPerBlock = 32;  // at least; 4 a warp hide the prologue and the partial sums
-constexpr int kMaxBlocks = 1024;     // one wave of 8 blocks on each of 128 SMs
+constexpr int kLeastChunk = 32, kMostChunk = 256;  // tokens
+constexpr int kChunks = 1024;  // fill any device of today; then chunks grow before their number
 
-inline int count_blocks(int64_t num_tokens) {
-  const int64_t blocks = (num_tokens + kTokensPerBlock - 1) / kTokensPerBlock;
-  return blocks < 1 ? 1 : blocks > kMaxBlocks ? kMaxBlocks : int(blocks);
+inline int chunk_size(int64_t num_tokens) {
+  int tokens = kLeastChunk;
+  while (tokens < kMostChunk && int64_t(tokens) * kChunks < num_tokens) tokens *= 2;
+  return tokens;
 }
+inline int count_blocks(int64_t num_tokens) {
+  const int tokens = chunk_size(num_tokens);
+  const int64_t blocks = (num_tokens + tokens - 1) / tokens;
+  return blocks < 1 ? 1 : int(blocks);
+}
+
+// Counts of an expert in a chunk in one word, for one atomic: choices in the lower half, and in
+// the upper half those that came first, choice 0.
+__device__ __forceinline__ unsigned packed_count(int choice) { return choice == 0 ? 0x10001u : 1u; }
 
 // Per-block parts, in the workspace. importance and load are null in group_norm.
 struct Partials {
   double* loss;             // (blocks)
   int64_t *logits, *noise;  // (blocks): first bad row, or kNoRow
   float* importance;        // (blocks, N)
-  unsigned* load;           // (blocks, N)
-  unsigned* first_load;     // (blocks, N)
+  unsigned* load;           // (blocks, N): packed_count
 };
 constexpr int64_t kNoRow = int64_t(~uint64_t(0) >> 1);
 
 inline int64_t partial_bytes(int blocks, int num_experts) {
-  return int64_t(blocks) * (24 + 12 * int64_t(num_experts));
+  return int64_t(blocks) * (24 + 8 * int64_t(num_experts));
 }
 inline Partials make_partials(void* workspace, int blocks, int num_experts) {
   Partials parts;
@@ -38,7 +50,6 @@ inline Partials make_partials(void* workspace, int blocks, int num_experts) {
   parts.noise = parts.logits + blocks;
   parts.importance = reinterpret_cast<float*>(parts.noise + blocks);
   parts.load = reinterpret_cast<unsigned*>(parts.importance + int64_t(blocks) * num_experts);
-  parts.first_load = parts.load + int64_t(blocks) * num_experts;
   return parts;
 }
 
@@ -129,8 +140,7 @@ __device__ __forceinline__ void reduce_columns(const Partials& parts, int blocks
                                                float* importance, int64_t* load,
                                                int64_t* first_load) {
   SIMT_SHARED(sums, double[kThreads]);
-  SIMT_SHARED(counts, int64_t[kThreads]);
-  SIMT_SHARED(first_counts, int64_t[kThreads]);
+  SIMT_SHARED(counts, int64_t[2 * kThreads]);
   const int thread = int(threadIdx.x);
   const int expert = int(blockIdx.x) * kColumns + thread % kColumns;
   double sum = 0.0;
@@ -139,19 +149,19 @@ __device__ __forceinline__ void reduce_columns(const Partials& parts, int blocks
     for (int block = thread / kColumns; block < blocks; block += kParts) {
       const int64_t at = int64_t(block) * num_experts + expert;
       sum += double(parts.importance[at]);
-      count += parts.load[at];
-      first_count += parts.first_load[at];
+      count += parts.load[at] & 0xffffu;
+      first_count += parts.load[at] >> 16;
     }
   }
   sums[thread] = sum;
   counts[thread] = count;
-  first_counts[thread] = first_count;
+  counts[kThreads + thread] = first_count;
   __syncthreads();
   if (thread >= kColumns || expert >= num_experts) return;
   for (int part = 1; part < kParts; ++part) {
     sum += sums[part * kColumns + thread];
     count += counts[part * kColumns + thread];
-    first_count += first_counts[part * kColumns + thread];
+    first_count += counts[kThreads + part * kColumns + thread];
   }
   importance[expert] = float(sum);
   load[expert] = count;

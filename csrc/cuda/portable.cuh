@@ -8,6 +8,8 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 
 #ifdef __CUDACC__
 #include <cuda_bf16.h>
@@ -79,6 +81,48 @@ __device__ __forceinline__ float approximate_sqrt(float value) {
   return root;
 }
 
+// One instruction each, relative error below 2^-22; subnormal numbers count as 0.
+__device__ __forceinline__ float approximate_exp2(float value) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(value));
+  return power;
+}
+__device__ __forceinline__ float approximate_reciprocal(float value) {
+  float quotient;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(quotient) : "f"(value));
+  return quotient;
+}
+
+// `count` bits of `word` from bit `first` on; none for a count of 0.
+__device__ __forceinline__ unsigned extract_bits(unsigned word, unsigned first, unsigned count) {
+  unsigned bits;
+  asm("bfe.u32 %0, %1, %2, %3;" : "=r"(bits) : "r"(word), "r"(first), "r"(count));
+  return bits;
+}
+
+// The two values of a word, the lower half first.
+__device__ __forceinline__ void to_floats(unsigned word, BFloat16, float& first, float& second) {
+  asm("shl.b32 %0, %1, 16;" : "=f"(first) : "r"(word));
+  asm("and.b32 %0, %1, 0xffff0000;" : "=f"(second) : "r"(word));
+}
+
+// Shuffles among the lanes of a segment of `width`. __shfl_sync moves every number to an integer
+// register and back, in PTX.
+template <int kDistance>
+__device__ __forceinline__ float shuffle_xor(float value) {
+  float other;
+  asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 31, -1;" : "=f"(other) : "f"(value), "n"(kDistance));
+  return other;
+}
+template <int kWidth>
+__device__ __forceinline__ float shuffle_from(float value, int lane) {
+  float other;
+  asm volatile("shfl.sync.idx.b32 %0, %1, %2, %3, -1;"
+               : "=f"(other)
+               : "f"(value), "r"(lane), "n"((32 - kWidth) << 8 | 31));
+  return other;
+}
+
 // The value, which the compiler knows nothing of: what follows from it is computed where it is
 // used, not kept in registers from outside the loop.
 __device__ __forceinline__ int opaque(int value) {
@@ -131,8 +175,33 @@ inline BFloat16 from_float<BFloat16>(float value) {
 }
 
 inline float approximate_sqrt(float value) { return std::sqrt(value); }
+inline float approximate_exp2(float value) { return std::exp2(value); }
+inline float approximate_reciprocal(float value) { return 1.0f / value; }
+
+inline unsigned extract_bits(unsigned word, unsigned first, unsigned count) {
+  return count == 0 ? 0 : word >> first & (~0u >> (32 - count));
+}
+
+inline void to_floats(unsigned word, BFloat16, float& first, float& second) {
+  first = __uint_as_float(word << 16);
+  second = __uint_as_float(word & 0xffff0000u);
+}
+
+template <int kDistance>
+__forceinline__ float shuffle_xor(float value) {
+  return __shfl_xor_sync(0xffffffffu, value, kDistance);
+}
+template <int kWidth>
+__forceinline__ float shuffle_from(float value, int lane) {
+  return __shfl_sync(0xffffffffu, value, lane, kWidth);
+}
 
 #endif
+
+__device__ __forceinline__ void to_floats(unsigned word, Half, float& first, float& second) {
+  first = to_float(Half{uint16_t(word & 0xffffu)});
+  second = to_float(Half{uint16_t(word >> 16)});
+}
 
 // W values of T that one load or store moves: 16 bytes at most.
 template <class T, int W>
@@ -140,29 +209,43 @@ struct Pack {
   T values[W];
 };
 
-template <int Bytes>
+// What moves a pack: floats as such, all others as bits.
+template <int Bytes, bool kFloats>
 struct Word;
 template <>
-struct Word<2> {
+struct Word<2, false> {
   using Type = unsigned short;
 };
 template <>
-struct Word<4> {
+struct Word<4, false> {
   using Type = unsigned;
 };
 template <>
-struct Word<8> {
+struct Word<8, false> {
   using Type = uint2;
 };
 template <>
-struct Word<16> {
+struct Word<16, false> {
   using Type = uint4;
 };
+template <>
+struct Word<4, true> {
+  using Type = float;
+};
+template <>
+struct Word<8, true> {
+  using Type = float2;
+};
+template <>
+struct Word<16, true> {
+  using Type = float4;
+};
+template <class T, int W>
+using WordOf = typename Word<int(sizeof(T)) * W, std::is_same_v<T, float>>::Type;
 
 template <int W, class T>
 __device__ __forceinline__ Pack<T, W> load_pack(const T* address) {
-  using Bits = typename Word<int(sizeof(T)) * W>::Type;
-  const Bits bits = *reinterpret_cast<const Bits*>(address);
+  const auto bits = *reinterpret_cast<const WordOf<T, W>*>(address);
   Pack<T, W> pack;
   memcpy(&pack, &bits, sizeof bits);
   return pack;
@@ -170,10 +253,9 @@ __device__ __forceinline__ Pack<T, W> load_pack(const T* address) {
 
 template <class T, int W>
 __device__ __forceinline__ void store_pack(T* address, Pack<T, W> pack) {
-  using Bits = typename Word<int(sizeof(T)) * W>::Type;
-  Bits bits;
+  WordOf<T, W> bits;
   memcpy(&bits, &pack, sizeof bits);
-  *reinterpret_cast<Bits*>(address) = bits;
+  *reinterpret_cast<WordOf<T, W>*>(address) = bits;
 }
 
 }  // namespace moge::cuda

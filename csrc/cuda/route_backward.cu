@@ -13,7 +13,7 @@ int run(const RouteBackward& args, void* stream) {
   const SliceLayout slices = make_slices<V>(filter, args.num_experts);
   const size_t shared_bytes =
       4 * (size_t(kWarps) * slices.pitch + args.num_experts + tap_floats(filter));
-  allow_shared(route_backward_kernel<V, W, In>, shared_bytes);
+  if (const int code = allow_shared(route_backward_kernel<V, W, In>, shared_bytes)) return code;
   SIMT_LAUNCH((route_backward_kernel<V, W, In>), count_blocks(args.num_tokens), kThreads,
               shared_bytes, as_stream(stream), args, slices.pitch, slices.margin, filter);
   return check_launch();
@@ -25,6 +25,7 @@ int run(const RouteBackward& args, void* stream) {
 extern "C" int moge_cuda_route_backward(const moge::cuda::RouteBackward* args, void* stream) {
   using namespace moge::cuda;
   if (args->num_tokens == 0) return 0;
+  if (launch_subwarp_backward(*args, stream)) return check_launch();
   return with_row(args->element, args->num_experts, {args->logits, args->grad_logits},
                   [&](auto row) {
                     using Row = decltype(row);

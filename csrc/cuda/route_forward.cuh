@@ -121,8 +121,7 @@ __device__ __forceinline__ float choose(const RouteForward& args, int round, int
     const int64_t token = round_token(opaque(round), int(threadIdx.x) / 32);
     const int64_t at = token * k + first + lane;
     args.experts[at] = expert;
-    atomicAdd(&counts[expert], 1u);
-    if (first + lane == 0) atomicAdd(&counts[args.num_experts + expert], 1u);
+    atomicAdd(&counts[expert], packed_count(first + lane));
     logit = logits[expert];
     if (k > 32) args.weights[at] = logit;
   }
@@ -182,7 +181,7 @@ __device__ __forceinline__ void add_slices(const float* slices, int pitch, int n
 }
 
 // Grid: count_blocks(T). Dynamic shared memory: 8 slices of `pitch` floats (N and the margin, in
-// whole 16 bytes; each 16-byte aligned), 2 N counters (load, first load), the taps.
+// whole 16 bytes; each 16-byte aligned), N counters (packed_count), the taps.
 template <int V, int W, class In>
 __global__ void __launch_bounds__(kThreads, 4)
     route_forward_kernel(const RouteForward args, const Partials parts, const int pitch,
@@ -194,8 +193,8 @@ __global__ void __launch_bounds__(kThreads, 4)
   const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32, n = args.num_experts;
   float* slice = slices + warp * pitch;
   unsigned* counts = reinterpret_cast<unsigned*>(slices + kWarps * pitch);
-  float* taps = reinterpret_cast<float*>(counts + 2 * n);
-  for (int i = int(threadIdx.x); i < 2 * n; i += kThreads) counts[i] = 0;
+  float* taps = reinterpret_cast<float*>(counts + n);
+  for (int expert = int(threadIdx.x); expert < n; expert += kThreads) counts[expert] = 0;
   stage_taps(filter, taps);
   clear_sums(sums);
   if (warp == 0 && args.groups != nullptr) sums.groups[lane] = group_mask<V>(filter, lane);
@@ -258,7 +257,6 @@ __global__ void __launch_bounds__(kThreads, 4)
     if (expert >= n) continue;
     parts.importance[row + expert] = by_block[q];
     parts.load[row + expert] = counts[expert];
-    parts.first_load[row + expert] = counts[n + expert];
   }
 }
 

@@ -19,6 +19,8 @@ constexpr int kThreads = 256;  // of a block
 constexpr int kWarps = kThreads / 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
+constexpr float kEpsilon = 1e-8f;  // docs/method.md: keeps the gradient finite at z = 0
+
 __device__ __forceinline__ float infinity() { return __uint_as_float(0x7f800000u); }
 __device__ __forceinline__ float not_a_number() { return __uint_as_float(0x7fffffffu); }
 

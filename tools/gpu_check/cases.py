@@ -24,9 +24,13 @@ from tools.interface import BIAS_OPS, ELEMENTS, ROUTE_OPS, ROW_OPS
 
 NUM_TOKENS = 65536  # enough that the partial sums of blocks, whose number is bounded, are few
 TOP_K = 2
+GROUP_SIZE = 3
 HIDDEN_SIZES = (256, 1023)  # rows that 16-byte accesses divide, and rows that they do not
 # Experts a lane 1, 2, 4, ... 32; rows that 16-byte accesses divide, and rows that they do not.
-NUM_EXPERTS = (32, 64, 128, 256, 512, 1024, 63, 126, 255, 510, 1023)
+NUM_EXPERTS = (24, 48, 96, 192, 512, 1024, 63, 126, 255, 510, 1023)
+# The maps that csrc/cuda/subwarp_launcher.h has kernels for, and the largest group without wrapping.
+SUB_WARP_MAPS = {8: 2, 16: 4, 32: 4, 64: 5, 128: 5, 256: 5}
+SUB_WARP_OPS = ("route_forward", "route_backward")
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -44,12 +48,21 @@ class Case:
     top_k: int = TOP_K
     hidden_size: int = HIDDEN_SIZES[0]
     sampled: bool = True
+    group_size: int | None = GROUP_SIZE
+    border: str = "valid"
 
     def __str__(self) -> str:
         if self.op in (*ROW_OPS, *BIAS_OPS):
             return f"T={self.num_tokens} d={self.hidden_size} k={self.top_k}"
-        choices = f" k={self.top_k}" if "norm" not in self.op else ""
-        return f"T={self.num_tokens} N={self.num_experts}{choices}"
+        text = f"T={self.num_tokens} N={self.num_experts}"
+        if "norm" not in self.op:
+            text += f" k={self.top_k}"
+        if (self.group_size, self.border) != (GROUP_SIZE, "valid"):
+            text += f" h={self.group_size or 0} {self.border}"
+        # The sub-warp kernels are the same for every element.
+        if self.op in SUB_WARP_OPS and self.num_experts in SUB_WARP_MAPS:
+            text += f" {self.element}"
+        return text
 
     @property
     def name(self) -> str:
@@ -80,8 +93,22 @@ def all_cases() -> Iterator[Case]:
         for op in ROUTE_OPS:
             for num_experts in NUM_EXPERTS:
                 yield Case(op, element, NUM_TOKENS, num_experts)
+        for op in SUB_WARP_OPS:
+            for num_experts, largest in SUB_WARP_MAPS.items():
+                yield Case(
+                    op, element, NUM_TOKENS, num_experts, group_size=min(GROUP_SIZE, largest)
+                )
         for op in (*ROW_OPS, *BIAS_OPS):
             for hidden_size in HIDDEN_SIZES:
                 yield Case(op, element, NUM_TOKENS, num_experts=64, hidden_size=hidden_size)
+    for op in SUB_WARP_OPS:
+        for num_experts, largest in SUB_WARP_MAPS.items():
+            for group_size in (None, *range(2, largest + 1)):
+                if group_size != min(GROUP_SIZE, largest):
+                    yield Case(op, "float32", NUM_TOKENS, num_experts, group_size=group_size)
+            for group_size in (3, 5):
+                yield Case(
+                    op, "float32", NUM_TOKENS, num_experts, group_size=group_size, border="torus"
+                )
     # Its scatter uses what the other blocks' histograms left: all blocks run, of fewer tokens.
     yield Case("sort_choices", "float32", 1024, num_experts=64, sampled=False)

@@ -16,7 +16,7 @@ from tools.interface import BIAS_OPS, ELEMENTS, groups_struct, read_structs, str
 from tools.ptx.memory import Device
 
 Array = npt.NDArray[Any]
-GROUP_SIZE, SIGMA = 3, 1.0
+SIGMA = 1.0
 GELU = 1  # of launch.h's Activation
 _SLACK_BYTES = 1 << 20  # for what the device puts between buffers
 
@@ -90,7 +90,9 @@ class Inputs:
         struct = read_structs(csrc / "cuda" / "launch.h", [name])[name]
         fields = [field[0] for field in struct._fields_]
         shape = default_map_shape(case.num_experts)
-        topography, taps = Topography(*shape, GROUP_SIZE), gaussian_taps(GROUP_SIZE, SIGMA)
+        group_size = case.group_size or 1
+        topography = Topography(*shape, group_size, border=case.border)
+        taps = gaussian_taps(group_size, SIGMA)
         values: dict[str, Any] = {
             "num_tokens": case.num_tokens, "num_experts": case.num_experts, "top_k": case.top_k,
             "hidden_size": case.hidden_size, "element": ELEMENTS.index(case.element),
@@ -111,7 +113,8 @@ class Inputs:
         for field, array in used.items():
             values[field] = self.device.put(array, field).address
         self._groups = groups_struct(csrc / "cuda" / "launch.h", topography, values["taps"])
-        values["groups"] = ctypes.addressof(self._groups)
+        if case.group_size is not None:
+            values["groups"] = ctypes.addressof(self._groups)
         self.struct: Any = struct(**{field: values[field] for field in fields})
 
 

@@ -16,9 +16,10 @@ struct Call {
   cudaStream_t stream;
 };
 
-// Returns 0, or a CUDA error code that the launcher then sees.
+// Returns 0, or a CUDA error code that the launcher then sees. raised_bytes: what the launcher has
+// raised the kernel's limit of dynamic shared memory to, or -1.
 using OnLaunch = int (*)(const char* kernel, const unsigned* grid, const unsigned* block,
-                         size_t shared_bytes, void** arguments);
+                         size_t shared_bytes, int raised_bytes, void** arguments);
 
 OnLaunch on_launch = nullptr;
 cudaError_t last_error = cudaSuccess;
@@ -29,6 +30,8 @@ std::unordered_map<const void*, std::string>& names() {
   static std::unordered_map<const void*, std::string> table;
   return table;
 }
+
+std::unordered_map<const void*, int> raised;
 
 }  // namespace
 
@@ -68,15 +71,18 @@ cudaError_t CUDARTAPI __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 bl
                                          void** arguments, size_t shared_bytes, cudaStream_t) {
   const unsigned blocks[] = {grid.x, grid.y, grid.z}, threads[] = {block.x, block.y, block.z};
   const auto name = names().find(kernel);
+  const auto limit = raised.find(kernel);
+  const int raised_bytes = limit == raised.end() ? -1 : limit->second;
   last_error = on_launch == nullptr || name == names().end()
                    ? cudaErrorInvalidDeviceFunction
-                   : static_cast<cudaError_t>(
-                         on_launch(name->second.c_str(), blocks, threads, shared_bytes, arguments));
+                   : static_cast<cudaError_t>(on_launch(name->second.c_str(), blocks, threads,
+                                                        shared_bytes, raised_bytes, arguments));
   return last_error;
 }
 
 // The public half that launchers use.
-cudaError_t CUDARTAPI cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) {
+cudaError_t CUDARTAPI cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int bytes) {
+  raised[kernel] = bytes;
   return cudaSuccess;
 }
 cudaError_t CUDARTAPI cudaGetLastError() {

@@ -12,22 +12,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 Dim3 = tuple[int, int, int]
+UNASKED_BYTES = 48 * 1024  # of shared memory, static and dynamic, that every kernel may have
 
 _ON_LAUNCH = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint), ctypes.POINTER(ctypes.c_uint),
-    ctypes.c_size_t, ctypes.POINTER(ctypes.c_void_p),
+    ctypes.c_size_t, ctypes.c_int, ctypes.POINTER(ctypes.c_void_p),
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel launch: mangled name, shape, dynamic shared memory, each argument's bytes."""
+    """One kernel launch: mangled name, shape, dynamic shared memory, each argument's bytes.
+
+    ``raised_bytes``: the limit of dynamic shared memory that the launcher has asked for, or None.
+    """
 
     kernel: str
     grid: Dim3
     block: Dim3
     shared_bytes: int
     arguments: tuple[bytes, ...]
+    raised_bytes: int | None = None
 
     @property
     def num_blocks(self) -> int:
@@ -38,6 +43,22 @@ class Launch:
     def threads(self) -> int:
         """Threads in a block."""
         return self.block[0] * self.block[1] * self.block[2]
+
+    def check_shared(self, static_bytes: int) -> None:
+        """Raise RuntimeError where a device would refuse the shared memory of this launch.
+
+        A block has 48 KiB for its ``static_bytes`` and the dynamic ones together, unless the
+        launcher has raised the limit of the latter (cudaFuncSetAttribute).
+        """
+        allowed = self.raised_bytes
+        if allowed is None:
+            allowed = UNASKED_BYTES - static_bytes
+        if self.shared_bytes > allowed:
+            raise RuntimeError(
+                f"{self.kernel} is launched with {self.shared_bytes} bytes of dynamic shared "
+                f"memory beside {static_bytes} static ones, allowed are {allowed}: "
+                "see allow_shared in csrc/cuda/launcher.h"
+            )
 
 
 class LauncherLibrary:
@@ -62,7 +83,7 @@ class LauncherLibrary:
         unknown: list[str] = []
 
         @_ON_LAUNCH
-        def on_launch(kernel, grid, block, shared_bytes, arguments):
+        def on_launch(kernel, grid, block, shared_bytes, raised_bytes, arguments):
             name = kernel.decode()
             if name not in self._sizes:
                 unknown.append(name)
@@ -70,7 +91,9 @@ class LauncherLibrary:
             values = tuple(
                 ctypes.string_at(arguments[i], size) for i, size in enumerate(self._sizes[name])
             )
-            launches.append(Launch(name, tuple(grid[:3]), tuple(block[:3]), shared_bytes, values))
+            raised = None if raised_bytes < 0 else raised_bytes
+            shape = tuple(grid[:3]), tuple(block[:3])
+            launches.append(Launch(name, *shape, shared_bytes, values, raised))
             return 0
 
         self.functions.record_launches(on_launch)

@@ -81,6 +81,7 @@ def _cost(
     *, nvcc: str, text: str, min_bytes: float | None,
 ) -> Cost:  # fmt: skip
     resources, gpu = kernel.resources, architecture.gpu
+    launch.check_shared(resources.static_shared_bytes)
     resident = occupancy(
         architecture, threads=launch.threads, registers=resources.registers,
         shared_bytes=resources.static_shared_bytes + launch.shared_bytes,

@@ -81,9 +81,9 @@ class Kernels:
             values["element"] = ELEMENTS.index(str(like.dtype).removeprefix("torch."))
         if groups is not None:
             taps, topo = groups
-            struct = None
-            if topo is not None and taps is not None:
-                struct = groups_struct(LAUNCH_H, topo, buffers.read("taps", taps))
+            address, struct = buffers.read("taps", taps), None
+            if topo is not None and address is not None:
+                struct = groups_struct(LAUNCH_H, topo, address)
             values["groups"] = struct and ctypes.addressof(struct)
             values["loss_scale"] = topo.scale(values["num_tokens"]) if topo else 0.0
         self._call(op, STRUCTS[struct_name(op)](**values), buffers)
@@ -100,7 +100,10 @@ class Kernels:
         strict: bool = False,
         shift: int = 0,
     ) -> Outputs:
-        """Return the seven outputs of moge::route, and bad_rows where ``strict``."""
+        """Return the seven outputs of moge::route, and bad_rows where ``strict``.
+
+        ``noise`` of shape (N,) is added to every row.
+        """
         (num_tokens, num_experts), b = logits.shape, self.buffers(shift)
         out = {
             "weights": b.write("weights", (num_tokens, top_k), torch.float32),
@@ -116,9 +119,9 @@ class Kernels:
         size = self.library.moge_cuda_route_workspace_bytes(num_tokens, num_experts)
         self._launch(
             "route_forward", b, logits, (taps, topo), **out, logits=b.read("logits", logits),
-            noise=b.read("noise", noise), noise_stride=num_experts,
-            workspace=b.workspace(size), num_tokens=num_tokens, num_experts=num_experts,
-            top_k=top_k, renormalize=renormalize,
+            noise=b.read("noise", noise), workspace=b.workspace(size), num_tokens=num_tokens,
+            noise_stride=0 if noise is not None and noise.dim() == 1 else num_experts,
+            num_experts=num_experts, top_k=top_k, renormalize=renormalize,
         )  # fmt: skip
         return {name: tensor.clone() for name, tensor in out.items()}
 

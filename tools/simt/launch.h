@@ -50,6 +50,5 @@ void launch(Named name, void (*kernel)(Parameters...), dim3 grid, dim3 block, si
 // Allows a kernel more than 48 KiB of dynamic shared memory.
 template <class Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute, int bytes) {
-  simt::allow_shared_bytes(reinterpret_cast<const void*>(kernel), size_t(bytes));
-  return cudaSuccess;
+  return simt::allow_shared_bytes(reinterpret_cast<const void*>(kernel), size_t(bytes));
 }

@@ -26,7 +26,8 @@ constexpr bool kTrace = true;
 constexpr bool kTrace = false;
 #endif
 constexpr size_t kPad = 256;  // around a shared array: nobody's
-constexpr size_t kMaxBytes = 227 << 10;
+
+const char kDynamic = 0;  // the tag of the dynamic array
 
 std::vector<Region> buffers;               // by address
 std::vector<std::vector<Cell>> old_cells;  // of shared arrays of earlier blocks
@@ -97,12 +98,18 @@ char* allocate(size_t bytes) {
 void* shared_array(const void* tag, const char* name, size_t bytes) {
   InRuntime scope;
   Quiet quiet;
-  size_t total = bytes;
+  // The dynamic array counts whether the kernel uses it or not; the static ones as they are met.
+  size_t total = block->launch->shared_bytes + (tag == &kDynamic ? 0 : bytes);
   for (const Region& region : block->shared) {
     if (region.tag == tag) return region.begin;
-    total += region.bytes;
+    if (region.tag != &kDynamic) total += region.bytes;
   }
-  if (total > kMaxBytes) fail(std::string("no room for shared array '") + name + "' in 227 KiB");
+  const size_t limit = shared_limit(block->launch->function);
+  if (total > limit) {
+    fail("no room for shared array '" + std::string(name) +
+         "': static and dynamic shared memory are " + std::to_string(total) +
+         " bytes, more than 48 KiB need cudaFuncSetAttribute, 227 KiB is all");
+  }
   // A fresh allocation for every block: the sanitizers then know its bounds and its age.
   block->shared.push_back(
       {tag, name, allocate(bytes), bytes, true, kWriteFirst, take_cells(bytes)});
@@ -110,8 +117,7 @@ void* shared_array(const void* tag, const char* name, size_t bytes) {
 }
 
 void* dynamic_shared_array(const char* name) {
-  static const char tag = 0;
-  return shared_array(&tag, name, block->launch->shared_bytes);
+  return shared_array(&kDynamic, name, block->launch->shared_bytes);
 }
 
 void release_shared(std::vector<Region>& regions) {

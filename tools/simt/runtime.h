@@ -54,7 +54,8 @@ struct Launch {
 };
 void run(const Launch& launch);
 
-void allow_shared_bytes(const void* function, size_t bytes);
+// Raises the limit of a kernel's dynamic shared memory; an error beyond what a block can have.
+cudaError_t allow_shared_bytes(const void* function, size_t bytes);
 
 // Values travel through collectives as 64 bits.
 template <class T>

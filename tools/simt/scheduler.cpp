@@ -224,8 +224,17 @@ void run(const Launch& launch) {
   }
 }
 
-void allow_shared_bytes(const void* function, size_t bytes) {
+size_t shared_limit(const void* function) {
+  return raised_shared_bytes.count(function) ? kMaxSharedBytes : kSharedBytes;
+}
+
+cudaError_t allow_shared_bytes(const void* function, size_t bytes) {
+  if (bytes > kMaxSharedBytes) {
+    last_error = "cudaFuncSetAttribute: a block has at most 227 KiB of shared memory";
+    return last_code = cudaErrorInvalidValue;
+  }
   raised_shared_bytes[function] = bytes;
+  return cudaSuccess;
 }
 
 uint3 thread_index() { return self->index; }

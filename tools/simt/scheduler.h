@@ -65,6 +65,7 @@ void set_error(const std::string& message);
 void set_error(const Thread& thread, const std::string& what);
 bool failed();
 [[noreturn]] void fail(const std::string& what);  // of the running thread
+size_t shared_limit(const void* function);        // bytes of a block, static and dynamic
 
 // In collectives.cpp. When nobody is ready: opens the barrier all wait at, or reports why not.
 void open_barrier();

@@ -38,6 +38,7 @@ constexpr int warpSize = 32;
 // A failed check makes its launch end and stays as the last error until it is asked for.
 enum cudaError_t {
   cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
   cudaErrorInvalidConfiguration = 9,
   cudaErrorLaunchFailure = 719
 };

@@ -96,6 +96,8 @@ class Kernels(kernels.Kernels):
         for recorded in self.launchers.record(lambda: function(ctypes.byref(args), None)):
             module = self.sizes.module(recorded.kernel)
             assert module is not None
+            variables = module.kernels[recorded.kernel].variables
+            recorded.check_shared(sum(v.size for v in variables if v.space == "shared"))
             ptx.run_kernel(
                 module, recorded.kernel, recorded.grid, recorded.block, recorded.arguments,
                 device=buffers.device, shared_bytes=recorded.shared_bytes,

@@ -22,6 +22,7 @@ EMULATOR = {
     "shuffle_source_outside_mask": ("plain", "reads lane 8, which is not in its mask 0x000000ff"),
     "divergent_collectives": ("plain", "divergent warp collective"),
     "shared_memory_limit": ("plain", "more than 48 KiB of dynamic shared memory need"),
+    "static_shared_limit": ("plain", "static and dynamic shared memory are 49664 bytes"),
     "static_out_of_bounds": ("trace", "0 bytes from the end of shared array 'tile' of 260 bytes"),
     "dynamic_out_of_bounds": ("trace", "0 bytes from the end of shared array 'values' of 256"),
     "global_out_of_bounds": ("trace", "0 bytes from the end of buffer 'in' of 256 bytes"),

@@ -5,16 +5,17 @@ must agree to the bit: see tools/simt/cases.py.
 """
 
 import ctypes
+from pathlib import Path
 
 import pytest
 import torch
 
 from moge_bench.ops import reference
 from moge_bench.ops.topography import Topography, gaussian_taps
-from tools.simt import launch
+from tools.simt import build, launch
 from tools.simt.cases import SPECIAL, Case, every_case
 from tools.simt.checks import check_case, check_group_norm, check_not_finite
-from tools.simt.kernels import Kernels
+from tools.simt.kernels import CUDA, Kernels
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +111,52 @@ def test_an_expert_index_out_of_range_is_skipped_in_backward(traced):
     routed["experts"][2, 1], routed["experts"][3, 0] = 6, -1
     grad = traced.route_backward((torch.ones(5, 2), None, None), logits, routed)
     assert grad.isfinite().all()
+
+
+@pytest.mark.parametrize(("rows", "cols", "group_size"), [
+    # 8 slices of N scores and a margin of rows (h - 1), N counters, 2 h taps, 4 bytes each: with
+    # 32 x 32 and h = 12, 4 (8 (1024 + 352) + 1024 + 24) = 48224, which with 1376 static bytes is
+    # more than 49152.
+    (32, 32, 12), (32, 32, 13), (25, 40, 11), (30, 32, 14), (30, 32, 15), (32, 32, 16), (32, 32, 17),
+])  # fmt: skip
+def test_static_and_dynamic_shared_memory_together_are_asked_for(kernels, rows, cols, group_size):
+    topo, taps = Topography(rows, cols, group_size, border="torus"), gaussian_taps(group_size, 1.0)
+    scores = torch.rand(2, rows * cols)
+    loss = kernels.route(scores, 1, taps=taps, topo=topo)["group_loss"]
+    truth = reference.group_norm(scores.double().softmax(dim=1), taps, topo)
+    torch.testing.assert_close(loss.double(), truth, rtol=1e-5, atol=0)
+    truth = reference.group_norm(scores.double(), taps, topo)
+    torch.testing.assert_close(
+        kernels.group_norm(scores, taps, topo)[0].double(), truth, rtol=1e-5, atol=0
+    )
+
+
+def test_a_refused_opt_in_is_an_error_with_its_text():
+    source = Path(__file__).with_name("shared_limit.cu")
+    library = launch.load(build.library((source, CUDA / "launcher.cu"), "plain"))
+    library.moge_cuda_last_error.restype = ctypes.c_char_p
+    assert library.ask_for_shared(227 << 10) == 0
+    assert library.ask_for_shared((227 << 10) + 1) != 0
+    assert b"at most 227 KiB" in library.moge_cuda_last_error()
+
+
+@pytest.mark.parametrize("num_experts", [64, 100])  # a sub-warp a token, and a warp
+def test_first_choices_are_counted_apart(kernels, num_experts):
+    logits = torch.randn(700, num_experts)
+    ours = kernels.route(logits, 3)
+    first = torch.bincount(ours["experts"][:, 0], minlength=num_experts)
+    assert torch.equal(ours["first_load"], first)
+    assert ours["load"].sum() == 3 * 700
+
+
+@pytest.mark.parametrize("num_experts", [64, 100])
+def test_one_row_of_noise_is_every_tokens(kernels, num_experts):
+    logits, noise = torch.randn(40, num_experts), 3 * torch.randn(num_experts)
+    one, all_rows = (
+        kernels.route(logits, 2, noise=rows)
+        for rows in (noise, noise.expand(40, num_experts).contiguous())
+    )
+    assert all(torch.equal(one[name], all_rows[name]) for name in one)
 
 
 def test_errors_name_what_is_wrong(kernels):

@@ -14,6 +14,7 @@
 #include "shuffle_exited_lane.cu"
 #include "shuffle_source_outside_mask.cu"
 #include "static_out_of_bounds.cu"
+#include "static_shared_limit.cu"
 #include "undefined_shift.cu"
 #include "unwritten_output.cu"
 #include "unwritten_shared.cu"

@@ -1,0 +1,161 @@
+// moge::route, backward, for the common maps: a sub-warp per token (subwarp.cuh). The equations are
+// those of route_backward.cuh.
+//
+// z, d and the gradient stay in registers. The gradient passes through the lane's own places in
+// shared memory alone for the k choices: their lanes add w (gw - s) at the place of the expert.
+#pragma once
+
+#include "cuda/launch.h"
+#include "cuda/partials.cuh"
+#include "cuda/subwarp.cuh"
+
+namespace moge::cuda {
+
+constexpr uint16_t kNoExpert = 0xffff;  // of a choice out of range
+
+// What the choices of the lane add to the gradient of their experts, w (gw - mean), into `picks`,
+// where it waits until there is a gradient. Returns s of route_backward.cuh where the weights are
+// scores, and it joins the other sum; else it is the mean, and 0 is returned.
+template <class Map>
+__device__ __forceinline__ float stage_picks(const RouteBackward& args, int64_t token, int sub,
+                                             TokenPicks& picks) {
+  constexpr int L = Map::kLanes, Q = Map::kPicks;
+  const int k = args.top_k;
+  float weights[Q], added[Q], dot = 0.0f;
+#pragma unroll
+  for (int q = 0; q < Q; ++q) {
+    if (q * L >= k) break;
+    if (sub + q * L >= k) continue;
+    const int64_t at = token * k + sub + q * L;
+    weights[q] = args.weights[at];
+    added[q] = weights[q] * args.grad_weights[at];
+    dot += added[q];
+  }
+  dot = lanes_sum<L>(dot);
+  const float mean = args.renormalize ? dot : 0.0f;
+#pragma unroll
+  for (int q = 0; q < Q; ++q) {
+    if (q * L >= k) break;
+    if (sub + q * L >= k) continue;
+    const int64_t expert = args.experts[token * k + sub + q * L];
+    const bool there = uint64_t(expert) < uint64_t(Map::kExperts);
+    picks.values[sub + q * L] = fmaf(-weights[q], mean, added[q]);
+    picks.experts[sub + q * L] = there ? uint16_t(expert) : kNoExpert;
+  }
+  return args.renormalize ? 0.0f : dot;
+}
+
+// Adds them at the places of the experts, which differ: no two lanes share one.
+template <class Map>
+__device__ __forceinline__ void add_picks(LaneStore<Map::kPieces>& store, const TokenPicks& picks,
+                                          int k, int sub, unsigned first_thread) {
+  constexpr int R = Map::kSlots;
+#pragma unroll 1
+  for (int j = sub; j < k; j += Map::kLanes) {
+    const unsigned expert = picks.experts[j], slot = expert % R;
+    if (expert == kNoExpert) continue;
+    store.at(slot / 4, first_thread + expert / R)[slot % 4] += picks.values[j];
+  }
+}
+
+// dL/dz of the group norm, over z: the sum over the groups p of an expert of G / g[p].
+template <class Map>
+__device__ __forceinline__ void norm_slopes(const SubTaps<Map>& taps, float norm_grad, int sub,
+                                            const float (&scores)[Map::kSlots],
+                                            float (&slopes)[Map::kSlots]) {
+  float rows[Map::kOwnRows][Map::kGroupCols], groups[Map::kOwnRows][Map::kGroupCols];
+  filter_rows<Map>(taps, scores, rows);
+  filter_columns<Map, false>(taps, rows, sub, kEpsilon, [&](int r, int j, float sum) {
+    const float slope = norm_grad * rsqrtf(sum);
+    groups[r][j] = starts_groups<Map>(sub, r) ? slope : 0.0f;
+  });
+  filter_columns<Map, true>(taps, groups, sub, 0.0f,
+                            [&](int r, int j, float sum) { rows[r][j] = sum; });
+  scatter_rows<Map>(taps, rows, slopes);
+}
+
+template <class Map>
+using BlockPicks = TokenPicks[Map::kTokens];
+// grad_importance, a piece of a lane beside that of the next lane.
+template <class Map>
+using SharedRow = Pack<float, 4>[Map::kPieces][Map::kLanes];
+
+// Grid: count_blocks(T).
+template <class Map>
+__global__ void __launch_bounds__(kSubThreads, 8)
+    route_backward_subwarp_kernel(const RouteBackward args, const int chunk_tokens,
+                                  const TapSource source) {
+  constexpr int L = Map::kLanes, R = Map::kSlots, P = Map::kPieces;
+  SIMT_SHARED(store, LaneStore<P>);
+  SIMT_SHARED(grad_importance, SharedRow<Map>);
+  SIMT_SHARED(block_picks, BlockPicks<Map>);
+  const SubTaps<Map> taps(source);
+  const unsigned thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
+  const int sub = L == 1 ? 0 : opaque(int(lane % L)), slot = int(lane / L);
+  TokenPicks& picks = block_picks[thread / L];
+  if (args.grad_importance != nullptr) {
+    for (unsigned expert = thread; expert < Map::kExperts; expert += kSubThreads) {
+      grad_importance[expert % R / 4][expert / R].values[expert % 4] = args.grad_importance[expert];
+    }
+    __syncthreads();
+  }
+  float norm_grad = 0.0f;
+  const bool with_norm = Map::kGroup > 0 && args.grad_loss != nullptr;
+  if (with_norm) norm_grad = float(*args.grad_loss * args.loss_scale);
+
+  const int64_t first = int64_t(blockIdx.x) * chunk_tokens, left = args.num_tokens - first;
+  const int count = left < chunk_tokens ? int(left) : chunk_tokens;
+#pragma unroll 1
+  for (int local = int(warp) * (32 / L) + slot; local - slot < count; local += Map::kTokens) {
+    // Lanes without a token do the last one's work once more, and write none of it.
+    const int64_t token = first + (local < count ? local : count - 1);
+    const int64_t place = token * Map::kExperts + sub * R;
+    float raw_dot = 0.0f;
+    if (args.grad_weights != nullptr) raw_dot = stage_picks<Map>(args, token, sub, picks);
+    float scores[R], grads[R] = {};
+    load_values(args.logits, args.element, place, scores);
+    const auto stats = load_pack<2>(args.row_stats + 2 * token);
+    const Exponent exponent(stats.values[0]);
+    const float scale = stats.values[1] * approximate_exp2(-exponent.excess);
+#pragma unroll
+    for (int i = 0; i < R; ++i) scores[i] = exponent(scores[i]) * scale;
+    if constexpr (Map::kGroup > 0) {
+      if (with_norm) {
+        store.put(scores);  // in the meantime: there are no registers for them
+        norm_slopes<Map>(taps, norm_grad, sub, scores, grads);
+        store.get(scores);
+#pragma unroll
+        for (int i = 0; i < R; ++i) grads[i] *= scores[i];
+      }
+    }
+    if (args.grad_importance != nullptr) {
+#pragma unroll
+      for (int p = 0; p < P; ++p) {
+        const auto piece = grad_importance[p][sub];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) grads[4 * p + i] += piece.values[i];
+      }
+    }
+    float dot = 0.0f;
+#pragma unroll
+    for (int i = 0; i < R; ++i) dot = fmaf(grads[i], scores[i], dot);
+    dot = lanes_sum<L>(dot) + raw_dot;
+#pragma unroll
+    for (int i = 0; i < R; ++i) grads[i] = scores[i] * (grads[i] - dot);
+    if (args.grad_weights != nullptr) {
+      store.put(grads);
+      __syncwarp();
+      add_picks<Map>(store, picks, args.top_k, sub, thread - unsigned(sub));
+      __syncwarp();
+      store.get(grads);
+    }
+    // Computed again, from what the compiler does not know: else it is kept in registers.
+    const int again = opaque(local);
+    if (again < count) {
+      store_values(args.grad_logits, args.element, (first + again) * Map::kExperts + sub * R,
+                   grads);
+    }
+  }
+}
+
+}  // namespace moge::cuda
