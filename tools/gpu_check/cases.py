@@ -28,7 +28,8 @@ GROUP_SIZE = 3
 HIDDEN_SIZES = (256, 1023)  # rows that 16-byte accesses divide, and rows that they do not
 # Experts a lane 1, 2, 4, ... 32; rows that 16-byte accesses divide, and rows that they do not.
 NUM_EXPERTS = (24, 48, 96, 192, 512, 1024, 63, 126, 255, 510, 1023)
-# The maps that csrc/cuda/subwarp_launcher.h has kernels for, and the largest group without wrapping.
+# The maps that csrc/cuda/subwarp_launcher.h has kernels for, and the largest group that does not
+# wrap.
 SUB_WARP_MAPS = {8: 2, 16: 4, 32: 4, 64: 5, 128: 5, 256: 5}
 SUB_WARP_OPS = ("route_forward", "route_backward")
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}

@@ -36,11 +36,15 @@ def experts(num_tokens: int, num_experts: int, top_k: int, size: int, dtype: tor
     x, rows = (torch.randn(n, size, device="cuda").to(dtype) for n in
                (num_tokens, num_tokens * top_k))  # fmt: skip
     chosen = torch.randint(-1, num_experts, (num_tokens, top_k), device="cuda")
-    _, _, slots, positions, *_ = torch.ops.moge.dispatch(x, chosen, num_experts)
+    _, offsets, slots, positions, *_ = torch.ops.moge.dispatch(x, chosen, num_experts)
     weights = torch.rand(num_tokens, top_k, device="cuda")
     torch.ops.moge.combine(rows, weights, slots, positions)
     torch.ops.moge.combine(rows, None, slots, positions)
     torch.ops.moge.combine_backward(x, rows, weights, slots, positions)
+    bias = torch.randn(num_experts, size, device="cuda").to(dtype).requires_grad_()
+    rows.requires_grad_()
+    for activation in (0, 1):
+        torch.ops.moge.bias_activation(rows, bias, offsets, activation).sum().backward()
 
 
 def main() -> None:

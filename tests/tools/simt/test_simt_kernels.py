@@ -73,10 +73,10 @@ def test_rows_that_are_not_finite(kernels, traced, dtype, num_experts):
     logits[9] = torch.nan
     noise = torch.zeros(11, num_experts)
     noise[4, 1], noise[6, 3] = torch.nan, torch.inf
-    for build in (kernels, traced):
+    for built in (kernels, traced):
         for k in (1, 3, 5):
             for renormalize in (True, False):
-                check_not_finite(build, logits, k, [1, 4], noise, renormalize)
+                check_not_finite(built, logits, k, [1, 4], noise, renormalize)
 
 
 def test_equal_values_go_to_the_lower_index_on_every_lane(kernels):
@@ -117,7 +117,8 @@ def test_an_expert_index_out_of_range_is_skipped_in_backward(traced):
     # 8 slices of N scores and a margin of rows (h - 1), N counters, 2 h taps, 4 bytes each: with
     # 32 x 32 and h = 12, 4 (8 (1024 + 352) + 1024 + 24) = 48224, which with 1376 static bytes is
     # more than 49152.
-    (32, 32, 12), (32, 32, 13), (25, 40, 11), (30, 32, 14), (30, 32, 15), (32, 32, 16), (32, 32, 17),
+    (32, 32, 12), (32, 32, 13), (25, 40, 11), (30, 32, 14), (30, 32, 15), (32, 32, 16),
+    (32, 32, 17),
 ])  # fmt: skip
 def test_static_and_dynamic_shared_memory_together_are_asked_for(kernels, rows, cols, group_size):
     topo, taps = Topography(rows, cols, group_size, border="torus"), gaussian_taps(group_size, 1.0)
