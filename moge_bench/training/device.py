@@ -38,14 +38,19 @@ def exact_float32() -> Iterator[None]:
     By default cuDNN's convolutions do, with 10 bits of mantissa: the patches of a vision model.
     """
     cudnn: Any = torch.backends.cudnn
-    places = (cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul)
-    found = [place.fp32_precision for place in places]
+    matmul: Any = torch.backends.cuda.matmul
     try:
-        cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        found = {cudnn: cudnn.allow_tf32, matmul: matmul.allow_tf32}
+        name = "allow_tf32"
+    except RuntimeError:  # set by torch's other interface, after which this one refuses to answer
+        found = {place: place.fp32_precision for place in (cudnn.conv, cudnn.rnn, matmul)}
+        name = "fp32_precision"
+    try:
+        cudnn.allow_tf32 = matmul.allow_tf32 = False
         yield
     finally:
-        for place, precision in zip(places, found, strict=True):
-            place.fp32_precision = precision
+        for place, value in found.items():
+            setattr(place, name, value)
 
 
 def rounds_to_tf32() -> bool:

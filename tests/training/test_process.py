@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from moge_bench.presets import resolve
 from moge_bench.training import allocator
-from moge_bench.training.device import rounds_to_tf32
+from moge_bench.training.device import exact_float32, rounds_to_tf32
 from moge_bench.training.loop import train
 from moge_bench.training.tasks import make_task
 from moge_bench.training.trainer import TrainingStep
@@ -93,6 +93,19 @@ def test_a_step_that_is_timed_works_under_what_training_does(monkeypatch):
     step()
     step.score()
     assert seen == [(True, False)] * 2 and step.tf32 is False
+
+
+def test_precisions_set_by_the_other_interface_are_put_back():
+    """After it allow_tf32 raises: torch keeps the two apart."""
+    places = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+    try:
+        torch.backends.cudnn.conv.fp32_precision = "ieee"
+        before = [place.fp32_precision for place in places]
+        with exact_float32():
+            assert not rounds_to_tf32()
+        assert [place.fp32_precision for place in places] == before == ["ieee", "tf32"]
+    finally:
+        torch.backends.cudnn.allow_tf32 = True
 
 
 def test_two_precisions_train_in_one_process_as_they_do_alone():

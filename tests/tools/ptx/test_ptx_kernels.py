@@ -13,7 +13,7 @@ from ptx_kernels import Kernels
 from tools.gpu_check.toolchain import find_nvcc
 from tools.simt.cases import Case, every_case
 from tools.simt.checks import check_case, check_group_norm, check_not_finite
-from tools.simt.dispatch_checks import check_rows, check_sorted
+from tools.simt.dispatch_checks import check_biases, check_rows, check_sorted
 
 pytestmark = [
     pytest.mark.skipif(find_nvcc() is None, reason="nvcc is not installed: no PTX to run"),
@@ -94,3 +94,13 @@ def test_choices_are_sorted_by_expert(kernels, architecture, num_tokens, num_exp
 ])  # fmt: skip
 def test_rows_move_there_and_back(kernels, architecture, dtype, hidden_size, shift):
     check_rows(kernels(architecture), IN_ORDER, dtype, 11, hidden_size, 5, 2, shift)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("dtype", "size", "activation", "shift"), [
+    (torch.float32, 20, 1, 0), (torch.float16, 64, 3, 1), (torch.bfloat16, 24, 1, 0),
+    (torch.bfloat16, 7, 0, 0), (torch.float32, 5, 2, 0),
+])  # fmt: skip
+def test_biases_and_activations(kernels, architecture, dtype, size, activation, shift):
+    counts = (3, 0, 129, 1)
+    check_biases(kernels(architecture), IN_ORDER, dtype, counts, size, 2, activation, shift)
