@@ -216,8 +216,9 @@ if command -v ncu >/dev/null; then
     --section WarpStateStats --metrics gpu__time_duration.sum,dram__bytes_read.sum,dram__bytes_write.sum,smsp__inst_executed.sum,l1tex__data_bank_conflicts_pipe_lsu_mem_shared.sum \
     "${PROGRAM[@]}" tools.gpu_run.every_kernel large || step ncu-plain 50 "$NCU" "${profile[@]}" --set basic "${PROGRAM[@]}" tools.gpu_run.every_kernel large
 else note "ncu: not here"; fi
-# What failed would be trained again here, alone and for nothing.
-[ "$TRAINED" = 1 ] && for grid in vit lm; do step "speed-pass-$grid" 75 "$TRAIN" "${CLI[@]}" ablate tools/gpu_run/first_$grid.yaml --results "$T/results/train" --jobs 1; done
+# What failed would be trained again here, alone and for nothing. A pass takes up to 40 s of training
+# steps and as many of scoring, after the last run of the grid and a start of some 10 s.
+[ "$TRAINED" = 1 ] && for grid in vit lm; do step "speed-pass-$grid" 100 "$TRAIN" "${CLI[@]}" ablate tools/gpu_run/first_$grid.yaml --results "$T/results/train" --jobs 1; done
 step compare 20 "$TRAIN" "${PROGRAM[@]}" tools.gpu_run.compare_records "$T/results/train" "$T/results/again"
 save
 # As a user of this machine builds: its compiler, its flags, the environment's architectures.

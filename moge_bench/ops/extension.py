@@ -15,14 +15,23 @@ from moge_bench.ops.loading import load_library
 from moge_bench.system import digest_files
 
 BACKENDS = ("auto", "extension", "reference")
+OPS = (  # of csrc
+    "route", "route_backward", "group_norm", "group_norm_backward", "expert_ffn",
+    "expert_ffn_backward", "dispatch", "bias_activation", "bias_activation_backward", "combine",
+    "combine_backward",
+)  # fmt: skip
 BUILD_HINT = "build it with `make build`, or `pip install --no-build-isolation -e .`"
 CUDA_BUILD_HINT = "build it where nvcc is, with MOGE_CUDA=1: `MOGE_CUDA=1 make build`"
 
 
 @functools.cache
 def load() -> tuple[ModuleType | None, str]:
-    """Return (the pybind11 module moge_bench._C or None, why it could not be loaded)."""
-    return load_library("moge_bench._C")
+    """Return (the pybind11 module moge_bench._C or None, why it could not be used)."""
+    module, problem = load_library("moge_bench._C")
+    missing = [name for name in OPS if module is not None and not hasattr(torch.ops.moge, name)]
+    if missing:
+        return None, f"it is older than this moge_bench: it has no op {missing[0]}"
+    return module, problem
 
 
 @functools.cache

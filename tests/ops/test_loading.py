@@ -1,8 +1,10 @@
 """A compiled library that does not fit the torch or the Python that runs is named as such."""
 
 import importlib
+import re
 import sys
 from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 
 import pytest
 import torch
@@ -77,6 +79,18 @@ def test_the_extension_says_in_its_file_which_torch_it_is_for():
     assert module is not None, problem
     with open(module.__file__, "rb") as file:
         assert loading.MARKER.search(file.read())[1].decode() == RUNS
+
+
+def test_the_ops_that_are_asked_for_are_those_that_are_registered():
+    csrc = Path(__file__).parents[2] / "csrc"
+    text = "".join(path.read_text() for path in [*csrc.glob("*.cpp"), *csrc.glob("cpu/*.cpp")])
+    assert set(re.findall(r'library\.def\(\s*"(\w+)\(', text)) == set(extension.OPS)
+
+
+def test_a_build_without_an_op_of_this_code_is_not_used(monkeypatch):
+    monkeypatch.setattr(extension, "OPS", ("route", "invent"))
+    module, problem = extension.load.__wrapped__()  # anew: what is returned is remembered
+    assert module is None and problem == "it is older than this moge_bench: it has no op invent"
 
 
 def test_what_does_not_fit_is_said_at_import_and_nothing_built_is_not(monkeypatch):
