@@ -205,9 +205,10 @@ if [ "$DRY" = 1 ]; then
   finish; exit 0
 fi
 step probes 60 "$MACHINE" env -u NVIDIA_TF32_OVERRIDE "${PROGRAM[@]}" tools.gpu_run.probes
-step perf-core 90 "$PERF" "${CLI[@]}" perf run --device cuda --no-compiled --rounds 20 --output "$T/results/perf/core"
-save
 step perf-large 80 "$PERF" "${PROGRAM[@]}" tools.gpu_run.large_cases "$T/results/perf/large"
+save
+# What torch.compile makes of the same formulas: the headline cases, as far as time goes.
+step perf-large-compiled 90 "$PERF" "${PROGRAM[@]}" tools.gpu_run.large_cases "$T/results/perf/large" compiled
 save
 if command -v ncu >/dev/null; then
   profile=(ncu --clock-control none --profile-from-start off --target-processes application-only --kernel-name-base function
@@ -216,6 +217,8 @@ if command -v ncu >/dev/null; then
     --section WarpStateStats --metrics gpu__time_duration.sum,dram__bytes_read.sum,dram__bytes_write.sum,smsp__inst_executed.sum,l1tex__data_bank_conflicts_pipe_lsu_mem_shared.sum \
     "${PROGRAM[@]}" tools.gpu_run.every_kernel large || step ncu-plain 50 "$NCU" "${profile[@]}" --set basic "${PROGRAM[@]}" tools.gpu_run.every_kernel large
 else note "ncu: not here"; fi
+step perf-core 90 "$PERF" "${CLI[@]}" perf run --device cuda --no-compiled --rounds 20 --output "$T/results/perf/core"
+save
 # What failed would be trained again here, alone and for nothing. A pass takes up to 40 s of training
 # steps and as many of scoring, after the last run of the grid and a start of some 10 s.
 [ "$TRAINED" = 1 ] && for grid in vit lm; do step "speed-pass-$grid" 100 "$TRAIN" "${CLI[@]}" ablate tools/gpu_run/first_$grid.yaml --results "$T/results/train" --jobs 1; done
@@ -224,9 +227,6 @@ save
 # As a user of this machine builds: its compiler, its flags, the environment's architectures.
 step build-here 150 "$MACHINE" bash -c build_here && { starts first-kernel-of-that-build "$HERE" || {
   mkdir -p "$T/results/crashed" && cp "$HERE"/moge_bench/*.so "$HERE/build/compile.log" "$T/results/crashed"; save; }; }
-# What torch.compile makes of the same formulas: the headline cases, as far as time goes.
-step perf-large-compiled 90 "$PERF" "${PROGRAM[@]}" tools.gpu_run.large_cases "$T/results/perf/large" compiled
-save
 for tool in initcheck synccheck; do step "sanitizer-$tool" 60 "$SANITIZER" bash -c "sanitize $tool"; done
 "$SMI" --query-gpu=clocks.sm,clocks.mem,temperature.gpu,power.draw --format=csv,noheader >>"$MACHINE" 2>&1
 echo; grep -h '^PROBE' "$MACHINE" | cut -c1-700
