@@ -5,11 +5,11 @@
 //   its sum     grad_bias[e] = sum_p grad_rows[p] over the rows of e
 //
 // The rows stand by expert. Every expert's are cut into chunks of 128, and so are those of dropped
-// choices, which come last: a block has a chunk and 32 W columns, so the bias stays in registers,
-// and finds its chunk from the offsets, whose values the host never needs to know. A warp has every
-// eighth row, the lanes side by side on it. A block leaves its sums in the workspace, and a second
-// kernel adds the chunks of an expert in order: no atomics, the same bits on every run. All is
-// added in float32. What limits it is memory traffic.
+// choices, which come last: a block has a chunk and a tile of columns, so the bias stays in
+// registers, and finds its chunk from the offsets, whose values the host never needs to know. A
+// warp has every eighth row, the lanes side by side on it. A block leaves its sums in the
+// workspace, and a second kernel adds the chunks of an expert in order: no atomics, the same bits
+// on every run. All is added in float32. What limits it is memory traffic.
 #pragma once
 
 #include "cuda/launch.h"
@@ -109,105 +109,132 @@ __device__ __forceinline__ Chunk find_chunk(const int64_t* offsets, int n, int64
   return found[0];
 }
 
-template <int W, class In>
-__device__ __forceinline__ void load_bias(const void* bias, int64_t at, float* values) {
-  const auto pack = load_pack<W>(static_cast<const In*>(bias) + at);
+// Runs of W columns that a lane has of a tile. Single columns are 8: a row of the tile then has 512
+// bytes or more, and the sectors at its ends, which it shares with the next tile, are few.
+template <int W>
+constexpr int kRuns = W == 1 ? 8 : 1;
+template <int W>
+constexpr int kTile = 32 * W * kRuns<W>;
+
+// Calls visit(run, column) for the lane's runs of the tile from column `first` on that c columns
+// have.
+template <int W, class Visit>
+__device__ __forceinline__ void visit_runs(int64_t first, int64_t c, Visit visit) {
+  const int64_t own = first + int(threadIdx.x) % 32 * W;
+  const int rest = opaque(int(c - own));  // else the comparisons are kept across rows
 #pragma unroll
-  for (int i = 0; i < W; ++i) values[i] = to_float(pack.values[i]);
+  for (int run = 0; run < kRuns<W>; ++run) {
+    if (run * 32 * W < rest) visit(run, own + run * 32 * W);
+  }
 }
 
-// Grid: max_chunks(R, N + 1) times the tiles of 32 W columns.
 template <int W, class In>
-__global__ void __launch_bounds__(kThreads)
-    bias_activation_kernel(const BiasActivation args, const int tiles) {
-  const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32, n = args.num_experts;
-  const Chunk chunk = find_chunk(args.offsets, n, args.num_rows, int(blockIdx.x) / tiles);
-  const int64_t c = args.hidden_size;
-  const int64_t column = (int64_t(blockIdx.x) % tiles * 32 + lane) * W;
-  if (chunk.segment < 0 || column >= c) return;
-  In* output = static_cast<In*>(args.output) + column;
-  if (chunk.segment == n) {
-    for (int64_t row = chunk.begin + warp; row < chunk.end; row += kWarps) {
-      store_pack(output + row * c, Pack<In, W>{});
-    }
-    return;
-  }
-  const In* rows = static_cast<const In*>(args.rows) + column;
-  float bias[W];
-  load_bias<W, In>(args.bias, chunk.segment * c + column, bias);
-  with_activation(args.activation, [&](auto function) {
-    for (int64_t row = chunk.begin + warp; row < chunk.end; row += kWarps) {
-      auto pack = load_pack<W>(rows + row * c);
+__device__ __forceinline__ void load_bias(const void* bias, int64_t row, int64_t first, int64_t c,
+                                          float (*values)[W]) {
+  visit_runs<W>(first, c, [&](int run, int64_t column) {
+    const auto pack = load_pack<W>(static_cast<const In*>(bias) + row * c + column);
 #pragma unroll
-      for (int i = 0; i < W; ++i) {
-        pack.values[i] = from_float<In>(function.value(to_float(pack.values[i]) + bias[i]));
-      }
-      store_pack(output + row * c, pack);
+    for (int i = 0; i < W; ++i) values[run][i] = to_float(pack.values[i]);
+  });
+}
+
+// Zeros in the rows of a chunk, by the whole block.
+template <int W, class In>
+__device__ __forceinline__ void clear_rows(void* rows, const Chunk& chunk, int64_t first,
+                                           int64_t c) {
+  for (int64_t row = chunk.begin + threadIdx.x / 32; row < chunk.end; row += kWarps) {
+    visit_runs<W>(first, c, [&](int, int64_t column) {
+      store_pack(static_cast<In*>(rows) + row * c + column, Pack<In, W>{});
+    });
+  }
+}
+
+// Grid: max_chunks(R, N + 1) times the tiles of kTile columns.
+template <int W, class In>
+__global__ void __launch_bounds__(kThreads, 4)
+    bias_activation_kernel(const BiasActivation args, const int tiles) {
+  const int n = args.num_experts;
+  const Chunk chunk = find_chunk(args.offsets, n, args.num_rows, int(blockIdx.x) / tiles);
+  if (chunk.segment < 0) return;
+  const int64_t c = args.hidden_size, first = int64_t(blockIdx.x) % tiles * kTile<W>;
+  if (chunk.segment == n) return clear_rows<W, In>(args.output, chunk, first, c);
+  float bias[kRuns<W>][W];
+  load_bias<W, In>(args.bias, chunk.segment, first, c, bias);
+  with_activation(args.activation, [&](auto function) {
+    for (int64_t row = chunk.begin + threadIdx.x / 32; row < chunk.end; row += kWarps) {
+      visit_runs<W>(first, c, [&](int run, int64_t column) {
+        const int64_t at = row * c + column;
+        auto pack = load_pack<W>(static_cast<const In*>(args.rows) + at);
+#pragma unroll
+        for (int i = 0; i < W; ++i) {
+          const float input = to_float(pack.values[i]) + bias[run][i];
+          pack.values[i] = from_float<In>(function.value(input));
+        }
+        store_pack(static_cast<In*>(args.output) + at, pack);
+      });
     }
   });
 }
 
-// The gradients of a block's rows, and their sums, W a lane, in the order of the rows of the warp.
+// The gradients of a warp's rows, and their sums, in the order of the rows.
 template <int W, class In, class F>
 __device__ __forceinline__ void differentiate_rows(const BiasActivationBackward& args, F,
-                                                   const Chunk& chunk, int64_t column, int warp,
-                                                   float* sums) {
+                                                   const Chunk& chunk, int64_t first,
+                                                   float (*sums)[W]) {
   const int64_t c = args.hidden_size;
-  float bias[W] = {};
-  if constexpr (!F::kLinear) load_bias<W, In>(args.bias, chunk.segment * c + column, bias);
-  for (int64_t row = chunk.begin + warp; row < chunk.end; row += kWarps) {
-    const int64_t at = row * c + column;
-    auto grad = load_pack<W>(static_cast<const In*>(args.grad_output) + at);
-    if constexpr (F::kLinear) {
+  float bias[kRuns<W>][W] = {};
+  if constexpr (!F::kLinear) load_bias<W, In>(args.bias, chunk.segment, first, c, bias);
+  for (int64_t row = chunk.begin + threadIdx.x / 32; row < chunk.end; row += kWarps) {
+    visit_runs<W>(first, c, [&](int run, int64_t column) {
+      const int64_t at = row * c + column;
+      auto grad = load_pack<W>(static_cast<const In*>(args.grad_output) + at);
+      if constexpr (F::kLinear) {
 #pragma unroll
-      for (int i = 0; i < W; ++i) sums[i] += to_float(grad.values[i]);
-    } else {
-      const auto input = load_pack<W>(static_cast<const In*>(args.rows) + at);
+        for (int i = 0; i < W; ++i) sums[run][i] += to_float(grad.values[i]);
+      } else {
+        const auto input = load_pack<W>(static_cast<const In*>(args.rows) + at);
 #pragma unroll
-      for (int i = 0; i < W; ++i) {
-        const float slope = F::slope(to_float(input.values[i]) + bias[i]);
-        const float value = to_float(grad.values[i]) * slope;
-        sums[i] += value;
-        grad.values[i] = from_float<In>(value);
+        for (int i = 0; i < W; ++i) {
+          const float slope = F::slope(to_float(input.values[i]) + bias[run][i]);
+          const float value = to_float(grad.values[i]) * slope;
+          sums[run][i] += value;
+          grad.values[i] = from_float<In>(value);
+        }
+        store_pack(static_cast<In*>(args.grad_rows) + at, grad);
       }
-      store_pack(static_cast<In*>(args.grad_rows) + at, grad);
-    }
+    });
   }
 }
 
-// Grid: max_chunks(R, N + 1) times the tiles of 32 W columns. The workspace: (chunks, c) floats.
+// Grid: max_chunks(R, N + 1) times the tiles of kTile columns. The workspace: (chunks, c) floats.
 template <int W, class In>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     bias_activation_backward_kernel(const BiasActivationBackward args, const int tiles) {
-  SIMT_SHARED(sums, float[kWarps][W][32]);
+  constexpr int kSlots = kRuns<W> * W;  // columns of a lane, at most 8
+  static_assert(kSlots <= kWarps, "a warp adds up a slot of all lanes");
+  SIMT_SHARED(sums, float[kWarps][kSlots][32]);
   const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32, n = args.num_experts;
   const int index = int(blockIdx.x) / tiles;
   const Chunk chunk = find_chunk(args.offsets, n, args.num_rows, index);
   if (chunk.segment < 0) return;
-  const int64_t c = args.hidden_size, first = int64_t(blockIdx.x) % tiles * 32 * W;
-  const int64_t column = first + lane * W;
+  const int64_t c = args.hidden_size, first = int64_t(blockIdx.x) % tiles * kTile<W>;
   if (chunk.segment == n) {
-    if (args.activation == Activation::kNone || column >= c) return;
-    In* grad_rows = static_cast<In*>(args.grad_rows) + column;
-    for (int64_t row = chunk.begin + warp; row < chunk.end; row += kWarps) {
-      store_pack(grad_rows + row * c, Pack<In, W>{});
-    }
+    if (args.activation != Activation::kNone) clear_rows<W, In>(args.grad_rows, chunk, first, c);
     return;
   }
-  float own[W] = {};
-  if (column < c) {
-    with_activation(args.activation, [&](auto function) {
-      differentiate_rows<W, In>(args, function, chunk, column, warp, own);
-    });
-  }
+  float own[kRuns<W>][W] = {};
+  with_activation(args.activation, [&](auto function) {
+    differentiate_rows<W, In>(args, function, chunk, first, own);
+  });
 #pragma unroll
-  for (int i = 0; i < W; ++i) sums[warp][i][lane] = own[i];
+  for (int slot = 0; slot < kSlots; ++slot) sums[warp][slot][lane] = own[slot / W][slot % W];
   __syncthreads();
-  // Warp i has the columns that are slot i of a lane: neighbours in shared memory.
-  if (warp >= W || column + warp >= c) return;
+  // Warp i adds slot i of the lanes, neighbours in shared memory.
+  const int64_t column = first + (warp / W * 32 + lane) * W + warp % W;
+  if (warp >= kSlots || column >= c) return;
   float total = 0.0f;
   for (int other = 0; other < kWarps; ++other) total += sums[other][warp][lane];
-  static_cast<float*>(args.workspace)[index * c + column + warp] = total;
+  static_cast<float*>(args.workspace)[index * c + column] = total;
 }
 
 // Grid: N times the tiles of 32 columns. Warp w adds the chunks w, w + 8, ... of the expert.
