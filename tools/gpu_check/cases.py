@@ -101,7 +101,7 @@ def all_cases() -> Iterator[Case]:
                 )
         for op in (*ROW_OPS, *BIAS_OPS):
             # Of a grid the last blocks, as many as experts, may have no rows: few experts, few.
-            num_experts = 8 if op in BIAS_OPS else 64
+            num_experts = 16 if op in BIAS_OPS else 64
             for hidden_size in HIDDEN_SIZES:
                 yield Case(op, element, NUM_TOKENS, num_experts, hidden_size=hidden_size)
     for op in SUB_WARP_OPS:

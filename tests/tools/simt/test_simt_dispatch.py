@@ -63,7 +63,8 @@ def test_rows_are_moved_bit_for_bit(kernels):
 @pytest.mark.parametrize(
     ("counts", "size", "dropped", "shift"),
     [((0,), 8, 0, 0), ((3,), 1, 2, 0), ((0, 5, 0, 0, 130, 1), 24, 9, 0),
-     ((0, 5, 0, 0, 130, 1), 24, 9, 1), ((128, 256, 0), 300, 140, 0), ((3, 140), 515, 2, 1), ((1,) * 70, 7, 0, 0)],
+     ((0, 5, 0, 0, 130, 1), 24, 9, 1), ((128, 256, 0), 300, 140, 0), ((3, 140), 515, 2, 1),
+     ((1,) * 70, 7, 0, 0)],
 )  # fmt: skip
 def test_biases_and_activations(kernels, dtype, activation, counts, size, dropped, shift):
     """Chunks of 128 rows: experts without rows, with one, with a chunk to the row, with more."""
