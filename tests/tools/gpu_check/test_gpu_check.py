@@ -87,7 +87,7 @@ def test_static_shared_memory_counts_against_the_48_kib():
 
     launch(47776, None).check_shared(1376)  # 49152 together
     launch(47777, 47777).check_shared(1376)
-    with pytest.raises(RuntimeError, match="47777 bytes .* beside 1376 static ones, .* 47776"):
+    with pytest.raises(RuntimeError, match=r"47777 bytes .* beside 1376 static ones, .* 47776"):
         launch(47777, None).check_shared(1376)
     with pytest.raises(RuntimeError, match="allowed are 47777"):
         launch(47778, 47777).check_shared(0)
