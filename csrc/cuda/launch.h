@@ -5,8 +5,11 @@
 // kernels on `stream` (a cudaStream_t) and returns: it allocates nothing, waits for nothing, and
 // may be captured in a CUDA graph. The caller gives a workspace of at least the bytes that its
 // ..._workspace_bytes function tells, 256-byte aligned (cudaMalloc's alignment); it is scratch and
-// need not be cleared. Output pointers are written in full, whatever they held; sums over tokens
-// are made in a fixed order, so the same input gives the same bits on every run and every device.
+// need not be cleared. Output pointers are written in full, whatever they held. Sums over tokens
+// are made in an order that depends on the number of tokens alone, so the same input gives the same
+// bits on every run; on devices of one architecture, since exp2, sqrt and reciprocal are the
+// hardware's approximations, which may differ in the last bit from one architecture to the next.
+// They are float32 over at most 256 tokens, and float64 over those sums.
 //
 // Tensors are contiguous. Pointers to elements must be aligned to the element; rows are read and
 // written 16 bytes at a time where the base pointer and N allow it. T = 0 is allowed everywhere.

@@ -35,8 +35,8 @@ INDEXED_BY_DATA = (
     "count_choices_kernel", "place_choices_kernel",
     "route_forward_subwarp_kernel", "route_backward_subwarp_kernel",
 )  # fmt: skip
-# They use all 64 registers that half of an SM's warps leave a thread. A pointer or two of some go
-# to the stack and come back once a token, which costs nothing beside the token.
+# They use all 64 registers that half of an SM's warps leave a thread. In some a few words go to
+# the stack and come back once a token: at most 8 of some hundred instructions.
 FEW_SPILLS, FEW_SPILLED_BYTES = ("route_forward_subwarp", "route_backward_subwarp"), 32
 # Columns in which a row must not be worse than the committed one, and whether larger is worse.
 # Threads, the launch and what follows from other columns are facts, not costs.

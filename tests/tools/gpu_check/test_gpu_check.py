@@ -12,6 +12,7 @@ from tools.gpu_check import check, toolchain
 from tools.gpu_check.__main__ import app
 from tools.gpu_check.architectures import BY_NAME
 from tools.gpu_check.cases import Case, all_cases
+from tools.gpu_check.launches import Launch
 from tools.gpu_check.measure import memory_bytes
 from tools.gpu_check.toolchain import Toolchain, find_nvcc, find_nvdisasm
 from tools.gpu_check.verdict import broken_bounds
@@ -78,6 +79,18 @@ def test_a_missing_tool_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(toolchain, "find_nvdisasm", lambda nvcc: None)
     with pytest.raises(RuntimeError, match=r"pip install .* nvidia-cuda-nvdisasm"):
         Toolchain.find(tmp_path)
+
+
+def test_static_shared_memory_counts_against_the_48_kib():
+    def launch(dynamic, raised):
+        return Launch("k", (1, 1, 1), (32, 1, 1), dynamic, (), raised)
+
+    launch(47776, None).check_shared(1376)  # 49152 together
+    launch(47777, 47777).check_shared(1376)
+    with pytest.raises(RuntimeError, match=r"47777 bytes .* beside 1376 static ones, .* 47776"):
+        launch(47777, None).check_shared(1376)
+    with pytest.raises(RuntimeError, match="allowed are 47777"):
+        launch(47778, 47777).check_shared(0)
 
 
 def test_the_cases_cover_every_op_and_element_once():

@@ -12,7 +12,8 @@ import torch
 
 from moge_bench.ops import reference
 from moge_bench.ops.topography import Topography, gaussian_taps
-from tools.simt import build, launch
+from tools.simt import launch
+from tools.simt.build import library as build_library
 from tools.simt.cases import SPECIAL, Case, every_case
 from tools.simt.checks import check_case, check_group_norm, check_not_finite
 from tools.simt.kernels import CUDA, Kernels
@@ -134,11 +135,21 @@ def test_static_and_dynamic_shared_memory_together_are_asked_for(kernels, rows, 
 
 def test_a_refused_opt_in_is_an_error_with_its_text():
     source = Path(__file__).with_name("shared_limit.cu")
-    library = launch.load(build.library((source, CUDA / "launcher.cu"), "plain"))
+    library = launch.load(build_library((source, CUDA / "launcher.cu"), "plain"))
     library.moge_cuda_last_error.restype = ctypes.c_char_p
     assert library.ask_for_shared(227 << 10) == 0
     assert library.ask_for_shared((227 << 10) + 1) != 0
     assert b"at most 227 KiB" in library.moge_cuda_last_error()
+
+
+@pytest.mark.parametrize(("num_tokens", "chunks"), [
+    # 32 tokens a chunk while there are 1024 chunks at most; then 64, 128, and never more than 256.
+    (0, 1), (33, 2), (32768, 1024), (32769, 513), (1 << 18, 1024), (1 << 20, 4096),
+])  # fmt: skip
+def test_chunks_follow_from_the_number_of_tokens(kernels, num_tokens, chunks):
+    size = kernels.library.moge_cuda_route_workspace_bytes(num_tokens, 64)
+    # Loss and two first bad rows, 8 bytes each; importance and counts of each expert, 4 each.
+    assert size == chunks * (3 * 8 + 64 * (4 + 4))
 
 
 @pytest.mark.parametrize("num_experts", [64, 100])  # a sub-warp a token, and a warp
