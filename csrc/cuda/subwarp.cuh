@@ -194,13 +194,13 @@ __device__ __forceinline__ float load_value(const void* rows, Element element, i
 
 // exp(x - maximum) as 2^(factor x - shifted), one multiply-add and one instruction. The rounding
 // of `shifted` is in every term of the row, `excess` of the exponent, and cancels in a quotient;
-// the difference itself is rounded once. Beyond 1e38, where the product would overflow,
-// differences are 0 or so large that the base of the power is all the same.
+// the difference itself is rounded once. Beyond 5e8, where `excess` would pass 32 and the square of
+// a term overflow, differences are 0 or at least 32, and the base of the power is all the same.
 struct Exponent {
   float factor, shifted, excess;
 
   __device__ __forceinline__ explicit Exponent(float maximum) {
-    factor = fabsf(maximum) > 1e38f ? 1.0f : kLog2E;
+    factor = fabsf(maximum) > 5e8f ? 1.0f : kLog2E;
     shifted = maximum * factor;
     excess = fmaf(maximum, factor, -shifted);
   }
