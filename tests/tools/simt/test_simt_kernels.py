@@ -161,6 +161,26 @@ def test_first_choices_are_counted_apart(kernels, num_experts):
     assert ours["load"].sum() == 3 * 700
 
 
+# Around 5e8, from where on the sub-warp kernels take powers of 2, and far beyond.
+@pytest.mark.parametrize("magnitude", [1e4, 1e7, 2e8, 5e8, 6e8, 2e9, 1e30, 1e38])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_large_logits(kernels, magnitude, sign):
+    topo, taps = Topography(8, 8, 3), gaussian_taps(3, 1.0)
+    logits = (torch.rand(40, 64) * 2 + 1) * magnitude * sign
+    logits[:, 7] = logits[:, 8]
+    ours = kernels.route(logits, 2, taps=taps, topo=topo)
+    grads = torch.randn(40, 2), torch.randn(64), torch.ones(())
+    grad = kernels.route_backward(grads, logits, ours, taps=taps, topo=topo)
+    x = logits.double().requires_grad_()
+    weights, experts, importance, loss, *_ = reference.route(x, None, taps, 2, topo, True)
+    outputs = [value.double() for value in grads]
+    (truth,) = torch.autograd.grad((weights, importance, loss), x, outputs)
+    assert torch.equal(ours["experts"], experts)
+    for name, value in (("importance", importance), ("group_loss", loss), ("weights", weights)):
+        torch.testing.assert_close(ours[name].double(), value.detach(), rtol=2e-6, atol=1e-7)
+    torch.testing.assert_close(grad.double(), truth, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("num_experts", [64, 100])
 def test_one_row_of_noise_is_every_tokens(kernels, num_experts):
     logits, noise = torch.randn(40, num_experts), 3 * torch.randn(num_experts)
