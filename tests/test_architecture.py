@@ -42,7 +42,8 @@ ARROWS = {
 }  # fmt: skip
 
 # Of tools/, which may use moge_bench besides.
-TOOLS = {"tools": "", "interface": "", "ptx": "", "simt": "interface", "gpu_check": "interface ptx"}
+TOOLS = {"tools": "", "interface": "", "ptx": "", "simt": "interface",
+         "gpu_check": "interface ptx", "gpu_run": ""}  # fmt: skip
 
 
 def imported(path, package, tree):

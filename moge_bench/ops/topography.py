@@ -49,10 +49,20 @@ def tap_values(group_size: int, sigma: float | None) -> tuple[float, ...]:
     return tuple([tap / total for tap in taps])
 
 
-def taps_tensor(values: tuple[float, ...], device: torch.device | str = "cpu") -> torch.Tensor:
-    """Return ``tap_values`` as the ops take them: (h,), float64, on the device of the scores."""
-    taps = torch.tensor(values, dtype=torch.float64, device="cpu")
-    return taps.to(device, non_blocking=True) if torch.device(device).type == "cuda" else taps
+def taps_tensor(values: tuple[float, ...]) -> torch.Tensor:
+    """Return ``tap_values`` as the ops take them: (h,), float64, on the CPU."""
+    return torch.tensor(values, dtype=torch.float64, device="cpu")
+
+
+def taps_on_device(group_size: int, sigma: float | None, device: torch.device) -> torch.Tensor:
+    """Return ``gaussian_taps`` made on ``device`` without a copy to it.
+
+    What is recorded there, by a CUDA graph or a compiler, then holds without the host.
+    """
+    if sigma is None:
+        return torch.full((group_size,), 1.0 / group_size, dtype=torch.float64, device=device)
+    width = torch.full((), sigma, dtype=torch.float64, device=device)
+    return taps_of_width(group_size, width, device)
 
 
 def taps_of_width(group_size: int, sigma: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -20,6 +20,7 @@ from moge_bench.ops.topography import (
     resolve_map_shape,
     tap_values,
     taps_of_width,
+    taps_on_device,
     taps_tensor,
 )
 
@@ -220,13 +221,21 @@ def make_groups(
         sigma = float(sigma)
     # int: a size that is traced (symbolic make_fx, torch.jit) is fixed, as the map is.
     arguments = (*shape, sigma, stride, border, reduction)
-    if not torch.compiler.is_compiling() and type(matrix) is torch.Tensor:
+    recorded = torch.compiler.is_compiling() or (matrix.is_cuda and _is_capturing())
+    if not recorded and type(matrix) is torch.Tensor:
         try:
             return _remembered_groups(*arguments, matrix.device)
         except TypeError:  # an argument that cannot be hashed, or the error that is raised again
             pass
-    values, topography = _groups(*arguments)
-    return taps_tensor(values, matrix.device), topography
+    values, topo = _groups(*arguments)
+    if matrix.is_cuda:
+        return taps_on_device(topo.group_size, sigma, matrix.device), topo
+    return taps_tensor(values), topo
+
+
+def _is_capturing() -> bool:
+    """Whether the current stream is captured: what is made then belongs to the graph."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 def _groups(

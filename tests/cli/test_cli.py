@@ -64,7 +64,7 @@ def test_doctor_fails_without_the_extension_and_says_why(monkeypatch, problem):
     assert "cuda library not tried: it needs the extension" in output
 
 
-def test_doctor_says_what_cuda_can_do_and_that_it_never_ran(monkeypatch):
+def test_doctor_says_what_cuda_can_do(monkeypatch):
     built = SimpleNamespace(
         source_hash="abc", architectures="9.0", nvcc="13.0", torch_abi="2.13", __name__="_cuda"
     )
@@ -72,8 +72,8 @@ def test_doctor_says_what_cuda_can_do_and_that_it_never_ran(monkeypatch):
     monkeypatch.setattr(extension, "stale_cuda_build", lambda: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     output = " ".join(run("doctor").output.split())
-    assert "cuda library build abc, nvcc 13.0, for 9.0, torch >= 2.13; these kernels have" in output
-    assert "never yet run on a GPU" in output and "no CUDA kernel can run here" in output
+    assert "cuda library build abc, nvcc 13.0, for 9.0, torch >= 2.13" in output
+    assert "no CUDA kernel can run here" in output
     monkeypatch.setattr(extension, "load_cuda", lambda: (None, "ImportError: none"))
     result = run("doctor")  # optional: its absence breaks nothing
     assert result.exit_code == 0 and "MOGE_CUDA=1" in result.output

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from moge_bench import GroupNorm, MoELayer, TopographicRouter, group_norm, route
+from moge_bench.ops import validation
 from moge_bench.ops.expert_ffn import expert_ffn
 from moge_bench.perf import bench, registry, rows
 from moge_bench.perf.candidates import Options
@@ -82,6 +83,17 @@ def test_compiled_code_follows_an_annealed_sigma(mode):
         router.set_sigma(sigma)
         torch.compiler.cudagraph_mark_step_begin()
         torch.testing.assert_close(compiled(x), router(x).group_loss, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("sigma", [1.0, None])
+def test_taps_that_nobody_made_before_are_made_in_the_graph(sigma):
+    validation._remembered_groups.cache_clear()
+    logits, graph = torch.randn(50, 16), torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = route(logits, 2, sigma=sigma, nonfinite="propagate").group_loss
+    graph.replay()
+    expected = route(logits, 2, sigma=sigma, backend="reference").group_loss
+    torch.testing.assert_close(captured, expected, rtol=1e-5, atol=0)
 
 
 def test_strict_in_a_capture_says_what_to_do():

@@ -25,7 +25,7 @@ each = pytest.mark.parametrize("function", [routed, normed])
 @pytest.mark.parametrize("group_size", [1, 2, 3, 8])
 @pytest.mark.parametrize("sigma", [*SIGMAS, 1e-3, 1e8])
 def test_taps_of_a_tensor(group_size, sigma):
-    taps = taps_of_width(group_size, torch.tensor(sigma, dtype=torch.float64))
+    taps = taps_of_width(group_size, torch.tensor(sigma, dtype=torch.float64), torch.device("cpu"))
     torch.testing.assert_close(taps, gaussian_taps(group_size, sigma), rtol=1e-15, atol=1e-300)
 
 

@@ -11,6 +11,7 @@ from moge_bench.ops.topography import (
     gaussian_taps,
     group_filter,
     resolve_map_shape,
+    taps_on_device,
 )
 
 
@@ -34,6 +35,13 @@ def test_gaussian_taps_of_three():
     # exp(-1/2) = 0.60653; 1 + 2 * 0.60653 = 2.21306; 0.60653 / 2.21306 = 0.27407
     taps = gaussian_taps(3, 1.0)
     assert torch.allclose(taps, torch.tensor([0.27407, 0.45186, 0.27407]).double(), atol=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 5.0, None])
+@pytest.mark.parametrize("group_size", [1, 2, 3, 8])
+def test_taps_made_on_a_device_are_those_of_the_cpu(group_size, sigma):
+    made = taps_on_device(group_size, sigma, torch.device("cpu"))
+    torch.testing.assert_close(made, gaussian_taps(group_size, sigma), rtol=1e-15, atol=1e-18)
 
 
 def test_an_even_filter_is_off_centre():

@@ -163,8 +163,8 @@ def experts_that_get_no_token() -> Answer:
         del poison
         results = []
         for function, width in ((grouped_ffn, dtype), (reference_experts, torch.float64)):
-            leaves = [t.to(DEVICE, dtype).to(width).requires_grad_() for t in drawn]
-            weights = scale.to(torch.float64 if width == torch.float64 else torch.float32)
+            leaves = [t.to(DEVICE, dtype).to(width).clone().requires_grad_() for t in drawn]
+            weights = scale.to(torch.float64 if width == torch.float64 else torch.float32).clone()
             weights.requires_grad_()
             y = function.expert_ffn(leaves[0], weights, experts, *leaves[1:], "gelu")
             y.square().mean().backward()
