@@ -138,6 +138,16 @@ def test_the_library_asks_torch_for_its_c_interface_alone():
     assert not re.search("cuda|cudart|torch_cuda", re.sub(r"_cuda\.abi3", "", needed))
 
 
+def test_no_op_of_the_cuda_library_takes_a_string():
+    """A string that crosses torch's stable ABI is copied and never freed: 48 bytes a call."""
+    bound = "".join(path.read_text() for path in (ROOT / "csrc/cuda").glob("*.cpp"))
+    ops = re.findall(r'library\.impl\("(\w+)"', bound)
+    assert {"route", "dispatch", "bias_activation_backward"} <= set(ops)
+    for op in ops:
+        schema = getattr(torch.ops.moge, op).default._schema
+        assert not [a.name for a in schema.arguments if "str" in str(a.type)], op
+
+
 @pytest.mark.slow
 @needs_nvcc
 def test_the_library_says_what_it_is():
