@@ -35,8 +35,8 @@ KINDS = {
     "race_within_warp": findings.RACE,
     "race_between_blocks": findings.RACE,
 }
-# Not in the PTX: an attribute that the host must set (needed in two ways), a shift that is undefined
-# in C++ only, and a vector of which nvcc loads only the words that are used.
+# Not in the PTX: an attribute that the host must set, needed in two ways; a shift that is undefined
+# in C++ only; and a vector of which nvcc loads only the words that are used.
 ELSEWHERE = {
     "shared_memory_limit", "static_shared_limit", "undefined_shift", "misaligned_vector",
 }  # fmt: skip
