@@ -26,7 +26,6 @@ _SUITE = (
 )
 OPS = ("route", "group_norm", "expert_ffn")
 _OPTIONAL = {"datasets": "hub", "ray": "ray"}
-# Until someone with a GPU has run `pytest -m gpu` and committed what came out (docs/cuda.md).
 
 
 @dataclass(frozen=True)

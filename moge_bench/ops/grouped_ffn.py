@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from moge_bench.ops import extension
 from moge_bench.ops.reference_experts import ACTIVATIONS, masked_linear
-from moge_bench.ops.validation import readable
+from moge_bench.ops.validation import is_capturing, readable
 
 # As the kernels number them: csrc/cuda/launch.h.
 ACTIVATION_CODES = {"none": 0, "gelu": 1, "relu": 2, "silu": 3}
@@ -67,7 +67,7 @@ def expert_ffn(
 
 def _refuse_bad(bad_row: torch.Tensor, experts: torch.Tensor, num_experts: int) -> None:
     """Raise ValueError if there is a row of ``experts`` with an index that no expert has."""
-    if experts.is_cuda and _is_capturing():
+    if experts.is_cuda and is_capturing():
         raise ValueError(
             "check_experts=True waits for the GPU, which a stream that is being captured into a "
             "CUDA graph cannot do; pass check_experts=False"
@@ -78,10 +78,6 @@ def _refuse_bad(bad_row: torch.Tensor, experts: torch.Tensor, num_experts: int) 
             f"experts must hold -1 (dropped) or indices from 0 to {num_experts - 1}, got "
             f"{experts[row].tolist()} in row {row} (rows counted from 0)"
         )
-
-
-def _is_capturing() -> bool:
-    return not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()
 
 
 def _is_grouped(x: torch.Tensor, w_in: torch.Tensor) -> bool:

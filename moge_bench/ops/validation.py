@@ -221,7 +221,7 @@ def make_groups(
         sigma = float(sigma)
     # int: a size that is traced (symbolic make_fx, torch.jit) is fixed, as the map is.
     arguments = (*shape, sigma, stride, border, reduction)
-    recorded = torch.compiler.is_compiling() or (matrix.is_cuda and _is_capturing())
+    recorded = torch.compiler.is_compiling() or (matrix.is_cuda and is_capturing())
     if not recorded and type(matrix) is torch.Tensor:
         try:
             return _remembered_groups(*arguments, matrix.device)
@@ -233,9 +233,14 @@ def make_groups(
     return taps_tensor(values), topo
 
 
-def _is_capturing() -> bool:
-    """Whether the current stream is captured: what is made then belongs to the graph."""
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+def is_capturing() -> bool:
+    """Whether the current stream is captured: what is made then belongs to the graph.
+
+    False where torch.compile traces, which is before anything runs.
+    """
+    if torch.compiler.is_compiling() or not torch.cuda.is_available():
+        return False
+    return torch.cuda.is_current_stream_capturing()
 
 
 def _groups(
