@@ -10,7 +10,7 @@ name: tiny
 question: Does it run?
 base:
   preset: tiny-vit
-  data: fashion-mnist-subset
+  data: fashion-mnist-10k
   seeds: [0, 1]
   set: {training.steps: 3, training.batch_size: 16, training.warmup_steps: 1}
 axes:

@@ -1,23 +1,20 @@
 """Settings of a run: what there is to set, what names a run, how one setting is overridden."""
 
 from moge_bench.config.build import build_config
+from moge_bench.config.frozen import RECORDED, Frozen
+from moge_bench.config.models import LanguageModelConfig, ModelConfig, VisionModelConfig
 from moge_bench.config.overrides import field_paths, nearest, set_path
 from moge_bench.config.schema import (
     MAX_SEED,
-    RECORDED,
     DataConfig,
-    Frozen,
     GroupConfig,
     ImageDataConfig,
-    LanguageModelConfig,
-    ModelConfig,
     MoEConfig,
     ResidualConfig,
     RunConfig,
     SigmaConfig,
     TextDataConfig,
     TrainingConfig,
-    VisionModelConfig,
 )
 
 __all__ = [

@@ -1,5 +1,7 @@
 """Every setting of a run, validated and frozen: the only place where a setting is declared.
 
+Those of a backbone are in config/models.py.
+
 A ``RunConfig`` is resolved: nothing is left to a default elsewhere, and a setting that cannot
 matter is absent (a dense run has no ``moe``; a plain MoE run has no group settings), so that two
 runs that would compute the same have the same ``run_id`` and share one record. To add a setting,
@@ -8,107 +10,19 @@ declare it with ``added`` (config/identity.py): no id changes.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
-from moge_bench.config.identity import (
-    added,
-    digest_of,
-    fill_before,
-    hashed_settings,
-    not_hashed,
-)
+from moge_bench.config.frozen import Frozen
+from moge_bench.config.identity import added, digest_of, hashed_settings, not_hashed
+from moge_bench.config.models import LanguageModelConfig, ModelConfig, VisionModelConfig
 from moge_bench.config.overrides import nearest
 from moge_bench.methods import METHODS
 from moge_bench.ops.topography import Topography, resolve_map_shape
 
 # The seeds of layers and of attacked texts are derived from a run's: all stay below 2^63.
 MAX_SEED = 2**32 - 1
-
-
-RECORDED = {"recorded": True}  # the context in which a record's settings are validated
-
-
-class Frozen(BaseModel):
-    """A validated, immutable piece of configuration; unknown fields are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _as_recorded(cls, values: Any, info: ValidationInfo) -> Any:
-        """In the context ``RECORDED`` fill in what a setting was before it existed."""
-        recorded = bool(info.context) and isinstance(values, dict)
-        return fill_before(cls, values) if recorded else values
-
-
-class VisionModelConfig(Frozen):
-    """A ViT with a class token."""
-
-    learns: ClassVar[str] = "images"  # the data.kind
-    backbone: Literal["vit"] = "vit"
-    image_size: int = Field(28, ge=1)
-    patch_size: int = Field(7, ge=1)
-    num_channels: int = Field(1, ge=1)
-    num_classes: int = Field(10, ge=2)
-    hidden_size: int = Field(64, ge=1)
-    depth: int = Field(4, ge=1)
-    num_heads: int = Field(4, ge=1)
-    ffn_size: int = Field(128, ge=1, description="hidden width of a dense FFN")
-    activation: Literal["gelu", "relu", "silu"] = "gelu"
-    dropout: float = Field(0.0, ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _check(self) -> VisionModelConfig:
-        if self.image_size % self.patch_size:
-            raise ValueError(f"patch_size={self.patch_size} must divide {self.image_size=}")
-        _check_heads(self)
-        return self
-
-    @property
-    def tokens_per_example(self) -> int:
-        """Tokens that one image becomes, the class token included."""
-        return (self.image_size // self.patch_size) ** 2 + 1
-
-
-class LanguageModelConfig(Frozen):
-    """A GPT-2 decoder with tied embeddings."""
-
-    learns: ClassVar[str] = "text"
-    backbone: Literal["gpt2"] = "gpt2"
-    context: int = Field(128, ge=2, description="tokens in one training window")
-    hidden_size: int = Field(64, ge=1)
-    depth: int = Field(3, ge=1)
-    num_heads: int = Field(4, ge=1)
-    ffn_size: int = Field(128, ge=1, description="hidden width of a dense FFN")
-    activation: Literal["gelu", "relu", "silu"] = "relu"
-    dropout: float = Field(0.0, ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _check(self) -> LanguageModelConfig:
-        _check_heads(self)
-        return self
-
-    @property
-    def tokens_per_example(self) -> int:
-        """Tokens in one training window."""
-        return self.context
-
-
-ModelConfig = VisionModelConfig | LanguageModelConfig
-
-
-def _check_heads(model: ModelConfig) -> None:
-    if model.hidden_size % model.num_heads:
-        raise ValueError(f"num_heads={model.num_heads} must divide {model.hidden_size=}")
 
 
 class ResidualConfig(Frozen):
@@ -140,6 +54,10 @@ class GroupConfig(Frozen):
     border: Literal["valid", "torus"] = "valid"
     reduction: Literal["token_mean", "official_image", "official_language"] = "token_mean"
     sigma: SigmaConfig = SigmaConfig()
+    unit_energy: bool = added(False, before=False, description="of scores divided by their norm")
+    shuffled: bool = added(
+        False, before=False, description="experts' places on the map drawn anew at every step"
+    )
 
 
 class MoEConfig(Frozen):
@@ -159,6 +77,12 @@ class MoEConfig(Frozen):
     batch_priority: bool = False
     residual: ResidualConfig = ResidualConfig()
     backend: Literal["auto", "extension", "reference"] = "auto"
+    regularizer: Literal["none", "entropy", "simbal", "orthogonality"] = added(
+        "none", before="none", description="a loss that MoGE is compared with"
+    )
+    regularizer_weight: float = added(
+        0.0, before=0.0, ge=0, description="of the regularizer, relative to the balance"
+    )
     group: GroupConfig | None = None
 
     @field_validator("blocks")
@@ -177,6 +101,8 @@ class MoEConfig(Frozen):
         if self.group is not None:
             rows, cols = resolve_map_shape(self.group.map_shape, self.num_experts)
             Topography(rows, cols, self.group.size, self.group.stride, self.group.border)
+        if self.regularizer_weight and self.regularizer == "none":
+            raise ValueError(f"regularizer_weight={self.regularizer_weight} needs a regularizer")
         return self
 
 
@@ -187,9 +113,13 @@ class ImageDataConfig(Frozen):
     """Which images, and whether the test split is read."""
 
     kind: Literal["images"] = "images"
-    name: str = "fashion-mnist-subset"
+    name: str = "fashion-mnist-10k"
     digest: str | None = added(None, before=None, description=_DIGEST)
     evaluate_test: bool = Field(True, description="False while hyper-parameters are being chosen")
+    flip: bool = added(False, before=False, description="mirror half of the training images")
+    crop_padding: int = added(
+        0, before=0, ge=0, description="pixels by which training images are padded and cut again"
+    )
 
 
 class TextDataConfig(Frozen):

@@ -30,9 +30,9 @@ class Asset:
 
 
 ASSETS: dict[str, Asset] = {
-    "fashion-mnist-subset": Asset(
-        _FOLDER / "fashion_mnist_subset.npz",
-        "efefbe05b9d7eaf04f28ae39025070e3f555b25bf705ff9319bf8a7a4784fc6b",
+    "fashion-mnist-10k": Asset(
+        _FOLDER / "fashion_mnist_10k.npz",
+        "319b292707457c356186daf762270f48366dd96bb3ced7fbec277daae2ccdf8d",
     ),
     "state-of-the-union": Asset(
         _FOLDER / "state_of_the_union.jsonl.xz",

@@ -18,6 +18,7 @@ from moge_bench.ops.extension import choose_backend, warn_once
 from moge_bench.ops.route import Routing
 from moge_bench.ops.validation import check_mask
 from moge_bench.routing.balance import BALANCE_LOSSES, z_loss
+from moge_bench.routing.regularizers import entropy_loss, orthogonality_loss, simbal_loss
 from moge_bench.routing.router import TopographicRouter
 
 if TYPE_CHECKING:
@@ -29,9 +30,10 @@ class MoEAux:
     """Everything a forward pass of an MoE layer produced beside its output.
 
     Attributes:
-        loss: aux_weight * (balance + z_loss_weight * z + group_weight * L_group), (): add it to
-            the task loss.
-        losses: the unweighted terms by name: "balance", and "z" and "group" where computed.
+        loss: aux_weight * (balance + z_loss_weight * z + group_weight * L_group +
+            regularizer_weight * regularizer), (): add it to the task loss.
+        losses: the unweighted terms by name: "balance", and "z", "group" and "regularizer" where
+            computed.
         routing: the router's decision, before capacity.
         num_dropped: choices of tokens that count, dropped for lack of capacity, () int64.
         experts_backend: the backend that ran the experts; the router's is in ``routing``.
@@ -91,9 +93,8 @@ class MoELayer(nn.Module):
         ffn_size: hidden width of one expert.
         num_experts, top_k: N and k.
         settings: by keyword, as in ``MoESettings``: group_weight (lambda), balance, z_loss_weight,
-            aux_weight, capacity_factor, batch_priority, activation, bias; and as in
-            ``RouterSettings``: group_size, sigma, map_shape, stride, border, reduction,
-            renormalize, noise, bias_update_rate, nonfinite, backend.
+            regularizer, regularizer_weight, aux_weight, capacity_factor, batch_priority,
+            activation, bias; and those of ``RouterSettings``.
 
     Raises:
         ValueError, TypeError: naming the argument, what came and what would work.
@@ -117,6 +118,7 @@ class MoELayer(nn.Module):
             )
         self.group_weight, self.balance = s.group_weight, s.balance
         self.z_loss_weight, self.aux_weight = s.z_loss_weight, s.aux_weight
+        self.regularizer, self.regularizer_weight = s.regularizer, s.regularizer_weight
         self.batch_priority = s.batch_priority
 
     @classmethod
@@ -168,10 +170,28 @@ class MoELayer(nn.Module):
                 experts, routing.weights, self.router.num_experts, self._capacity_ratio,
                 self.batch_priority, None if mask is None else mask.sum(),
             )  # fmt: skip
-        y = self.experts(tokens, routing.weights, experts)
-        return y.reshape(x.shape), self._aux(routing, experts)
+        if self.regularizer == "orthogonality" and self.router.top_k > 1:
+            outputs = self._outputs_of_choices(tokens, experts)
+            weights = routing.weights.unsqueeze(-1).to(outputs.dtype)
+            y = (weights * outputs).sum(1).to(tokens.dtype)
+        else:
+            outputs = None
+            y = self.experts(tokens, routing.weights, experts)
+        return y.reshape(x.shape), self._aux(routing, experts, outputs)
 
-    def _aux(self, routing: Routing, experts: torch.Tensor) -> MoEAux:
+    def _outputs_of_choices(self, tokens: torch.Tensor, experts: torch.Tensor) -> torch.Tensor:
+        """Return what each chosen expert makes of its token, (T, k, d); 0 for a dropped choice."""
+        one = torch.ones((len(tokens), 1), dtype=torch.float32, device=tokens.device)
+        return torch.stack([self.experts(tokens, one, e) for e in experts.split(1, 1)], dim=1)
+
+    def _regularizer(self, routing: Routing, outputs: torch.Tensor | None) -> torch.Tensor:
+        if self.regularizer == "entropy":
+            return entropy_loss(routing)
+        if self.regularizer == "simbal":
+            return simbal_loss(self.router.gate.weight)
+        return orthogonality_loss(routing, outputs)
+
+    def _aux(self, routing: Routing, experts: torch.Tensor, outputs: torch.Tensor | None) -> MoEAux:
         losses = {"balance": BALANCE_LOSSES[self.balance](routing)}
         total = losses["balance"]
         if self.z_loss_weight:
@@ -181,6 +201,10 @@ class MoELayer(nn.Module):
             losses["group"] = routing.group_loss
             if self.group_weight:  # lambda = 0 must not touch the graph of a plain MoE
                 total = total + self.group_weight * losses["group"]
+        if self.regularizer != "none":
+            losses["regularizer"] = self._regularizer(routing, outputs)
+            if self.regularizer_weight:
+                total = total + self.regularizer_weight * losses["regularizer"]
         dropped = experts < 0
         if routing.mask is not None:
             dropped = dropped & routing.mask[:, None]

@@ -36,21 +36,26 @@ def resolve(
     ``method=None`` takes the preset's own: "smoe-s" and "smoge-s" are one system, run as MoE and
     as MoGE. An override of something the method does not have (``moe.top_k`` of a dense run,
     ``moe.group.size`` of a plain MoE run) has no effect, so that the arms of a grid that would
-    compute the same are the same arm. Raises ValueError naming an unknown preset, method or
-    field, with the nearest that exists.
+    compute the same are the same arm. What comes later wins: the preset's system, what it tuned
+    for the method, ``overrides``, what the method fixes. Raises ValueError naming an unknown
+    preset, method or field, with the nearest that exists.
     """
     found = find_preset(preset)
     method = found.method if method is None else method
     if method not in METHODS:
         raise ValueError(f"no method is called {method!r}{nearest(str(method), list(METHODS))}")
+    rules = METHODS[method]
     values = found.system.model_dump(mode="json")
-    for path, value in (overrides or {}).items():
+    given = {**found.tuned.get(method, {}), **(overrides or {})}
+    for path, value in given.items():
         if path in _BY_THEMSELVES:
             raise ValueError(f"{path!r} cannot be set so; it has {_BY_THEMSELVES[path]}")
         set_path(values, path, value)
-    for path, value in METHODS[method].sets.items():
+    for path, value in rules.sets.items():
         set_path(values, path, value)
-    for path in METHODS[method].drops:
+    for path, value in (rules.derives(values) if rules.derives else {}).items():
+        set_path(values, path, value)
+    for path in rules.drops:
         drop_path(values, path)
     values.update(method=method, seed=seed)
     return build_config(values)

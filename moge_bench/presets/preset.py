@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from moge_bench.config import RunConfig
 
@@ -18,6 +19,7 @@ class Preset:
         about: the model in one line.
         reaches: the result to expect, with n and where it was measured; or that none is known.
         cost: time and memory of one run, and on what.
+        tuned: method -> dotted settings chosen for it on validation data.
     """
 
     name: str
@@ -26,3 +28,4 @@ class Preset:
     about: str
     reaches: str
     cost: str
+    tuned: dict[str, dict[str, Any]] = field(default_factory=dict)

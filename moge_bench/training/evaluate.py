@@ -14,6 +14,8 @@ from torch import nn
 from moge_bench.data.images import ImageSplit, evaluation_batches
 from moge_bench.moe.insert import collect_aux
 from moge_bench.moe.layer import MoEAux
+from moge_bench.ops.group_norm import group_norm
+from moge_bench.routing.regularizers import normalized_entropies
 from moge_bench.training.device import to_device
 
 
@@ -37,22 +39,36 @@ class RoutingStatistics:
     def add(self, auxes: list[MoEAux]) -> None:
         """Add one forward pass: the layers' ``MoEAux`` in call order."""
         if not self._layers:
-            self._layers = [{"load": 0, "choices": 0, "dropped": 0, "group": []} for _ in auxes]
+            self._layers = [
+                {"load": 0, "choices": 0, "dropped": 0, "group": [], "scores": [], "tokens": 0}
+                for _ in auxes
+            ]
         for layer, aux in zip(self._layers, auxes, strict=True):
             layer["load"] = layer["load"] + aux.routing.load
             layer["choices"] += aux.routing.experts.numel()
             layer["dropped"] = layer["dropped"] + aux.num_dropped
             if "group" in aux.losses:
                 layer["group"].append(aux.losses["group"])
+            scores = aux.routing.scores
+            layer["scores"].append(_score_sums(scores))
+            layer["tokens"] += len(scores)
 
     def summary(self) -> list[dict[str, Any]]:
-        """Return one dict per layer: load, its normalised entropy, dead and dropped shares."""
+        """Return one dict per layer: what ``_summarize`` names.
+
+        Of the load: the counts, their normalised entropy, largest over mean, the share of experts
+        without a token, of choices that were dropped. Of the scores, mean over tokens: normalised
+        entropy, the largest one, and L_group by one yardstick for every arm: groups of 3 with
+        sigma = 1 on a torus. "group_loss" is the arm's own.
+        """
         return [self._summarize(layer) for layer in self._layers]
 
     @staticmethod
     def _summarize(layer: dict[str, Any]) -> dict[str, Any]:
         load = layer["load"].to("cpu", torch.float64)
         group = torch.stack(layer["group"]).tolist() if layer["group"] else []
+        sums = torch.stack(layer["scores"]).sum(0).tolist()
+        means = [value / max(layer["tokens"], 1) for value in sums]
         return {
             "load": layer["load"].tolist(),
             "load_entropy_normalized": _normalized_entropy(load),
@@ -60,7 +76,17 @@ class RoutingStatistics:
             "dead_expert_share": float((load == 0).double().mean()),
             "dropped_share": int(layer["dropped"]) / max(layer["choices"], 1),
             "group_loss": sum(group) / len(group) if group else None,
+            "score_entropy_normalized": means[0],
+            "top_score": means[1],
+            "group_norm": means[2],
         }
+
+
+def _score_sums(scores: torch.Tensor) -> torch.Tensor:
+    """Return the sums over tokens that ``RoutingStatistics.summary`` tells, (3,) float64."""
+    norm = group_norm(scores, sigma=1.0, border="torus", nonfinite="propagate") * len(scores)
+    sums = (normalized_entropies(scores).sum(), scores.amax(-1).sum(), norm)
+    return torch.stack([value.double() for value in sums])
 
 
 def _normalized_entropy(load: torch.Tensor) -> float:

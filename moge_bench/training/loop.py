@@ -16,6 +16,7 @@ from moge_bench.training.batches import BatchStream
 from moge_bench.training.checkpoint import load_checkpoint, restore, save_checkpoint
 from moge_bench.training.device import rounds_to_tf32
 from moge_bench.training.divergence import Diverged, DivergenceWatch, check_objective
+from moge_bench.training.dose import curve_name, is_measured, mean_dose
 from moge_bench.training.evaluate import Metric
 from moge_bench.training.probes import save_probe
 from moge_bench.training.process import left_as_found
@@ -155,7 +156,10 @@ class _Run:
         saved = time.monotonic()
         while self._done < settings.steps:
             try:
-                losses = trainer.step(self._stream.next_step(), self._done)
+                losses = trainer.step(
+                    self._stream.next_step(), self._done,
+                    measures_dose=is_measured(self._done, settings.steps),
+                )  # fmt: skip
             except Exception:
                 self._read_losses()  # an earlier divergence is what went wrong
                 raise
@@ -188,6 +192,15 @@ class _Run:
             self._watch.check(step, task)
             if step % self._point_every == 0 or step == self._trainer.config.training.steps:
                 self._add_point(step, "task_loss", "training", task)
+        self._read_doses()
+
+    def _read_doses(self) -> None:
+        blocks = self._trainer.config.moe.blocks if self._trainer.config.moe else ()
+        for step, doses in self._trainer.doses:
+            for term, values in doses.items():
+                for block, value in zip(blocks, values.tolist(), strict=True):
+                    self._add_point(step + 1, curve_name(term, block), "training", value)
+        self._trainer.doses.clear()
 
     def _add_point(self, step: int, name: str, split: str, value: float) -> None:
         point = {"step": step, "name": name, "split": split, "value": value}
@@ -201,7 +214,8 @@ class _Run:
             self.result.metrics += evaluation.metrics
             blocks = config.moe.blocks if config.moe else ()
             for block, layer in zip(blocks, evaluation.routing, strict=True):
-                self.result.routing.append({"block": block, "split": split, **layer})
+                dose = mean_dose(self.result.curves, block)
+                self.result.routing.append({"block": block, "split": split, **layer, "dose": dose})
         self.result.backends, self.result.checks = trainer.backends, trainer.checks
         if trainer.accelerator.device.type == "cuda":
             self.result.checks = {**trainer.checks, "tf32": rounds_to_tf32()}

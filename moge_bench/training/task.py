@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -44,8 +44,16 @@ class Task(ABC):
         generator = torch.Generator().manual_seed(seed)
         return DataLoader(
             self.training_data, batch_size, shuffle=True, drop_last=True, generator=generator,
-            collate_fn=_take_batch, pin_memory=pin_memory,
+            collate_fn=functools.partial(self.prepare, generator=generator), pin_memory=pin_memory,
         )  # fmt: skip
+
+    def prepare(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Return a training batch as it is learnt from; random changes come from ``generator``.
+
+        ``batch`` is what ``training_data.__getitems__`` returned. The generator is the loader's,
+        so an epoch that is started anew from its state gives the same batches.
+        """
+        return batch
 
     @abstractmethod
     def first_validation(self, count: int) -> Batch:
@@ -55,7 +63,3 @@ class Task(ABC):
         """Return the first ``batch_size`` training examples, for timing."""
         indices: Sequence[int] = range(batch_size)
         return self.training_data.__getitems__(indices)  # type: ignore[attr-defined]
-
-
-def _take_batch(batch: Any) -> Batch:
-    return batch  # __getitems__ has already stacked it

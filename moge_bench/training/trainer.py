@@ -15,10 +15,12 @@ from moge_bench.models.build import build_model, count_parameters
 from moge_bench.models.cost import count_flops_per_token
 from moge_bench.moe.insert import collect_aux
 from moge_bench.moe.layer import MoEAux
+from moge_bench.routing.router import TopographicRouter
 from moge_bench.routing.schedule import SigmaSchedule
 from moge_bench.routing.selection_bias import update_selection_bias
 from moge_bench.training.device import check_device, rounds_to_tf32
 from moge_bench.training.divergence import check_objective
+from moge_bench.training.dose import measure_doses
 from moge_bench.training.evaluate import evaluating
 from moge_bench.training.gradient_check import check_gradients
 from moge_bench.training.optimizer import learning_rate_factor, make_optimizer
@@ -39,6 +41,7 @@ class Trainer:
             self._build()
         self.backends: dict[str, str] = {}
         self.checks: dict[str, Any] = {}
+        self.doses: list[tuple[int, dict[str, torch.Tensor]]] = []  # of steps, until they are read
         torch.manual_seed(config.seed)  # from here on: dropout and gate noise
 
     @contextmanager
@@ -83,11 +86,14 @@ class Trainer:
                 sigma.start, sigma.end, sigma.gamma, total_steps=config.training.steps
             )
 
-    def step(self, batches: list[Batch], index: int) -> torch.Tensor:
+    def step(
+        self, batches: list[Batch], index: int, *, measures_dose: bool = False
+    ) -> torch.Tensor:
         """Make optimiser step ``index`` from its micro-batches, without waiting for the device.
 
         Returns (mean task loss, mean objective), (2,) float64 on the device. Where the objective is
-        not finite the weights are lost: nobody has looked at it before they were updated.
+        not finite the weights are lost: nobody has looked at it before they were updated. With
+        ``measures_dose`` the first micro-batch is differentiated once more a loss, for ``doses``.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.training.learning_rate * learning_rate_factor(
@@ -95,20 +101,36 @@ class Trainer:
             )
         if self.sigma_schedule is not None:
             self.sigma_schedule.apply(self.model, index)
+        group = self.config.moe.group if self.config.moe is not None else None
+        if group is not None and group.shuffled:
+            self._shuffle_places(index)
         total = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
-        for batch in batches:
-            total += self._accumulate(batch)
+        for number, batch in enumerate(batches):
+            measured = index if measures_dose and number == 0 else None
+            total += self._accumulate(batch, measured)
         if self.config.moe is not None and self.config.moe.bias_update_rate:
             update_selection_bias(self.model)
         return total / len(batches)
 
-    def _accumulate(self, batch: Batch) -> torch.Tensor:
-        """Add the gradient of one micro-batch; the last one of a step also updates the weights."""
+    def _shuffle_places(self, index: int) -> None:
+        """Draw the experts' places on every map anew, from the run's seed and the step alone."""
+        generator = torch.Generator().manual_seed(1_000_003 * (self.config.seed + 1) + index)
+        for module in self.model.modules():
+            if isinstance(module, TopographicRouter):
+                module.shuffle_places(generator)
+
+    def _accumulate(self, batch: Batch, measured_step: int | None) -> torch.Tensor:
+        """Add the gradient of one micro-batch; the last one of a step also updates the weights.
+
+        The dose is measured where ``measured_step`` says of which step it is.
+        """
         config = self.config.training
         with self.accelerator.accumulate(self.model):
             with collect_aux(self.model) as auxes, self.accelerator.autocast():
                 task = self.task.loss(self.model, batch)
             self._first_time(auxes)
+            if measured_step is not None and auxes:
+                self.doses.append((measured_step, measure_doses(task, self.model, auxes)))
             # docs/method.md "Total objective": the sum runs over the MoE layers.
             loss = sum((aux.loss for aux in auxes), start=task)
             self.accelerator.backward(loss)

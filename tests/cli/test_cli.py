@@ -27,7 +27,7 @@ def test_doctor_tries_the_ops_and_names_what_runs(monkeypatch):
     monkeypatch.setattr(extension, "stale_cuda_build", lambda: None)
     result = run("doctor")
     assert result.exit_code == 0, result.output
-    for name in ("route", "group_norm", "data fashion-mnist-subset"):
+    for name in ("route", "group_norm", "data fashion-mnist-10k"):
         assert re.search(rf"^ok +{name}", result.output, re.MULTILINE), name
     assert "worst difference" in result.output
 

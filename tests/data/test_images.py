@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 
 import pytest
 import torch
@@ -9,19 +10,29 @@ from moge_bench.data.images import load_images
 
 @pytest.fixture(scope="module")
 def splits():
-    return load_images("fashion-mnist-subset")
+    return load_images("fashion-mnist-10k")
 
 
 def test_splits_are_balanced_and_disjoint(splits):
     assert {name: len(split) for name, split in splits.items()} == {
         "training": 9000,
         "validation": 1000,
-        "test": 2000,
+        "test": 10_000,
     }
-    for split, per_class in (("training", 900), ("validation", 100), ("test", 200)):
+    for split, per_class in (("training", 900), ("validation", 100), ("test", 1000)):
         assert torch.bincount(splits[split].labels).tolist() == [per_class] * 10
     rows = torch.cat([splits[name].images.flatten(1) for name in ("training", "validation")])
     assert len(rows.unique(dim=0)) > 9_990  # the data set itself holds a few equal images
+
+
+def test_the_subset_is_what_its_records_were_measured_on(splits):
+    subset = load_images("fashion-mnist-subset")
+    assert torch.equal(subset["training"].images, splits["training"].images)
+    # The first 200 test images of each class; the digest is of the file that was shipped then.
+    pixels = (subset["test"].images * 0.3530 + 0.2860).mul(255).round().to(torch.uint8)
+    assert pixels.shape == (2000, 1, 28, 28)
+    digest = hashlib.sha256(pixels.numpy().tobytes() + subset["test"].labels.numpy().tobytes())
+    assert digest.hexdigest() == "788913f16e63dd2807d7a60f72996ed9cdc8fc22d87d149006ad2cfc58281d8c"
 
 
 def test_pixels_are_standardised_with_the_full_sets_figures(splits):
@@ -31,11 +42,11 @@ def test_pixels_are_standardised_with_the_full_sets_figures(splits):
 
 
 def test_unknown_name_and_damaged_file(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="nearest is 'fashion-mnist-subset'"):
+    with pytest.raises(ValueError, match="nearest is 'fashion-mnist-10k'"):
         load_images("fashion-mnist")
     broken = tmp_path / "subset.npz"
     broken.write_bytes(b"cut short")
-    asset = dataclasses.replace(ASSETS["fashion-mnist-subset"], path=broken)
-    monkeypatch.setitem(ASSETS, "fashion-mnist-subset", asset)
+    asset = dataclasses.replace(ASSETS["fashion-mnist-10k"], path=broken)
+    monkeypatch.setitem(ASSETS, "fashion-mnist-10k", asset)
     with pytest.raises(ValueError, match="is damaged: SHA-256 is"):
         load_images("fashion-mnist-subset")

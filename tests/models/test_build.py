@@ -103,3 +103,20 @@ def test_initial_weights_of_the_presets_are_what_they_were(preset, vocabulary_si
     for name, value in sorted(state.items()):
         digest.update(name.encode() + value.contiguous().numpy().tobytes())
     assert digest.hexdigest() == INITIAL[key]
+
+
+def test_a_convolutional_stem_makes_the_tokens_that_patches_would():
+    # 28 -> 14 -> 7 -> 4 pixels a side: 16 tokens and the class token.
+    stem = build("dense").vit.embeddings.patch_embeddings.projection
+    assert [layer.out_channels for layer in stem if isinstance(layer, torch.nn.Conv2d)] == [
+        32, 64, 64, 64
+    ]  # fmt: skip
+    assert stem(torch.randn(2, 1, 28, 28)).shape == (2, 64, 4, 4)
+    patches = build("dense", **{"model.stem": "patch"})
+    assert patches.vit.embeddings.patch_embeddings.projection.kernel_size == (7, 7)
+
+
+def test_a_stem_that_gives_other_tokens_than_the_patches_is_refused():
+    # 30 -> 15 -> 8 -> 4 pixels a side, but 30 / 5 = 6 patches.
+    with pytest.raises(ValueError, match="halves image_size=30 3 times, to 4, which must be the 6"):
+        resolve("tiny-vit", "moe", {"model.image_size": 30, "model.patch_size": 5})

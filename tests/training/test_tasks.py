@@ -27,3 +27,11 @@ def test_an_epoch_sees_every_example_once(images):
 def test_batch_larger_than_the_data(images):
     with pytest.raises(ValueError, match="batch_size must be at most 9000 examples, got 9001"):
         images.loader(9001, 0)
+
+
+def test_augmentation_is_the_same_for_every_method_and_resumes():
+    tasks = [make_task(resolve("tiny-vit", method)) for method in ("dense", "moge")]
+    loaders = [task.loader(8, seed=3) for task in tasks]
+    first, second = (next(iter(loader))[0] for loader in loaders)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, next(iter(tasks[0].loader(8, seed=4)))[0])

@@ -1,0 +1,74 @@
+"""The dose: how hard an auxiliary loss pulls at the gates, measured while a run trains.
+
+Without it a null result means nothing: a loss whose gradient is a thousandth of the task's changes
+nothing, whatever it rewards (docs/method.md "Analyses").
+"""
+
+from __future__ import annotations
+
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import nn
+
+from moge_bench.moe.layer import MoEAux, MoELayer
+
+POINTS = 25  # a run's measurements of the dose
+TERMS = ("balance", "group", "regularizer")
+
+
+def is_measured(step: int, total: int) -> bool:
+    """Whether the dose is measured at optimiser step ``step``, 0-based, of ``total``."""
+    return step % max(total // POINTS, 1) == 0
+
+
+def measure_doses(
+    task: torch.Tensor, model: nn.Module, auxes: list[MoEAux]
+) -> dict[str, torch.Tensor]:
+    """Return |w grad L| / |grad task loss| at the gate weight, (layers,), by the name of L.
+
+    w is the whole weight of the term in the objective, aux_weight included, and L its sum over the
+    MoE layers. A term that no layer has, or that has no gradient, is left out; so is a layer whose
+    gate the task does not reach (it would be infinite: it is given as 0). The gradients that
+    training accumulates are not touched; the graph is kept. Nothing waits for the device.
+    """
+    layers = [module for module in model.modules() if isinstance(module, MoELayer)]
+    gates = [layer.router.gate.weight for layer in layers]
+    terms: dict[str, torch.Tensor] = {}
+    for layer, aux in zip(layers, auxes, strict=True):
+        weights = {
+            "balance": 1.0, "group": layer.group_weight, "regularizer": layer.regularizer_weight,
+        }  # fmt: skip
+        for name, weight in weights.items():
+            if weight and name in aux.losses and aux.losses[name].requires_grad:
+                term = layer.aux_weight * weight * aux.losses[name]
+                terms[name] = terms[name] + term if name in terms else term
+    if not terms:
+        return {}
+    of_task = _norms(task, gates)
+    doses = {}
+    for name, term in terms.items():
+        doses[name] = torch.where(of_task > 0, _norms(term, gates) / of_task, 0)
+    return doses
+
+
+def _norms(loss: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
+    gradients = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+    zero = loss.new_zeros((), dtype=torch.float64)
+    return torch.stack([zero if g is None else g.double().norm() for g in gradients])
+
+
+def curve_name(term: str, block: int) -> str:
+    """Return what the curve of a term's dose at the gate of ``block`` is called."""
+    return f"dose_{term}_block{block}"
+
+
+def mean_dose(curves: list[dict[str, Any]], block: int) -> float:
+    """Return the mean over a run's points of the dose of its method's own loss at a block's gate.
+
+    That is the group loss or the regularizer; 0 in a run that has neither, as plain MoE.
+    """
+    names = {curve_name("group", block), curve_name("regularizer", block)}
+    values = [point["value"] for point in curves if point["name"] in names]
+    return fmean(values) if values else 0.0

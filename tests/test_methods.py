@@ -1,0 +1,76 @@
+"""What each method changes, and that it changes nothing else."""
+
+import pytest
+
+from moge_bench.methods import METHODS
+from moge_bench.models.cost import cost_of
+from moge_bench.presets import resolve
+
+GROUPED = {
+    "moge": (False, False),
+    "moge-shuffled": (True, False),
+    "moge-unit": (False, True),
+    "moge-unit-shuffled": (True, True),
+}
+REGULARIZED = {"moe-entropy": "entropy", "simbal": "simbal", "orthogonality": "orthogonality"}
+OF_ITS_METHOD = ("group", "regularizer", "regularizer_weight")
+
+
+def settings(preset, method, **overrides):
+    return resolve(preset, method, overrides).model_dump()
+
+
+@pytest.mark.parametrize("preset", ["tiny-vit", "tiny-lm", "smoge-s"])
+@pytest.mark.parametrize("method", [*GROUPED, *REGULARIZED])
+def test_a_method_differs_from_moe_in_its_loss_alone(preset, method):
+    found, moe = settings(preset, method), settings(preset, "moe")
+    for values in (found, moe):
+        del values["method"], values["preset"]
+        for name in OF_ITS_METHOD:
+            del values["moe"][name]
+    assert found == moe
+
+
+@pytest.mark.parametrize(("method", "flags"), GROUPED.items())
+def test_the_controls_of_moge_differ_in_what_their_names_say(method, flags):
+    group = settings("tiny-vit", method, **{"moe.group.weight": 7.0})["moe"]["group"]
+    assert (group.pop("shuffled"), group.pop("unit_energy")) == flags
+    moge = settings("tiny-vit", "moge", **{"moe.group.weight": 7.0})["moe"]["group"]
+    assert group.items() <= moge.items()
+
+
+def test_a_shuffled_control_keeps_the_tuned_weight_of_what_it_controls():
+    for method in ("moge", "moge-unit"):
+        weights = {
+            settings("tiny-vit", name)["moe"]["group"]["weight"]
+            for name in (method, f"{method}-shuffled")
+        }
+        assert len(weights) == 1
+
+
+@pytest.mark.parametrize(("method", "regularizer"), REGULARIZED.items())
+def test_a_regularizer_has_its_weight_and_no_group(method, regularizer):
+    moe = settings("tiny-vit", method, **{"moe.regularizer_weight": 0.5})["moe"]
+    assert (moe["regularizer"], moe["regularizer_weight"]) == (regularizer, 0.5)
+    assert moe["group"] is None
+
+
+@pytest.mark.parametrize("method", ["moe", *GROUPED])
+def test_a_weight_that_is_not_the_methods_does_not_reach_it(method):
+    assert resolve("tiny-vit", method, {"moe.regularizer_weight": 3.0}) == resolve(
+        "tiny-vit", method
+    )
+
+
+@pytest.mark.parametrize(("preset", "top_k"), [("tiny-vit", 2), ("tiny-lm", 2), ("tiny-lm", 4)])
+def test_dense_wide_has_the_active_flops_of_the_moe(preset, top_k):
+    wide, moe = (resolve(preset, m, {"moe.top_k": top_k}) for m in ("dense-wide", "moe"))
+    assert wide.moe.expert_size == top_k * moe.model.ffn_size
+    assert (wide.moe.num_experts, wide.moe.balance, wide.moe.noise) == (1, "none", False)
+    # They differ in the gate: 2 * hidden_size * (N - 1) FLOPs a token in each MoE layer.
+    gates = 2 * moe.model.hidden_size * (moe.moe.num_experts - 1) * len(moe.moe.blocks)
+    assert cost_of(moe).flops_per_token - cost_of(wide).flops_per_token == gates
+
+
+def test_every_method_has_its_own_colour():
+    assert len({method.colour for method in METHODS.values()}) == len(METHODS)
