@@ -98,6 +98,13 @@ def _restore(
     for name, value in _below(tensors, _OPTIMIZER).items():
         index, _, field = name.partition(".")
         states.setdefault(int(index), {})[field] = value
+    # A file keeps no memory format. The fused optimiser goes through memory, so its state must lie
+    # there as the parameter does (channels last, for one).
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, state in states.items():
+        for field, value in state.items():
+            if value.shape == parameters[index].shape:
+                state[field] = torch.empty_like(parameters[index], dtype=value.dtype).copy_(value)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": states, "param_groups": groups})
     torch.set_rng_state(tensors[f"{_RANDOM}cpu"])

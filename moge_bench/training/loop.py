@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -192,15 +193,14 @@ class _Run:
             self._watch.check(step, task)
             if step % self._point_every == 0 or step == self._trainer.config.training.steps:
                 self._add_point(step, "task_loss", "training", task)
-        self._read_doses()
+            self._read_dose(step)
 
-    def _read_doses(self) -> None:
+    def _read_dose(self, step: int) -> None:
         blocks = self._trainer.config.moe.blocks if self._trainer.config.moe else ()
-        for step, doses in self._trainer.doses:
-            for term, values in doses.items():
-                for block, value in zip(blocks, values.tolist(), strict=True):
-                    self._add_point(step + 1, curve_name(term, block), "training", value)
-        self._trainer.doses.clear()
+        for term, values in self._trainer.doses.pop(step - 1, {}).items():
+            for block, value in zip(blocks, values.tolist(), strict=True):
+                if math.isfinite(value):  # a gradient that is not is the watch's to find
+                    self._add_point(step, curve_name(term, block), "training", value)
 
     def _add_point(self, step: int, name: str, split: str, value: float) -> None:
         point = {"step": step, "name": name, "split": split, "value": value}

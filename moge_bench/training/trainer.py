@@ -41,7 +41,7 @@ class Trainer:
             self._build()
         self.backends: dict[str, str] = {}
         self.checks: dict[str, Any] = {}
-        self.doses: list[tuple[int, dict[str, torch.Tensor]]] = []  # of steps, until they are read
+        self.doses: dict[int, dict[str, torch.Tensor]] = {}  # by step, until they are read
         torch.manual_seed(config.seed)  # from here on: dropout and gate noise
 
     @contextmanager
@@ -130,7 +130,7 @@ class Trainer:
                 task = self.task.loss(self.model, batch)
             self._first_time(auxes)
             if measured_step is not None and auxes:
-                self.doses.append((measured_step, measure_doses(task, self.model, auxes)))
+                self.doses[measured_step] = measure_doses(task, self.model, auxes)
             # docs/method.md "Total objective": the sum runs over the MoE layers.
             loss = sum((aux.loss for aux in auxes), start=task)
             self.accelerator.backward(loss)

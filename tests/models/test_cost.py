@@ -7,22 +7,22 @@ from moge_bench.models.build import build_model, count_parameters
 from moge_bench.models.cost import cost_of, count_flops_per_token
 from moge_bench.presets import resolve
 
-D, F, N = 64, 128, 16  # width, width of an FFN or an expert, experts: of both tiny systems
+D, F = 64, 128  # width, width of an FFN or an expert: of both tiny systems
 FFN = 2 * (2 * D * F)  # 32,768 a token
-GATE = 2 * D * N  # 2,048 a token
 PROJECTIONS = 4 * (2 * D * D)  # query, key, value and output: 32,768 a token
 
 
 @pytest.mark.parametrize(("method", "k"), [("dense", None), ("moe", 1), ("moge", 1), ("moe", 2)])
 def test_tiny_vit(method, k):
-    # An image: 4 * 4 patches of 7 * 7 pixels to 64, 4 layers of 17 tokens, 10 classes of one token.
-    # Attention: scores and their products with the values, 17 * 17 * 64 each.
-    patches, classes = 16 * (2 * 49 * D), 2 * D * 10
-    layer = 17 * (PROJECTIONS + FFN) + 2 * (2 * 17 * 17 * D)
-    image = patches + 4 * layer + classes
-    assert image == 4_854_016  # / 17 = 285,530.4
-    if k is not None:  # in two of the layers a gate, and k experts for one FFN
-        image += 2 * 17 * (GATE + (k - 1) * FFN)
+    # A stem: 3 x 3 convolutions to 14 * 14 pixels of 32 channels, 7 * 7 and 4 * 4 of 64, and a
+    # 1 x 1. Then 4 layers of 17 tokens, 10 classes of one token. Attention: scores and their
+    # products with the values, 17 * 17 * 64 each.
+    stem = 2 * (196 * 9 * 32 + 49 * 9 * 32 * 64 + 16 * 9 * 64 * 64 + 16 * 64 * D)
+    layer, classes = 17 * (PROJECTIONS + FFN) + 2 * (2 * 17 * 17 * D), 2 * D * 10
+    image = stem + 4 * layer + classes
+    assert image == 7_983_616  # / 17 = 469,624.5
+    if k is not None:  # in two of the layers a gate of 64 experts, and k experts for one FFN
+        image += 2 * 17 * (2 * D * 64 + (k - 1) * FFN)
     config = resolve("tiny-vit", method, {} if k is None else {"moe.top_k": k})
     assert count_flops_per_token(config) == round(image / 17)
 
@@ -36,7 +36,7 @@ def test_tiny_lm(method, k, vocabulary):
     token = 3 * (PROJECTIONS + attention + FFN) + head
     assert token == 294_912 + 128 * vocabulary
     if k is not None:  # in every layer
-        token += 3 * (GATE + (k - 1) * FFN)
+        token += 3 * (2 * D * 16 + (k - 1) * FFN)
     config = resolve("tiny-lm", method, {} if k is None else {"moe.top_k": k})
     assert count_flops_per_token(config, vocabulary) == token
 

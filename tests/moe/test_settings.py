@@ -12,6 +12,7 @@ OTHERS = {
     "border": "torus", "reduction": "official_image", "renormalize": False, "noise": True,
     "bias_update_rate": 0.5, "nonfinite": "propagate", "backend": "reference",
     "group_weight": 0.25, "balance": "vmoe", "z_loss_weight": 0.125, "aux_weight": 0.5,
+    "regularizer": "entropy", "regularizer_weight": 0.75,
     "capacity_factor": 1.5, "batch_priority": True, "activation": "silu", "bias": False,
 }  # fmt: skip
 

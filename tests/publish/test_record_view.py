@@ -27,13 +27,13 @@ def test_a_record_is_shown_for_people(moge):
     shown = lines(show_record(moge))
     assert shown[0] == f"{moge.run_id}: finished"
     assert "preset tiny-vit, method moge, seed 3, and:" in shown
-    assert "moe.num_experts 4 16" in shown  # here, in the preset
+    assert "moe.num_experts 4 64" in shown  # here, in the preset
     assert "moe.group.size 2 3" in shown
     assert not any(line.startswith("moe.top_k") for line in shown)
     assert "top1_accuracy (%) 71.25" in shown
     # Loads 1 to 4 of 10: 10 % and 40 %.
     assert "2 test 0 4 10.00% 40.00%" in shown
-    assert "test read once, after step 300" in shown
+    assert "test read once, after step 2100" in shown
     assert "commit 0123456789abcdef" in shown
     assert "machine cpu Test CPU, cores 2" in shown
 

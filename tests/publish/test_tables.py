@@ -73,8 +73,8 @@ def test_every_caption_needs_nothing_else(tmp_path):
     said = caption(markdown, "Test top-1 (%)")
     for part in (
         "Mean of n = 3 seeds (0, 1, 2) [95 % interval, Student's t", "paired by seed",
-        "Baseline: dense for moe, moe for moge", "preset tiny-vit", "steps 300", "batch size 64",
-        "learning rate 0.002", "lambda 4", "group border valid", "experts 16",
+        "Baseline: dense for moe, moe for moge", "preset tiny-vit", "steps 2100", "batch size 64",
+        "learning rate 0.002", "lambda 100", "group border torus", "experts 64",
         "moge-bench tables --results", "run ids: table.csv",
     ):  # fmt: skip
         assert part in said, part
