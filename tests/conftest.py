@@ -12,7 +12,11 @@ base:
   preset: tiny-vit
   data: fashion-mnist-10k
   seeds: [0, 1]
-  set: {training.steps: 3, training.batch_size: 16, training.warmup_steps: 1, moe.group.border: valid}
+  set:
+    training.steps: 3
+    training.batch_size: 16
+    training.warmup_steps: 1
+    moe.group.border: valid
 axes:
   method: [dense, moe, moge]
   moe.num_experts: [4, 9]

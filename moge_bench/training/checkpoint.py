@@ -94,17 +94,16 @@ def _restore(
     tensors: dict[str, torch.Tensor], model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> torch.Tensor:
     model.load_state_dict(_below(tensors, _MODEL))
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     states: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in _below(tensors, _OPTIMIZER).items():
         index, _, field = name.partition(".")
+        like = parameters[int(index)]
+        if value.shape == like.shape:
+            # A file keeps no memory format. The fused optimiser goes through memory, so its state
+            # must lie there as the parameter does (channels last, for one).
+            value = torch.empty_like(like, dtype=value.dtype).copy_(value)
         states.setdefault(int(index), {})[field] = value
-    # A file keeps no memory format. The fused optimiser goes through memory, so its state must lie
-    # there as the parameter does (channels last, for one).
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for index, state in states.items():
-        for field, value in state.items():
-            if value.shape == parameters[index].shape:
-                state[field] = torch.empty_like(parameters[index], dtype=value.dtype).copy_(value)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": states, "param_groups": groups})
     torch.set_rng_state(tensors[f"{_RANDOM}cpu"])

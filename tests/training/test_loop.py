@@ -75,7 +75,7 @@ def test_test_split_is_read_only_when_asked_for(moge):
 def test_accumulated_micro_batches_make_the_same_step():
     """Dense has no batch-dependent loss: two halves must give the gradient of the whole.
 
-    But for batch norm, and for augmentation, which draws the flips of a micro-batch, then its crops.
+    But for batch norm; and augmentation draws the flips of a micro-batch, then its crops.
     """
     given = {"training.steps": 2, "model.stem": "patch", "data.flip": False, "data.crop_padding": 0}
     whole = run("dense", **given).metrics
