@@ -7,15 +7,15 @@ from typing import Annotated
 import typer
 
 from moge_bench import __version__
-from moge_bench.cli import look, perf, read, run
+from moge_bench.cli import analysis, look, perf, read, run
 from moge_bench.cli.terminal import forgiving
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False,
     help="Topographic group-norm routing for Mixture-of-Experts models: benchmarks and ablations.",
 )  # fmt: skip
-for command in (look.doctor, look.presets, run.train, run.ablate, read.tables, read.figures,
-                read.show, read.diff):  # fmt: skip
+for command in (look.doctor, look.presets, run.train, run.ablate, analysis.analyze,
+                read.tables, read.figures, read.show, read.diff):  # fmt: skip
     app.command()(command)
 app.add_typer(perf.app, name="perf")
 

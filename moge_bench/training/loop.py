@@ -19,7 +19,7 @@ from moge_bench.training.device import rounds_to_tf32
 from moge_bench.training.divergence import Diverged, DivergenceWatch, check_objective
 from moge_bench.training.dose import curve_name, is_measured, mean_dose
 from moge_bench.training.evaluate import Metric
-from moge_bench.training.probes import save_probe
+from moge_bench.training.probes import Prober, make_prober
 from moge_bench.training.process import left_as_found
 from moge_bench.training.tasks import make_task
 from moge_bench.training.trainer import Trainer
@@ -79,7 +79,7 @@ def train(
         on_step: called as on_step(done, total) after every step.
         checkpoint: a file to go on from where it exists, written every ``checkpoint_every_s``
             seconds, and removed at the end; None keeps no state.
-        probe: a file for the routing of fixed inputs at the end (training/probes.py).
+        probe: a file for the routing of fixed inputs (training/probes.py).
 
     Raises ValueError for a checkpoint that is damaged or of another model, data that are not
     there, or a missing device.
@@ -87,12 +87,13 @@ def train(
     with left_as_found(), freed_memory_kept():
         trainer = Trainer(config, make_task(config))
         with trainer.in_force():
-            run = _Run(trainer, checkpoint)
+            prober = None if probe is None else make_prober(config, trainer.task)
+            run = _Run(trainer, checkpoint, prober)
             try:
                 run.train(on_step, checkpoint_every_s)
                 run.evaluate_at_end()
-                if probe is not None:
-                    save_probe(probe, config, trainer.task, trainer.model)
+                if probe is not None and prober is not None:
+                    prober.save(probe, trainer.model)
             except Diverged as end:
                 run.result.diverged_at = end.step
     if checkpoint is not None:
@@ -103,8 +104,8 @@ def train(
 class _Run:
     """A trainer, its place in the data, and what was measured so far."""
 
-    def __init__(self, trainer: Trainer, checkpoint: Path | None) -> None:
-        self._trainer, self._checkpoint = trainer, checkpoint
+    def __init__(self, trainer: Trainer, checkpoint: Path | None, prober: Prober | None) -> None:
+        self._trainer, self._checkpoint, self._prober = trainer, checkpoint, prober
         config = trainer.config
         settings = config.training
         loader = trainer.task.loader(
@@ -134,6 +135,8 @@ class _Run:
         self.result.curves = measured["curves"]
         trainer.backends, trainer.checks = measured["backends"], measured["checks"]
         self._watch.first, self._watch.above = measured["first_loss"], measured["above"]
+        if self._prober is not None:
+            self._prober.restore(measured["probe"])
 
     def _save(self) -> None:
         assert self._checkpoint is not None
@@ -144,6 +147,7 @@ class _Run:
             "checks": trainer.checks,
             "first_loss": self._watch.first,
             "above": self._watch.above,
+            "probe": None if self._prober is None else self._prober.state(),
         }
         save_checkpoint(
             self._checkpoint, self._done, trainer.model, trainer.optimizer,
@@ -171,6 +175,8 @@ class _Run:
             saves = self._checkpoint is not None and time.monotonic() - saved >= every_s
             if len(self._unread) >= read_every or last or evaluates or saves:
                 self._read_losses()
+            if self._prober is not None:
+                self._prober.after_step(self._done, trainer.model)
             if evaluates:
                 evaluation = trainer.task.evaluate(trainer.model, "validation", self._done)
                 for metric in evaluation.metrics:

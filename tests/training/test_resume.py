@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from moge_bench.presets import resolve
 from moge_bench.training import loop, text_task
@@ -132,32 +132,3 @@ def test_a_stream_found_again_gives_the_same_batches():
             found.next_step(), expected[step], strict=True
         ):
             assert torch.equal(images, wanted) and torch.equal(labels, labels_wanted)
-
-
-class TestProbe:
-    def test_holds_what_each_layer_did_with_fixed_inputs(self, tmp_path):
-        path = tmp_path / "probe.safetensors"
-        train(CONFIGS["moge"], probe=path)
-        probe = load_file(path)
-        # 2,048 tokens at 5 an image are 410 images, 2,050 tokens.
-        assert {name: tuple(value.shape) for name, value in probe.items()} == {
-            "labels": (2050,),
-            "block0.scores": (2050, 9), "block0.experts": (2050, 1), "block0.gate": (9, 16),
-            "block1.scores": (2050, 9), "block1.experts": (2050, 1), "block1.gate": (9, 16),
-        }  # fmt: skip
-        assert torch.allclose(probe["block0.scores"].sum(1), torch.ones(2050))
-        # In evaluation there is no noise: the expert is that of the largest score.
-        assert torch.equal(probe["block1.scores"].argmax(1), probe["block1.experts"][:, 0].long())
-        assert torch.equal(probe["labels"][:5], probe["labels"][0].expand(5))
-
-    def test_a_text_has_the_token_that_follows_as_label(self, tmp_path):
-        path = tmp_path / "probe.safetensors"
-        train(CONFIGS["dropout"], probe=path)
-        probe = load_file(path)
-        assert probe["labels"].shape == (2048,)
-        assert probe["block0.experts"].shape == (2048, 2)
-
-    def test_a_dense_run_has_none(self, tmp_path):
-        path = tmp_path / "probe.safetensors"
-        train(resolve("tiny-vit", "dense", {**VISION, "training.steps": 1}), probe=path)
-        assert not path.exists()

@@ -1,0 +1,1 @@
+"""What runs learned, from probes and records: a file for each measurement (docs/analyses.md)."""
