@@ -48,7 +48,7 @@ class MoEAux:
     experts_backend: str
 
 
-pytrees.register(MoEAux, ("loss", "losses", "routing", "num_dropped"), "experts_backend")
+pytrees.register(MoEAux, ("loss", "losses", "routing", "num_dropped"), ("experts_backend",))
 
 
 class _LostAux(MoEAux):

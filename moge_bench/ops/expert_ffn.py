@@ -43,7 +43,7 @@ def expert_ffn(
             backend="reference".
         weights: (T, k), of any of these dtypes, k >= 1; combined in float32 (float64 for float64
             ``x``).
-        experts: (T, k), int64, each from -1 to N - 1.
+        experts: (T, k), int64, or int32, which is converted; each from -1 to N - 1.
         w_in, w_out: (N, f, d) and (N, d, f), in the dtype of ``x``.
         b_in, b_out: (N, f) and (N, d), in the dtype of ``x``; both None for experts without bias.
         activation: "gelu" (exact, by erf), "relu" or "silu".
@@ -66,6 +66,8 @@ def expert_ffn(
     Raises:
         TypeError, ValueError: naming the argument, what came and what would work.
     """
+    if isinstance(experts, torch.Tensor) and experts.dtype == torch.int32:
+        experts = experts.to(torch.int64)
     _check_shapes(_check_tensors(x, weights, experts, w_in, b_in, w_out, b_out))
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {tuple(ACTIVATIONS)}, got {activation!r}")
@@ -131,7 +133,9 @@ def _check_tensors(
         if tensor.device != x.device:
             raise ValueError(f"{name} must be on the device of x, {x.device}, got {tensor.device}")
     if experts.dtype != torch.int64:
-        raise TypeError(f"experts must be int64, got {experts.dtype}; call experts.long() first")
+        raise TypeError(
+            f"experts must be int64 or int32, got {experts.dtype}; call experts.long() first"
+        )
     check_float("weights", weights)
     return named
 

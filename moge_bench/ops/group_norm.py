@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from moge_bench.ops import extension, masking, reference, validation
+from moge_bench.ops import composed, extension, reference, validation
 from moge_bench.ops.topography import Topography
 
 
@@ -24,6 +24,7 @@ def group_norm(
     stride: int = 1,
     border: str = "valid",
     reduction: str = "token_mean",
+    unit_energy: bool = False,
     mask: torch.Tensor | None = None,
     nonfinite: str = "error",
     backend: str = "auto",
@@ -38,7 +39,8 @@ def group_norm(
             in MoGE the softmax of the router logits over all N experts. On CUDA as in ``route``.
             Negative ones, the sign of raw logits, are warned of once, where the first calls of a
             process have them in their first rows, on the CPU and not compiled.
-        map_shape, group_size, sigma, stride, border, reduction, backend: as in ``route``.
+        map_shape, group_size, sigma, stride, border, reduction, unit_energy, backend: as in
+            ``route``.
         mask: (T,) bool, the tokens that count; the others enter neither the loss nor its mean,
             whatever they hold. If none counts the loss is 0.
         nonfinite: "error" refuses NaN and infinite scores; "propagate" lets them into the loss.
@@ -52,7 +54,7 @@ def group_norm(
     """
     validation.check_matrix("scores", scores)
     taps, topo = validation.make_groups(
-        scores, map_shape, group_size, sigma, stride, border, reduction
+        scores, map_shape, group_size, sigma, stride, border, reduction, unit_energy
     )
     return group_norm_with_taps(scores, taps, topo, mask=mask, nonfinite=nonfinite, backend=backend)
 
@@ -74,11 +76,11 @@ def group_norm_with_taps(
     validation.check_mask(mask, scores, "scores", 1)
     strict = nonfinite == "error"
     if mask is not None:
-        scores = masking.counted_rows(scores, mask)
+        scores = composed.counted_rows(scores, mask)
     _warn_of_logits(scores)
     if extension.choose_backend(backend, scores, "group_norm") == "extension":
-        if mask is not None:
-            return masking.group_norm(scores, taps, topo, strict, mask)
+        if not composed.norms_whole(topo, mask):
+            return composed.group_norm(scores, taps, topo, strict, mask)
         return extension.find_op("group_norm")(scores, taps, topo.as_ints, strict)
     if strict:
         validation.check_finite("scores", scores)

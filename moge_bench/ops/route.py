@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from moge_bench.ops import extension, masking, pytrees, reference, validation
+from moge_bench.ops import composed, extension, pytrees, reference, validation
+from moge_bench.ops.choice import Choice, make_choice
 from moge_bench.ops.topography import Topography
 
 
@@ -19,12 +20,13 @@ class Routing:
     """What one call of the router decided; see ``route`` for every field.
 
     A pytree: its tensors pass through torch.compile, torch.export, DDP and FSDP. ``logits``,
-    ``noise``, ``bias`` and ``mask`` are what was routed.
+    ``noise``, ``bias`` and ``mask`` are what was routed, ``score_function`` and ``limited`` (some
+    experts could not be chosen for their range) how.
     """
 
     __slots__ = (
-        "_scores", "backend", "bias", "experts", "first_load", "group_loss", "importance", "load",
-        "logits", "mask", "noise", "weights",
+        "_scores", "backend", "bias", "experts", "first_load", "group_loss", "importance",
+        "limited", "load", "logits", "mask", "noise", "score_function", "weights",
     )  # fmt: skip
 
     def __init__(
@@ -41,6 +43,8 @@ class Routing:
         bias: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
         scores: torch.Tensor | None = None,
+        score_function: str = "softmax",
+        limited: bool = False,
     ) -> None:
         self.weights = weights
         self.experts = experts
@@ -54,12 +58,14 @@ class Routing:
         self.bias = bias
         self.mask = mask
         self._scores = scores
+        self.score_function = score_function
+        self.limited = limited
 
     @property
     def scores(self) -> torch.Tensor:
-        """z = softmax(logits) without noise, (T, N), differentiable; computed on first access."""
+        """z = f(logits) without noise, (T, N), differentiable; computed on first access."""
         if self._scores is None:
-            self._scores = reference.scores(self.logits)
+            self._scores = reference.scores(self.logits, self.score_function)
         return self._scores
 
     def __repr__(self) -> str:
@@ -82,7 +88,7 @@ pytrees.register(
         "bias",
         "mask",
     ),
-    "backend",
+    ("backend", "score_function", "limited"),
 )
 
 
@@ -96,17 +102,25 @@ def route(
     stride: int = 1,
     border: str = "valid",
     reduction: str = "token_mean",
+    unit_energy: bool = False,
     renormalize: bool = True,
     noise: torch.Tensor | None = None,
     mask: torch.Tensor | None = None,
+    score_function: str = "softmax",
+    bias: torch.Tensor | None = None,
+    num_groups: int = 1,
+    top_groups: int = 1,
+    scale: float = 1.0,
+    index_dtype: torch.dtype = torch.int64,
     nonfinite: str = "error",
     backend: str = "auto",
 ) -> Routing:
     """Route every token to ``top_k`` experts and measure the topographic group norm of its scores.
 
-    z = softmax(x); experts = top-k of x + noise; L_group = reduce_{t,p} sqrt(sum_{u,v} G[u,v]
-    z[t, i*s+u, j*s+v]^2 + eps), eps = 1e-8 (MoGE, arXiv 2504.09265; docs/method.md "Routing" and
-    "Group-sparse loss").
+    z = f(x); experts = top-k of f(x + noise) + bias; L_group = reduce_{t,p} sqrt(sum_{u,v} G[u,v]
+    z[t, i*s+u, j*s+v]^2 + eps), eps = 1e-8 (MoGE, arXiv 2504.09265; docs/method.md "Routing",
+    "Wider routing" and "Group-sparse loss"). f is softmax, MoGE's, unless ``score_function`` says
+    another.
 
     Args:
         logits: x, (T, N), float32, float64 or bfloat16, 1 <= N <= 1024, any strides. On CUDA
@@ -122,22 +136,37 @@ def route(
         stride: distance between neighbouring groups in map cells.
         border: "valid" (windows wholly on the map) or "torus" (indices modulo the map).
         reduction: "token_mean", "official_image" or "official_language".
+        unit_energy: divide a token's z by its norm over the experts in the loss, so that the loss
+            asks for few and neighbouring experts, not for even scores (docs/method.md "A repair").
+            A row of zeros stays one and has a gradient of 0.
         renormalize: make the k weights of a token sum to 1; else they are its scores.
         noise: (T, N), added to the logits for selection only; no gradient flows to it.
         mask: (T,) bool, tokens that count (docs/method.md "Wider routing"). The others, padding,
             get weights and experts like any other, and enter neither group_loss (its mean is over
             those that count), importance, load nor first_load; if none counts all are 0. What
             padding holds does no harm: a row that ``nonfinite`` would not let be routed is routed
-            as a row of zeros. With a mask the scores are materialised.
+            as a row of zeros.
+        score_function: f: "softmax"; "sigmoid" (DeepSeek-V3, GLM, Kimi); "sqrtsoftplus", the root
+            of log(1 + exp x) (TransformerEngine). With the last two, weights are divided by their
+            sum + 1e-20, and importance sums z / (sum_e z + 1e-20), as balance losses expect.
+        bias: (N,), of the floating dtypes of the logits, added to the scores for selection only; no
+            gradient flows to it.
+        num_groups, top_groups: choose only among experts of the best ``top_groups`` of
+            ``num_groups`` equal consecutive ranges; a range ranks by the sum of its top_k /
+            top_groups best f(x + noise) + bias. num_groups divides N, top_groups divides top_k. No
+            relation to the groups of the map.
+        scale: every weight is multiplied by it at last; > 0.
+        index_dtype: of ``experts``, torch.int64 or torch.int32.
         nonfinite: "error" refuses NaN and infinite input. "propagate" lets it through: a row with
             NaN or +inf, or with nothing but -inf, gets NaN weights and makes the loss and the
             importance NaN; -inf beside finite logits is a score of exactly 0 (a masked expert).
+            With another score_function than softmax a row of nothing but -inf has scores of 0.
             NaN ranks as -inf in the selection. Every row still gets k different experts. On CUDA
             "error" waits for the device and cannot be captured into a graph; "propagate" can.
         backend: "auto", "extension" or "reference".
 
     Returns:
-        Routing with weights (T, k), experts (T, k) int64 in descending order of x + noise,
+        Routing with weights (T, k), experts (T, k) in descending order of what was compared,
         importance (N,) = sum_t z, group_loss (), load (N,) int64 = choices per expert, first_load
         (N,) int64 = first choices per expert, scores (T, N), computed on first access, and
         backend, the name of what ran. Floats are float32, or float64
@@ -155,19 +184,29 @@ def route(
     derivatives, forward-mode derivatives and those of torch.func raise NotImplementedError, but for
     backend="reference", which has them. torch.func.vmap is one call a slice.
 
-    Deviation: x + noise is compared instead of softmax(x + noise). The order is the same, and
-    scores that only round to equal floats make no tie.
+    Deviation: for softmax without bias and ranges x + noise is compared instead of
+    softmax(x + noise). The order is the same, and scores that only round to equal floats make no
+    tie. What the compiled kernels do not take in one pass is composed of them, and the scores are
+    materialised (ops/composed.py says what): mask, bias, ranges, scale, unit_energy, another f.
     """
     validation.check_matrix("logits", logits)
     taps, topo = None, None
     if group_size is not None:
         taps, topo = validation.make_groups(
-            logits, map_shape, group_size, sigma, stride, border, reduction
+            logits, map_shape, group_size, sigma, stride, border, reduction, unit_energy
         )
-    return route_with_taps(
-        logits, taps, topo, top_k, renormalize=renormalize, noise=noise, nonfinite=nonfinite,
-        backend=backend, mask=mask,
+    choice = make_choice(
+        int(logits.shape[1]), top_k, renormalize, score_function, num_groups, top_groups, scale
+    )
+    validation.check_bias(bias, logits)
+    routing = route_with_taps(
+        logits, taps, topo, choice, noise=noise, nonfinite=nonfinite, backend=backend, bias=bias,
+        mask=mask,
     )  # fmt: skip
+    if index_dtype is not torch.int64:
+        validation.check_index_dtype(index_dtype)
+        routing.experts = routing.experts.to(index_dtype)
+    return routing
 
 
 # Between two calls of a router a model runs much else, so the Python of a call starts from cold
@@ -177,9 +216,8 @@ def route_with_taps(
     logits: torch.Tensor,
     taps: torch.Tensor | None,
     topo: Topography | None,
-    top_k: int,
+    choice: Choice,
     *,
-    renormalize: bool,
     noise: torch.Tensor | None,
     nonfinite: str,
     backend: str,
@@ -188,43 +226,38 @@ def route_with_taps(
 ) -> Routing:
     """``route`` with the filter given as a tensor, so that an annealed sigma never recompiles.
 
-    ``logits`` are not checked: validation.check_matrix does that, before the groups are made.
-    ``bias``, (N,), enters the selection alone: top-k is of softmax(x + noise) + bias.
+    ``logits`` and ``bias`` are not checked: validation.check_matrix does that, before the groups
+    are made, and ``choice`` is for their N.
     """
-    validation.check_top_k(top_k, logits.shape[1])
     validation.check_noise(noise, logits)
     validation.check_nonfinite(nonfinite)
     chosen = extension.choose_backend(backend, logits, "route")
     strict = nonfinite == "error"
-    if bias is not None or mask is not None:
+    if mask is not None:
         validation.check_mask(mask, logits, "logits", 1)
-        logits = masking.routable_rows(logits, mask, strict)
+        logits = composed.routable_rows(logits, mask, strict)
         if noise is not None:
-            noise = masking.routable_rows(noise, mask)
-        outputs, scores = masking.route(
-            logits, noise, taps, top_k, topo, renormalize, strict, bias, mask, chosen
-        )
-        return Routing(*outputs, logits, noise, chosen, bias, mask, scores)
-    if chosen == "extension":
+            noise = composed.routable_rows(noise, mask)
+    if strict and bias is not None:
+        validation.check_finite("bias", bias, unbroken=chosen == "extension")
+    scores = None
+    if chosen == "extension" and composed.routes_whole(choice, topo, bias, mask):
         outputs = extension.find_op("route")(
-            logits, noise, taps, () if topo is None else topo.as_ints,
-            choice_as_ints(top_k, renormalize), strict,
-        )  # fmt: skip
+            logits, noise, taps, () if topo is None else topo.as_ints, choice.as_ints, strict
+        )
+    elif chosen == "extension":
+        outputs, scores = composed.route(logits, noise, taps, topo, choice, strict, bias, mask)
     else:
         if strict:
             validation.check_finite("logits", logits)
             if noise is not None:
                 validation.check_finite("noise", noise)
-        outputs = reference.route(logits, noise, taps, top_k, topo, renormalize)
+        outputs = reference.route(logits, noise, taps, topo, choice, bias, mask)
     weights, experts, importance, group_loss, load, first_load = outputs[:6]
     return Routing(
-        weights, experts, importance, group_loss, load, first_load, logits, noise, chosen
-    )
-
-
-def choice_as_ints(top_k: int, renormalize: bool) -> tuple[int, ...]:
-    """Return what the op takes as ``choice`` (csrc/plan.h)."""
-    return top_k, int(renormalize)
+        weights, experts, importance, group_loss, load, first_load, logits, noise, chosen, bias,
+        mask, scores, choice.score_function, choice.limited,
+    )  # fmt: skip
 
 
 def _route_fake(

@@ -113,6 +113,7 @@ class Topography:
         border: "valid" keeps windows that lie wholly on the map; "torus" takes indices modulo
             rows and cols, so a window larger than the map wraps onto itself.
         reduction: "token_mean" | "official_image" | "official_language" (docs/method.md).
+        unit_energy: divide every token's scores by their norm first (docs/method.md "A repair").
 
     Raises:
         ValueError: a size below 1, an unknown border or reduction, or a group that does not fit
@@ -125,6 +126,7 @@ class Topography:
     stride: int = 1
     border: str = "valid"
     reduction: str = "token_mean"
+    unit_energy: bool = False
     as_ints: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -138,6 +140,8 @@ class Topography:
             raise ValueError(f"border must be one of {BORDERS}, got {self.border!r}")
         if self.reduction not in REDUCTIONS:
             raise ValueError(f"reduction must be one of {REDUCTIONS}, got {self.reduction!r}")
+        if not isinstance(self.unit_energy, bool):
+            raise TypeError(f"unit_energy must be True or False, got {self.unit_energy!r}")
         largest = min(self.rows, self.cols)
         if self.border == "valid" and self.group_size > largest:
             raise ValueError(

@@ -25,6 +25,7 @@ from moge_bench.ops.topography import (
 )
 
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+INDEX_DTYPES = (torch.int64, torch.int32)
 NONFINITE = ("error", "propagate")
 
 
@@ -68,14 +69,6 @@ def check_matrix(name: str, tensor: torch.Tensor) -> None:
         )
 
 
-def check_top_k(top_k: int, num_experts: int) -> None:
-    """Check that 1 <= top_k <= num_experts."""
-    if isinstance(top_k, bool) or not isinstance(top_k, int):
-        raise TypeError(f"top_k must be an int, got {top_k!r}")
-    if not 1 <= top_k <= num_experts:
-        raise ValueError(f"top_k must be from 1 to num_experts={num_experts}, got {top_k}")
-
-
 def check_noise(noise: torch.Tensor | None, logits: torch.Tensor) -> None:
     """Check that ``noise`` has the shape and device of ``logits`` and a floating dtype."""
     if noise is None:
@@ -87,6 +80,20 @@ def check_noise(noise: torch.Tensor | None, logits: torch.Tensor) -> None:
         raise ValueError(
             f"noise must have the shape and device of logits, {tuple(logits.shape)} on "
             f"{logits.device}; got {tuple(noise.shape)} on {noise.device}"
+        )
+
+
+def check_bias(bias: torch.Tensor | None, logits: torch.Tensor) -> None:
+    """Check that ``bias`` is (N,), on the device of ``logits``, of a floating dtype."""
+    if bias is None:
+        return
+    if not isinstance(bias, torch.Tensor):
+        raise TypeError(f"bias must be a torch.Tensor or None, got {type(bias).__name__}")
+    check_float("bias", bias)
+    if bias.shape != logits.shape[1:] or bias.device != logits.device:
+        raise ValueError(
+            f"bias must have an entry for every expert, shape {tuple(logits.shape[1:])} on "
+            f"{logits.device}; got {tuple(bias.shape)} on {bias.device}"
         )
 
 
@@ -106,6 +113,12 @@ def check_mask(mask: torch.Tensor | None, like: torch.Tensor, name: str, dims: i
             f"mask must have an entry for every token of {name}, shape "
             f"{tuple(like.shape[:dims])} on {like.device}; got {tuple(mask.shape)} on {mask.device}"
         )
+
+
+def check_index_dtype(dtype: torch.dtype) -> None:
+    """Check the dtype that indices of experts are asked for in."""
+    if dtype not in INDEX_DTYPES:
+        raise TypeError(f"index_dtype must be one of {INDEX_DTYPES}, got {dtype!r}")
 
 
 def check_nonfinite(nonfinite: str) -> None:
@@ -159,16 +172,17 @@ def require(condition: torch.Tensor, message: str) -> None:
         raise ValueError(message)
 
 
-def check_finite(name: str, tensor: torch.Tensor) -> None:
+def check_finite(name: str, tensor: torch.Tensor, unbroken: bool = False) -> None:
     """Raise ValueError naming the first row of ``tensor`` that is not finite.
 
     Inside torch.func.vmap no row is named. Where values cannot be read the check becomes part of
-    the graph, and fails as RuntimeError when that runs.
+    the graph, and fails as RuntimeError when that runs; with ``unbroken`` under torch.compile too,
+    which else breaks its graph here.
     """
     wanted = f"{name} must be finite, got NaN or inf"
     advice = "pass nonfinite='propagate' to let such rows through as documented"
     whole = unwrapped(tensor)
-    if not readable(whole):
+    if not readable(whole) or (unbroken and torch.compiler.is_compiling()):
         require(torch.isfinite(whole), f"{wanted}; {advice}")
         return
     bad_T = ~torch.isfinite(whole).all(dim=-1)
@@ -198,6 +212,7 @@ def make_groups(
     stride: int,
     border: str,
     reduction: str,
+    unit_energy: bool = False,
 ) -> tuple[torch.Tensor, Topography]:
     """Return (taps, topography) of the arguments that ``route`` and ``group_norm`` share.
 
@@ -216,11 +231,11 @@ def make_groups(
             if not sigma.is_cuda:
                 whole = unwrapped(sigma)
                 require((whole > 0) & (whole < math.inf), "sigma must be positive and finite")
-            _, topo = _groups(*shape, None, stride, border, reduction)
+            _, topo = _groups(*shape, None, stride, border, reduction, unit_energy)
             return taps_of_width(topo.group_size, sigma, matrix.device), topo
         sigma = float(sigma)
     # int: a size that is traced (symbolic make_fx, torch.jit) is fixed, as the map is.
-    arguments = (*shape, sigma, stride, border, reduction)
+    arguments = (*shape, sigma, stride, border, reduction, unit_energy)
     recorded = torch.compiler.is_compiling() or (matrix.is_cuda and is_capturing())
     if not recorded and type(matrix) is torch.Tensor:
         try:
@@ -251,11 +266,12 @@ def _groups(
     stride: int,
     border: str,
     reduction: str,
+    unit_energy: bool = False,
 ) -> tuple[tuple[float, ...], Topography]:
     rows, cols = resolve_map_shape(map_shape, num_experts)
     group_size = resolve_group_size(group_size, rows, cols, border)
     values = tap_values(group_size, sigma)
-    return values, Topography(rows, cols, group_size, stride, border, reduction)
+    return values, Topography(rows, cols, group_size, stride, border, reduction, unit_energy)
 
 
 @functools.lru_cache(maxsize=256, typed=True)  # typed: True is no group_size though it equals 1

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from moge_bench.moe.experts import Experts
 from moge_bench.ops import reference, reference_experts
+from moge_bench.ops.choice import Choice
 from moge_bench.perf import peers, verify
 from moge_bench.perf.candidates import ROUTERS, Candidate, Options, softmax_topk
 from moge_bench.perf.registry import DTYPES, Case, make_logits
@@ -64,9 +65,9 @@ class LayerTask:
     def _oracle(self, dtype: torch.dtype) -> list[torch.Tensor]:
         leaves = [self.x, self.logits, self.w_in, self.w_out]
         x, logits, w_in, w_out = (t.detach().to(dtype).requires_grad_() for t in leaves)
-        weights, experts, *_ = reference.route(
-            logits, None, None, self.case.top_k, None, self.case.renormalize
-        )
+        case = self.case
+        choice = Choice(case.num_experts, case.top_k, case.renormalize)
+        weights, experts, *_ = reference.route(logits, None, None, None, choice)
         y = reference_experts.expert_ffn(x, weights, experts, w_in, None, w_out, None, ACTIVATION)
         grads = torch.autograd.grad(y, [x, logits, w_in, w_out], self.cotangent.to(dtype))
         return [y.detach(), *grads]

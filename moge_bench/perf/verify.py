@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from moge_bench.ops import reference
+from moge_bench.ops.choice import Choice
 from moge_bench.ops.topography import gaussian_taps
 from moge_bench.perf.registry import Case
 
@@ -67,11 +68,12 @@ def oracle(logits: torch.Tensor, case: Case, dtype: torch.dtype, *, with_loss: b
     """
     taps = gaussian_taps(case.group_size, 1.0).to(logits.device)
     cotangent = cotangents(case).to(logits.device, dtype)
+    choice = Choice(case.num_experts, case.top_k, case.renormalize)
     parts, total = [], torch.zeros((), dtype=torch.float64)
     for start in range(0, case.num_tokens, CHUNK):
         x = logits[start : start + CHUNK].to(dtype).requires_grad_()
         weights, experts, _, loss, *_ = reference.route(
-            x, None, taps.to(dtype), case.top_k, case.topography, case.renormalize
+            x, None, taps.to(dtype), case.topography, choice
         )
         dense, chosen = to_dense(weights, experts, case.num_experts)
         # loss is the mean over the chunk, so its sum over tokens is loss * len(x).

@@ -2,6 +2,7 @@
 
 Every function returns a scalar, (), that is differentiable with respect to the logits, and 0
 for an empty batch. Softmax is applied once, in ``routing.scores``; no function applies it again.
+With sigmoid or sqrt-softplus scores ``importance`` is of scores divided by their sum over experts.
 Tokens outside ``routing.mask`` enter none of them, nor any mean. Legend: T tokens, N experts.
 """
 
@@ -12,6 +13,7 @@ from collections.abc import Callable
 
 import torch
 
+from moge_bench.ops.reference import activation
 from moge_bench.ops.route import Routing
 
 
@@ -49,12 +51,20 @@ def vmoe_loss(routing: Routing) -> torch.Tensor:
     top k if its noise were drawn anew: Phi((x[t, e] - threshold[t, e]) / noise_std), noise_std =
     1/N. Without a selection bias the threshold is the k-th largest noisy logit. Without noise
     (evaluation) the load has no gradient and only its count enters.
+
+    Raises ValueError where there is noise and the choice is limited to ranges of experts: whether
+    an expert stays then depends on the noise of others, and the paper has no load for it.
     """
     if routing.experts.shape[0] == 0:
         return routing.importance.sum()
     if routing.noise is None:
         load = routing.load.to(routing.importance.dtype)
     else:
+        if routing.limited:
+            raise ValueError(
+                "vmoe_loss knows no load of choices limited to ranges of experts (top_groups < "
+                "num_groups): take another balance loss, or route without noise"
+            )
         noise_std = 1.0 / routing.load.shape[0]
         margin = (routing.logits - _threshold(routing, routing.noise)) / noise_std
         chance = 0.5 * torch.erfc(-margin / math.sqrt(2.0))
@@ -67,22 +77,59 @@ def vmoe_loss(routing: Routing) -> torch.Tensor:
 def _threshold(routing: Routing, noise: torch.Tensor) -> torch.Tensor:
     """Return the noisy logit above which an expert is chosen, (T, 1), or (T, N) with a bias.
 
-    With a bias b an expert stays if softmax(y)_e + b_e is above that of the last one chosen, l.
-    With y = x + noise and its logsumexp held, that is y_e > y_l + log(1 + (b_l - b_e) / z_l), z =
-    softmax(y); if z_l + b_l <= b_e, e stays whatever its noise.
+    With a bias b an expert stays if f(y)_e + b_e is above that of the last one chosen, l, with y =
+    x + noise: if y_e > f^-1(f(y_l) + b_l - b_e), softmax's sum held. Below the values of f it stays
+    whatever its noise, above them it never does.
     """
     noisy = routing.logits + noise
-    last = routing.experts[:, -1:]
+    last = routing.experts[:, -1:].to(torch.int64)
     threshold = noisy.gather(1, last)
     if routing.bias is None:
         return threshold
     bias = routing.bias.to(noisy.dtype)
+    ahead = bias[last] - bias  # (T, N)
+    return _THRESHOLDS[routing.score_function](noisy, threshold, ahead)
+
+
+def _softmax_threshold(
+    noisy: torch.Tensor, threshold: torch.Tensor, ahead: torch.Tensor
+) -> torch.Tensor:
+    """y_l + log(1 + (b_l - b_e) / z_l), which is f^-1 of softmax with its logsumexp held."""
     # 1 / z_l, kept from overflow: 0 * inf would be NaN where the biases are equal.
     inverse = torch.exp((noisy.logsumexp(-1, keepdim=True) - threshold).clamp_max(80.0))
-    ratio = (bias[last] - bias) * inverse
+    ratio = ahead * inverse
     always = ratio <= -1.0
     shifted = threshold + torch.log1p(torch.where(always, 0.0, ratio))
     return torch.where(always, -torch.inf, shifted)
+
+
+def _sigmoid_threshold(
+    _: torch.Tensor, threshold: torch.Tensor, ahead: torch.Tensor
+) -> torch.Tensor:
+    """log v - log(1 - v) for v = sigmoid(y_l) + b_l - b_e."""
+    value, rest = torch.sigmoid(threshold) + ahead, torch.sigmoid(-threshold) - ahead
+    inside = (value > 0) & (rest > 0)
+    shifted = torch.where(inside, value, 0.5).log() - torch.where(inside, rest, 0.5).log()
+    shifted = torch.where(inside, shifted, torch.where(value > 0, torch.inf, -torch.inf))
+    return torch.where(ahead == 0, threshold, shifted)
+
+
+def _sqrtsoftplus_threshold(
+    _: torch.Tensor, threshold: torch.Tensor, ahead: torch.Tensor
+) -> torch.Tensor:
+    """log(exp(v^2) - 1) for v = sqrt(softplus(y_l)) + b_l - b_e."""
+    value = activation(threshold, "sqrtsoftplus") + ahead
+    square = value.clamp_min(1e-15).square()  # its square is no subnormal number
+    shifted = square + torch.log(-torch.expm1(-square))
+    shifted = torch.where(value > 0, shifted, -torch.inf)
+    return torch.where(ahead == 0, threshold, shifted)
+
+
+_THRESHOLDS = {
+    "softmax": _softmax_threshold,
+    "sigmoid": _sigmoid_threshold,
+    "sqrtsoftplus": _sqrtsoftplus_threshold,
+}
 
 
 def z_loss(routing: Routing) -> torch.Tensor:

@@ -26,7 +26,8 @@ class GroupNorm(nn.Module):
     Args:
         group_size: h, an int.
         sigma: a number, or None for a box filter.
-        map_shape, stride, border, reduction, nonfinite, backend: as in ``group_norm``.
+        map_shape, stride, border, reduction, unit_energy, nonfinite, backend: as in
+            ``group_norm``.
 
     Raises:
         TypeError, ValueError: naming the argument, what came and what would work.
@@ -40,14 +41,16 @@ class GroupNorm(nn.Module):
         stride: int = 1,
         border: str = "valid",
         reduction: str = "token_mean",
+        unit_energy: bool = False,
         nonfinite: str = "error",
         backend: str = "auto",
     ) -> None:
         super().__init__()
         self._taps = gaussian_taps(group_size, sigma)
-        Topography(group_size, group_size, group_size, stride, border, reduction)  # checks them
+        Topography(group_size, group_size, group_size, stride, border, reduction, unit_energy)
         self.group_size, self.sigma, self.map_shape = group_size, sigma, map_shape
-        self.stride, self.border, self.reduction = stride, border, reduction
+        self.stride, self.border, self.reduction = stride, border, reduction  # checked above
+        self.unit_energy = unit_energy
         self.nonfinite, self.backend = nonfinite, backend
 
     def set_sigma(self, sigma: float | None) -> None:
@@ -60,8 +63,9 @@ class GroupNorm(nn.Module):
         check_matrix("scores", scores)
         self._taps = moved_taps(self._taps, scores.device)
         _, topography = make_groups(
-            scores, self.map_shape, self.group_size, None, self.stride, self.border, self.reduction
-        )
+            scores, self.map_shape, self.group_size, None, self.stride, self.border,
+            self.reduction, self.unit_energy,
+        )  # fmt: skip
         return group_norm_with_taps(
             scores, self._taps, topography, mask=mask, nonfinite=self.nonfinite,
             backend=self.backend,
@@ -108,5 +112,6 @@ class GroupNorm(nn.Module):
         """Show the settings that decide the loss."""
         return (
             f"group_size={self.group_size}, sigma={self.sigma}, map_shape={self.map_shape}, "
-            f"stride={self.stride}, border={self.border!r}, reduction={self.reduction!r}"
+            f"stride={self.stride}, border={self.border!r}, reduction={self.reduction!r}, "
+            f"unit_energy={self.unit_energy}"
         )

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from moge_bench.ops import masking
+from moge_bench.ops import composed
 from moge_bench.ops.count_load import count_load
 from moge_bench.ops.extension import warn_once
+from moge_bench.ops.group_norm import group_norm_with_taps
 from moge_bench.ops.route import Routing, route_with_taps
 from moge_bench.ops.topography import (
     AUTO_GROUP,
@@ -36,19 +37,21 @@ class TopographicRouter(nn.Module):
         hidden_size: width d of a token.
         num_experts, top_k: N and k.
         settings: by keyword, as in ``RouterSettings``: group_size, sigma, map_shape, stride,
-            border, reduction, renormalize, noise, bias_update_rate, nonfinite, backend. A
-            group_size="auto" below 3 is said once. With a bias_update_rate > 0 (DeepSeek-V3) top-k
-            is of softmax(x + noise) + selection_bias, weights and losses are of the scores alone.
-            A forward pass in training only counts; ``update_selection_bias``, called once an
+            border, reduction, unit_energy, shuffled, renormalize, score_function, num_groups,
+            top_groups, scale, noise, bias_update_rate, nonfinite, backend. A group_size="auto"
+            below 3 is said once. With a bias_update_rate > 0 (DeepSeek-V3) top-k is of
+            f(x + noise) + selection_bias, weights and losses are of the scores f(x) alone. A
+            forward pass in training only counts; ``update_selection_bias``, called once an
             optimiser step, moves the bias by this much towards the mean load.
 
     ``gate`` is called as a module, in float32 and outside autocast: hooks on it fire, and it may
     be wrapped or replaced by any module from (T, hidden_size) to (T, num_experts).
 
     State: ``selection_bias``, (N,), float32 whatever the module is cast to, is in the state dict.
-    Not in it are the counts of the step that is under way and sigma, which the step alone decides
-    (SigmaSchedule): MoE and MoGE have the same state dict. Version 1 of it held a bias that was
-    added to the logits; it is loaded with a warning.
+    Not in it are the counts of the step that is under way, nor sigma and ``places``, (N,) int64 or
+    None, which the step alone decides (SigmaSchedule, shuffle_places): MoE and MoGE have the same
+    state dict. Version 1 of it held a bias that was added to the logits; it is loaded with a
+    warning.
     """
 
     _version = 2
@@ -73,7 +76,7 @@ class TopographicRouter(nn.Module):
                 )
         self.group_size = None if self.topography is None else self.topography.group_size
         self.hidden_size, self.num_experts, self.top_k = hidden_size, num_experts, top_k
-        self.renormalize, self.noise = s.renormalize, s.noise
+        self.choice, self.noise = s.choice, s.noise
         self.bias_update_rate, self.nonfinite, self.backend = (
             s.bias_update_rate, s.nonfinite, s.backend,
         )  # fmt: skip
@@ -81,6 +84,8 @@ class TopographicRouter(nn.Module):
         self.register_buffer("selection_bias", torch.zeros(num_experts, dtype=torch.float32))
         # No buffer: DDP overwrites buffers with rank 0's before every forward pass.
         self._load_counts = torch.zeros(num_experts, dtype=torch.int64)
+        # Places of the experts on the map, (N,) int64: None unless they are shuffled.
+        self.places = torch.arange(num_experts, device="cpu") if s.shuffled else None
 
     @classmethod
     def from_settings(cls, hidden_size: int, settings: RouterSettings) -> Self:
@@ -101,6 +106,8 @@ class TopographicRouter(nn.Module):
         self._load_counts.zero_()
         if self._taps is not None:
             self.set_sigma(self.sigma)
+        if self.places is not None:
+            self.places.copy_(torch.arange(self.num_experts, device="cpu"))
 
     def set_sigma(self, sigma: float | None) -> None:
         """Change the width of the filter in place.
@@ -112,6 +119,17 @@ class TopographicRouter(nn.Module):
             raise ValueError("this router has group_size=None: there is no filter to widen")
         self._taps.copy_(gaussian_taps(self._taps.numel(), sigma), non_blocking=True)
         self.sigma = sigma
+
+    def shuffle_places(self, generator: torch.Generator) -> None:
+        """Draw the experts' places on the map anew, in place, from ``generator``, one of the CPU.
+
+        Once an optimiser step, with a generator that the step alone seeds: then ranks agree and a
+        resumed run draws the same. As with ``set_sigma`` nothing is compiled or captured again.
+        """
+        if self.places is None:
+            raise ValueError("this router has shuffled=False: its experts keep their places")
+        drawn = torch.randperm(self.num_experts, generator=generator, device="cpu")
+        self.places.copy_(drawn, non_blocking=True)
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Return the gate's logits, (T, N), float32 (float64 if the gate is float64)."""
@@ -129,7 +147,7 @@ class TopographicRouter(nn.Module):
                 f"got {tuple(x.shape)}"
             )
         check_mask(mask, x, "x", 1)
-        logits = self.logits(masking.routable_rows(x, mask))
+        logits = self.logits(composed.routable_rows(x, mask))
         noise = None
         if self.training and self.noise:
             noise = torch.randn_like(logits) / self.num_experts
@@ -139,11 +157,18 @@ class TopographicRouter(nn.Module):
                 f"gate must return (num_tokens, num_experts={self.num_experts}), "
                 f"got {tuple(logits.shape)}"
             )
+        in_place = self.places is None
         routing = route_with_taps(
-            logits, self._taps, self.topography, self.top_k, renormalize=self.renormalize,
-            noise=noise, nonfinite=self.nonfinite, backend=self.backend, mask=mask,
+            logits, self._taps if in_place else None, self.topography if in_place else None,
+            self.choice, noise=noise, nonfinite=self.nonfinite, backend=self.backend, mask=mask,
             bias=self.selection_bias.clone() if self.bias_update_rate else None,
         )  # fmt: skip
+        if self.places is not None and self._taps is not None and self.topography is not None:
+            # "propagate": finite logits, which were checked, have finite scores.
+            routing.group_loss = group_norm_with_taps(
+                routing.scores.index_select(1, self.places), self._taps, self.topography,
+                mask=mask, nonfinite="propagate", backend=self.backend,
+            )  # fmt: skip
         if self.training and self.bias_update_rate:
             self._count(routing.load)
         return routing
@@ -189,6 +214,8 @@ class TopographicRouter(nn.Module):
         self._load_counts = fn(self._load_counts)
         if self._taps is not None:
             self._taps = moved_taps(self._taps, self.selection_bias.device)
+        if self.places is not None:
+            self.places = moved_taps(self.places, self.selection_bias.device)
         return self
 
     def _load_from_state_dict(

@@ -7,6 +7,7 @@ from dataclasses import KW_ONLY, dataclass, fields
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+from moge_bench.ops.choice import Choice
 from moge_bench.ops.extension import BACKENDS
 from moge_bench.ops.topography import (
     AUTO_GROUP,
@@ -15,7 +16,7 @@ from moge_bench.ops.topography import (
     resolve_map_shape,
     tap_values,
 )
-from moge_bench.ops.validation import check_nonfinite, check_top_k
+from moge_bench.ops.validation import check_nonfinite
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -33,8 +34,10 @@ class RouterSettings:
         sigma: width of the filter, changed during training by ``set_sigma`` (SigmaSchedule).
         noise: in training, add Normal(0, 1) / N to the logits for selection.
         bias_update_rate: > 0 turns on auxiliary-loss-free balancing.
-        map_shape, stride, border, reduction, renormalize, nonfinite, backend: as in
-            ``moge_bench.route``.
+        shuffled: the control without topography: the group loss is of scores[:, places], places
+            being drawn anew by ``shuffle_places``, once an optimiser step. Nothing else changes.
+        map_shape, stride, border, reduction, unit_energy, renormalize, score_function, num_groups,
+            top_groups, scale, nonfinite, backend: as in ``moge_bench.route``.
 
     Raises:
         TypeError, ValueError: naming the argument, what came and what would work.
@@ -49,7 +52,13 @@ class RouterSettings:
     stride: int = 1
     border: str = "valid"
     reduction: str = "token_mean"
+    unit_energy: bool = False
+    shuffled: bool = False
     renormalize: bool = True
+    score_function: str = "softmax"
+    num_groups: int = 1
+    top_groups: int = 1
+    scale: float = 1.0
     noise: bool = False
     bias_update_rate: float = 0.0
     nonfinite: str = "error"
@@ -57,12 +66,14 @@ class RouterSettings:
 
     def __post_init__(self) -> None:
         rows, cols = resolve_map_shape(self.map_shape, self.num_experts)
-        check_top_k(self.top_k, self.num_experts)
+        self.choice  # noqa: B018  # checks what it is made of
         self._check_weights("bias_update_rate")
         check_nonfinite(self.nonfinite)
         if self.backend not in BACKENDS:
             raise ValueError(f"backend must be one of {BACKENDS}, got {self.backend!r}")
         object.__setattr__(self, "map_shape", (rows, cols))
+        if self.shuffled and self.group_size is None:
+            raise ValueError("shuffled=True needs groups to take places in, got group_size=None")
         if self.topography is not None:
             tap_values(self.topography.group_size, self.sigma)  # checks sigma
 
@@ -73,7 +84,17 @@ class RouterSettings:
             return None
         rows, cols = resolve_map_shape(self.map_shape, self.num_experts)
         side = resolve_group_size(self.group_size, rows, cols, self.border)
-        return Topography(rows, cols, side, self.stride, self.border, self.reduction)
+        return Topography(
+            rows, cols, side, self.stride, self.border, self.reduction, self.unit_energy
+        )
+
+    @property
+    def choice(self) -> Choice:
+        """How experts are chosen and weighed."""
+        return Choice(
+            self.num_experts, self.top_k, self.renormalize, self.score_function, self.num_groups,
+            self.top_groups, self.scale,
+        )  # fmt: skip
 
     def _check_weights(self, *names: str) -> None:
         for name in names:

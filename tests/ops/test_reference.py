@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moge_bench.ops import reference
+from moge_bench.ops.choice import Choice
 from moge_bench.ops.topography import Topography, gaussian_taps
 
 TAPS3 = gaussian_taps(3, 1.0)
@@ -58,21 +59,21 @@ def test_routing_of_one_token_by_hand():
     x = torch.tensor([[1.0, 2.0, 4.0, 1.0]], dtype=torch.float64).log()
     topo = Topography(2, 2, 1)
     weights, experts, importance, loss, load, first_load = reference.route(
-        x, None, gaussian_taps(1, 1.0), 2, topo, True
+        x, None, gaussian_taps(1, 1.0), topo, Choice(4, 2)
     )
     assert experts.tolist() == [[2, 1]] and load.tolist() == [0, 1, 1, 0]
     assert first_load.tolist() == [0, 0, 1, 0]
     assert torch.allclose(weights, torch.tensor([[4 / 6, 2 / 6]], dtype=torch.float64))
     assert torch.allclose(importance, torch.tensor([1, 2, 4, 1]).double() / 8)
     assert loss.item() == pytest.approx(1 / 4, abs=1e-6)  # h = 1: mean of z = 1 / N
-    weights, *_ = reference.route(x, None, None, 2, None, False)
+    weights, *_ = reference.route(x, None, None, None, Choice(4, 2, False))
     assert torch.allclose(weights, torch.tensor([[4 / 8, 2 / 8]], dtype=torch.float64))
 
 
 def test_noise_moves_the_selection_and_not_the_weights():
     x = torch.tensor([[1.0, 2.0, 4.0, 1.0]], dtype=torch.float64).log()
     noise = torch.tensor([[9.0, 0.0, 0.0, 0.0]])
-    weights, experts, importance, *_ = reference.route(x, noise, None, 1, None, False)
+    weights, experts, importance, *_ = reference.route(x, noise, None, None, Choice(4, 1, False))
     assert experts.tolist() == [[0]]
     assert weights.item() == pytest.approx(1 / 8)
     assert torch.allclose(importance, torch.tensor([1, 2, 4, 1]).double() / 8)
@@ -88,7 +89,7 @@ def test_the_loss_takes_one_softmax():
         (z[:, i : i + 3, j : j + 3] ** 2 * weight).sum((1, 2)) for i in range(2) for j in (0, 1)
     ]
     expected = torch.stack(groups).add(1e-8).sqrt().mean()
-    loss = reference.route(x, None, TAPS3, 2, Topography(4, 4, 3), True)[3]
+    loss = reference.route(x, None, TAPS3, Topography(4, 4, 3), Choice(16, 2))[3]
     assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
 
 
@@ -122,10 +123,11 @@ def test_group_norms_match_a_loop_over_windows(rows, cols, h, stride, border, se
 @pytest.mark.parametrize("renormalize", [True, False])
 def test_gradcheck(border, renormalize):
     topo = Topography(3, 4, 3, border=border)
+    choice = Choice(12, 2, renormalize)
     x = torch.randn(3, 12, dtype=torch.float64, requires_grad=True)
 
     def differentiable(x):
-        weights, _, importance, loss, *_ = reference.route(x, None, TAPS3, 2, topo, renormalize)
+        weights, _, importance, loss, *_ = reference.route(x, None, TAPS3, topo, choice)
         return weights, importance, loss
 
     assert torch.autograd.gradcheck(differentiable, (x,))

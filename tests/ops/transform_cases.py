@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from moge_bench import group_norm, route
 from moge_bench.ops import grouped_ffn
+from moge_bench.ops.choice import Choice
 from moge_bench.ops.expert_ffn import expert_ffn
-from moge_bench.ops.route import choice_as_ints
 from moge_bench.ops.topography import Topography, gaussian_taps
 
 
@@ -81,7 +81,7 @@ ON_A_GPU = Case("dispatch-combine", X, _on_a_gpu)
 aten = torch.ops.aten
 _ACTIVATIONS = (torch.nn.Identity(), functional.gelu, functional.relu, functional.silu)
 _TAPS = gaussian_taps(2, 1.0)
-_GROUPS, _CHOICE = Topography(4, 4, 2).as_ints, choice_as_ints(2, True)
+_GROUPS, _CHOICE = Topography(4, 4, 2).as_ints, Choice(16, 2).as_ints
 
 
 def op_calls() -> list[tuple[str, int, list]]:

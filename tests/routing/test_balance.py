@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from moge_bench import route
+from moge_bench.ops.choice import Choice
+from moge_bench.ops.reference import activation
 from moge_bench.ops.route import route_with_taps
 from moge_bench.routing.balance import BALANCE_LOSSES, squared_cv, switch_loss, vmoe_loss, z_loss
 
@@ -64,7 +66,7 @@ def test_vmoe_load_is_the_probability_to_stay_in_the_top_k():
 
 def biased(logits, top_k, noise, bias, backend="reference"):
     return route_with_taps(
-        logits, None, None, top_k, renormalize=True, noise=noise, bias=bias,
+        logits, None, None, Choice(logits.shape[1], top_k), noise=noise, bias=bias,
         nonfinite="error", backend=backend,
     )  # fmt: skip
 
@@ -166,3 +168,58 @@ def test_empty_batch_and_single_expert_are_finite(name, shape):
     logits = torch.zeros(shape, requires_grad=True)
     routing = route(logits, 1, group_size=None, backend="reference")
     assert torch.isfinite(BALANCE_LOSSES[name](routing))
+
+
+@pytest.mark.parametrize("score_function", ["sigmoid", "sqrtsoftplus"])
+@pytest.mark.parametrize("biased_too", [False, True])
+def test_vmoe_load_knows_other_scores(score_function, biased_too):
+    """Against the definition: draw the noise of one expert anew, compare f(x + noise) + bias."""
+    torch.manual_seed(0)
+    num_experts, top_k, draws = 5, 3, 200_000
+    logits = torch.randn(1, num_experts, dtype=torch.float64) * 0.3
+    noise = torch.randn(1, num_experts, dtype=torch.float64) / num_experts
+    bias = torch.tensor([0.1, -0.05, 0.0, 0.9, -0.9], dtype=torch.float64) if biased_too else None
+    routing = route(
+        logits, top_k, group_size=None, noise=noise, bias=bias, score_function=score_function,
+        backend="reference",
+    )  # fmt: skip
+    keys = [activation(x, score_function) for x in (logits + noise, logits)]
+    fresh = torch.randn(draws, num_experts, dtype=torch.float64) / num_experts
+    keys[1] = activation(logits + fresh, score_function)
+    if bias is not None:
+        keys = [key + bias for key in keys]
+    threshold = keys[0].sort(descending=True).values[0, top_k - 1]
+    share = (keys[1] >= threshold).double().mean(dim=0)
+    if biased_too:
+        assert share[3] > 0.9999 and share[4] == 0
+    shares = activation(logits, score_function)
+    importance = (shares / shares.sum()).flatten()
+    torch.testing.assert_close(routing.importance, importance)
+    expected = (squared_cv(importance) + squared_cv(share)) / 2
+    # Standard error of a share of 200,000 draws is at most 0.0011.
+    assert float(vmoe_loss(routing)) == pytest.approx(float(expected), abs=0.005)
+
+
+@pytest.mark.parametrize("score_function", ["softmax", "sigmoid", "sqrtsoftplus"])
+@pytest.mark.parametrize("bias", [0.0, 0.3, -0.3, 3.0])
+def test_vmoe_load_has_a_finite_gradient_at_scores_out_of_range(score_function, bias):
+    logits = torch.tensor([[200.0, 1.0, -200.0]], requires_grad=True)
+    routing = route(
+        logits, 2, group_size=None, noise=torch.zeros(1, 3), bias=torch.tensor([0.0, 0.0, bias]),
+        score_function=score_function,
+    )  # fmt: skip
+    (gradient,) = torch.autograd.grad(vmoe_loss(routing), logits)
+    assert torch.isfinite(gradient).all()
+
+
+def test_vmoe_load_of_ranges_is_refused_where_there_is_noise():
+    logits, options = torch.randn(3, 8), {"num_groups": 2, "top_groups": 1, "group_size": None}
+    assert torch.isfinite(vmoe_loss(route(logits, 2, **options)))
+    with pytest.raises(ValueError, match="no load of choices limited to ranges of experts"):
+        vmoe_loss(route(logits, 2, noise=torch.zeros(3, 8), **options))
+
+
+def test_switch_loss_of_sigmoid_scores_is_of_their_shares():
+    # Scores [3/4, 1/4], shares [3/4, 1/4]; first choice 0: 2 * 1 * 3/4.
+    routing = routing_of([[math.log(3), -math.log(3)]], score_function="sigmoid")
+    assert float(switch_loss(routing)) == pytest.approx(1.5)

@@ -157,3 +157,9 @@ def test_wrong_settings_are_refused_in_a_call(match, options):
 def test_wrong_scores_are_named(scores, error, match):
     with pytest.raises(error, match=match):
         GroupNorm()(scores)
+
+
+def test_unit_energy_is_a_setting():
+    scores = torch.rand(5, 16)
+    expected = group_norm(scores, unit_energy=True)
+    assert torch.equal(GroupNorm(unit_energy=True)(scores), expected)

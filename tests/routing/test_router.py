@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from moge_bench import TopographicRouter
+from moge_bench import TopographicRouter, group_norm, route
 
 
 def make(**settings):
@@ -118,3 +118,64 @@ def test_state_dict_holds_gate_and_bias_and_no_sigma():
     assert list(grouped.state_dict()) == ["selection_bias", "gate.weight"]
     grouped.load_state_dict(plain.state_dict())
     assert grouped.sigma == 5.0
+
+
+def test_settings_reach_the_routing():
+    x = torch.randn(30, 8)
+    options = {
+        "score_function": "sigmoid", "num_groups": 4, "top_groups": 2, "scale": 2.5,
+        "unit_energy": True, "renormalize": False,
+    }  # fmt: skip
+    router = make(**options)
+    got, wanted = router(x), route(router.logits(x), 2, **options)
+    for name in ("weights", "experts", "importance", "group_loss", "scores"):
+        assert torch.equal(getattr(got, name), getattr(wanted, name)), name
+    with pytest.raises(ValueError, match="top_groups must be at most num_groups=1"):
+        make(top_groups=2)
+
+
+def test_places_take_the_group_loss_alone():
+    x, mask = torch.randn(30, 8), torch.arange(30) > 4
+    plain, router = make(), make(shuffled=True)
+    torch.testing.assert_close(router(x, mask).group_loss, plain(x, mask).group_loss)
+    router.shuffle_places(torch.Generator().manual_seed(3))
+    got, wanted = router(x, mask), plain(x, mask)
+    for name in ("weights", "experts", "importance", "load", "scores"):
+        assert torch.equal(getattr(got, name), getattr(wanted, name)), name
+    places = torch.randperm(16, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(router.places, places)
+    expected = group_norm(wanted.scores[:, places], mask=mask)
+    assert torch.equal(got.group_loss, expected)
+    assert not torch.equal(got.group_loss, wanted.group_loss)
+    assert got.group_loss.requires_grad
+
+
+def test_places_are_changed_in_place_and_are_no_state():
+    router = make(shuffled=True)
+    places = router.places
+    assert set(router.state_dict()) == set(make().state_dict())
+    for move in (lambda r: r.bfloat16(), lambda r: r.to("meta").to_empty(device="cpu")):
+        assert move(router).places is places
+    router.shuffle_places(torch.Generator())
+    assert router.places is places and not torch.equal(places, torch.arange(16))
+    router.reset_parameters()
+    assert torch.equal(places, torch.arange(16))
+
+
+def test_compiled_router_takes_new_places_and_is_not_compiled_again():
+    router, x = make(shuffled=True, unit_energy=True), torch.randn(30, 8)
+    compiled = torch.compile(lambda x: router(x).group_loss, backend="aot_eager", fullgraph=True)
+    losses = set()
+    for seed in range(3):
+        router.shuffle_places(torch.Generator().manual_seed(seed))
+        with torch.compiler.set_stance("fail_on_recompile" if seed else "default"):
+            losses.add(compiled(x).item())
+        assert compiled(x).item() == router(x).group_loss.item()
+    assert len(losses) == 3
+
+
+def test_places_of_a_router_that_has_none():
+    with pytest.raises(ValueError, match="shuffled=False: its experts keep their places"):
+        make().shuffle_places(torch.Generator())
+    with pytest.raises(ValueError, match="shuffled=True needs groups"):
+        make(shuffled=True, group_size=None)

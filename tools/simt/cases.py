@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from moge_bench.ops import reference
+from moge_bench.ops.choice import Choice
 from moge_bench.ops.topography import Topography, default_map_shape, gaussian_taps
 
 # Below, at and above every power of two up to 1024 at which a kernel changes its shape.
@@ -111,8 +112,9 @@ def by_reference(case: Case, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     x = logits.to(dtype).requires_grad_()
     topo = case.topo
     taps = gaussian_taps(topo.group_size, case.sigma) if topo else None
+    choice = Choice(case.num_experts, case.top_k, case.renormalize)
     weights, experts, importance, loss, load, first_load = reference.route(
-        x, noise, taps, case.top_k, topo, case.renormalize
+        x, noise, taps, topo, choice
     )
     outputs = [
         (output, grad.to(dtype))

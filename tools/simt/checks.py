@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from moge_bench.ops import reference
+from moge_bench.ops.choice import Choice
 from moge_bench.ops.topography import Topography, gaussian_taps
 from tools.simt import launch
 from tools.simt.cases import Case, by_reference, draw, every_case, upstream
@@ -108,7 +109,9 @@ def check_not_finite(
     for none.
     """
     ours = kernels.route(logits, top_k, renormalize=renormalize, noise=noise, strict=True)
-    truth = reference.route(logits.double(), noise, None, top_k, None, renormalize)
+    truth = reference.route(
+        logits.double(), noise, None, None, Choice(logits.shape[1], top_k, renormalize)
+    )
     assert torch.equal(ours["experts"], truth[1])
     torch.testing.assert_close(
         ours["weights"].double(), truth[0], rtol=1e-5, atol=1e-7, equal_nan=True

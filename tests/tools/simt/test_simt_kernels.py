@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from moge_bench.ops import reference
+from moge_bench.ops.choice import Choice
 from moge_bench.ops.topography import Topography, gaussian_taps
 from tools.simt import launch
 from tools.simt.build import library as build_library
@@ -172,7 +173,7 @@ def test_large_logits(kernels, magnitude, sign):
     grads = torch.randn(40, 2), torch.randn(64), torch.ones(())
     grad = kernels.route_backward(grads, logits, ours, taps=taps, topo=topo)
     x = logits.double().requires_grad_()
-    weights, experts, importance, loss, *_ = reference.route(x, None, taps, 2, topo, True)
+    weights, experts, importance, loss, *_ = reference.route(x, None, taps, topo, Choice(64, 2))
     outputs = [value.double() for value in grads]
     (truth,) = torch.autograd.grad((weights, importance, loss), x, outputs)
     assert torch.equal(ours["experts"], experts)
