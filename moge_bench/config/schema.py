@@ -77,6 +77,12 @@ class MoEConfig(Frozen):
     batch_priority: bool = False
     residual: ResidualConfig = ResidualConfig()
     backend: Literal["auto", "extension", "reference"] = "auto"
+    score_function: Literal["softmax", "sigmoid", "sqrtsoftplus"] = added(
+        "softmax", before="softmax"
+    )
+    num_groups: int = added(1, before=1, ge=1, description="ranges of experts, for top_groups")
+    top_groups: int = added(1, before=1, ge=1, description="ranges that a token may choose from")
+    scale: float = added(1.0, before=1.0, gt=0, description="factor on the weights of the experts")
     regularizer: Literal["none", "entropy", "simbal", "orthogonality"] = added(
         "none", before="none", description="a loss that MoGE is compared with"
     )

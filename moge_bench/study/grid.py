@@ -98,8 +98,9 @@ class Grid:
 
     @property
     def configs(self) -> list[RunConfig]:
-        """Every run, in the order of the arms, all seeds of an arm together."""
-        return [config for arm in self.arms for config in arm.configs]
+        """Every run, seed after seed: a study that is cut short has each arm as often."""
+        return [config for of_seed in zip(*(arm.configs for arm in self.arms), strict=True)
+                for config in of_seed]  # fmt: skip
 
 
 def default_grid_path() -> Path:

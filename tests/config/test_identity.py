@@ -60,7 +60,7 @@ def test_the_hash_is_that_of_the_settings_as_json():
 
 
 class WiderMoE(MoEConfig):
-    score_function: Literal["softmax", "sigmoid"] = added("sigmoid", before="softmax")
+    warm_gate: Literal["off", "on"] = added("on", before="off")
 
 
 class WiderRun(RunConfig):
@@ -71,23 +71,23 @@ class WiderRun(RunConfig):
 def test_a_new_setting_leaves_every_id_where_it_is_as_before():
     config = resolve("tiny-vit", "moge")
     values = config.model_dump()
-    values["moe"]["score_function"] = "softmax"
+    values["moe"]["warm_gate"] = "off"
     assert WiderRun.model_validate(values).run_id == config.run_id
     # Its default is another behaviour: then the id is another too.
-    del values["moe"]["score_function"]
+    del values["moe"]["warm_gate"]
     assert WiderRun.model_validate(values).run_id != config.run_id
-    values["moe"]["score_function"] = "softmax"
+    values["moe"]["warm_gate"] = "off"
     assert WiderRun.model_validate(values | {"warm_restart": True}).run_id != config.run_id
 
 
 def test_a_record_from_before_a_setting_is_read_as_it_ran():
     config = resolve("tiny-vit", "moge")
-    values = config.model_dump(mode="json")  # it has no score_function and no warm_restart
+    values = config.model_dump(mode="json")  # it has no warm_gate and no warm_restart
     read = WiderRun.model_validate(values, context=RECORDED)
-    assert (read.moe.score_function, read.warm_restart) == ("softmax", False)
+    assert (read.moe.warm_gate, read.warm_restart) == ("off", False)
     assert read.run_id == config.run_id
     # Not a record, a run that is asked for: the default of today.
-    assert WiderRun.model_validate(values).moe.score_function == "sigmoid"
+    assert WiderRun.model_validate(values).moe.warm_gate == "on"
 
 
 def test_the_name_of_the_preset_is_not_hashed_and_the_device_is():

@@ -12,7 +12,8 @@ OTHERS = {
     "border": "torus", "reduction": "official_image", "renormalize": False, "noise": True,
     "bias_update_rate": 0.5, "nonfinite": "propagate", "backend": "reference",
     "group_weight": 0.25, "balance": "vmoe", "z_loss_weight": 0.125, "aux_weight": 0.5,
-    "regularizer": "entropy", "regularizer_weight": 0.75,
+    "regularizer": "entropy", "regularizer_weight": 0.75, "unit_energy": True, "shuffled": True,
+    "score_function": "sigmoid", "num_groups": 4, "top_groups": 3, "scale": 2.0,
     "capacity_factor": 1.5, "batch_priority": True, "activation": "silu", "bias": False,
 }  # fmt: skip
 
@@ -20,10 +21,17 @@ OTHERS = {
 def arrived(layer):
     """Return every setting as it stands in the parts of the layer."""
     router, experts = layer.router, layer.experts
-    places = [vars(router.topography), vars(experts), vars(router), vars(layer)]
+    places = [
+        vars(router.topography),
+        vars(router.choice),
+        vars(experts),
+        vars(router),
+        vars(layer),
+    ]
     found = {name: value for place in places for name, value in place.items() if name in OTHERS}
     return found | {
         "capacity_factor": layer.capacity_factor,
+        "shuffled": router.places is not None,
         "bias": experts.b_in is not None,
         "backend": {router.backend, experts.backend},
         "num_experts": {router.num_experts, experts.num_experts},
@@ -44,8 +52,9 @@ def test_every_setting_arrives(make):
 
 def test_a_router_takes_its_part_of_a_layers_settings():
     router = TopographicRouter.from_settings(8, MoESettings(**OTHERS))
-    names = {field.name for field in fields(RouterSettings)} - {"map_shape", "group_size"}
-    held = {**vars(router), **vars(router.topography)}
+    elsewhere = {"map_shape", "group_size", "shuffled"}  # shuffled: in places
+    names = {field.name for field in fields(RouterSettings)} - elsewhere
+    held = {**vars(router), **vars(router.topography), **vars(router.choice)}
     assert {name: held[name] for name in names} == {name: OTHERS[name] for name in names}
 
 

@@ -45,6 +45,8 @@ def test_combinations_that_compute_the_same_are_one_arm(tiny_grid):
     combinations = [c for arm in tiny_grid.arms for c in arm.coordinates]
     assert len(combinations) == 12
     assert len(tiny_grid.configs) == 2 * (1 + 2 + 4)
+    # Seed after seed, so that what a killed study has done is balanced.
+    assert [config.seed for config in tiny_grid.configs] == [0] * 7 + [1] * 7
     assert [len(arm.coordinates) for arm in tiny_grid.arms] == [4, 2, 2, 1, 1, 1, 1]
     assert len({run_id for arm in tiny_grid.arms for run_id in arm.run_ids}) == 14
 
@@ -174,7 +176,7 @@ def test_broken_files_name_the_field_and_the_nearest(tiny_text, change, message)
 
 
 def test_a_repeated_key_is_not_quietly_dropped(tiny_text):
-    with pytest.raises(ValueError, match=r"tiny\.yaml: 'method' stands twice, again in line 11"):
+    with pytest.raises(ValueError, match=r"tiny\.yaml: 'method' stands twice, again in line 15"):
         parse_grid(tiny_text.replace("axes:\n", "axes:\n  method: [moe]\n"), "tiny.yaml")
 
 
