@@ -73,7 +73,7 @@ def ablate(
     ] = None,
     executor: Annotated[str, typer.Option(help="local, or ray for many machines.")] = "local",
     shard: Annotated[
-        str, typer.Option(help="i/n: only every n-th run, from the i-th on; for SLURM arrays.")
+        str, typer.Option(help="i/n: every n-th run of the study, from the i-th on; job i of n.")
     ] = "1/1",
     results: ResultsDir = RESULTS,
     limit: Annotated[
@@ -103,15 +103,20 @@ def ablate(
         manifest = make_manifest(grid)
         for note in compare_manifest(results, manifest):
             out.print(f"note: {escape(note)}")
+        # Of all runs, not of those left: jobs that start later must not divide them anew.
+        share = {config.run_id for config in grid.configs[first::step]}
         if dry_run:
-            _list_runs(grid, {config.run_id for config in todo})
+            _list_runs(grid, {config.run_id for config in todo}, share)
             return
         check_writable(store.runs)
         save_manifest(results, manifest)
-        chosen = todo[first::step][:limit]
+        chosen = [config for config in todo if config.run_id in share][:limit]
         failed = _execute(chosen, store, jobs=jobs, executor=executor)
         # Arms are timed against each other, so those still to come would make it stale.
-        timed = len(chosen) < len(todo) or _measure(grid, store)
+        left = len(todo) - len(chosen)
+        timed = left > 0 or _measure(grid, store)
+        if left:
+            out.print(f"{left} runs are left; the ablate after which none is times the arms")
         print_tables(results, grid.file.name)
     if failed:
         err.print(
@@ -130,12 +135,14 @@ def _shard(text: str) -> tuple[int, int]:
     return int(index) - 1, int(count)
 
 
-def _list_runs(grid: Grid, todo: set[str]) -> None:
-    """Print a line a run: state, id, and the axis values that tell it from the others."""
+def _list_runs(grid: Grid, todo: set[str], share: set[str]) -> None:
+    """Print a line a run of ``share``: state, id, and the axis values that tell it from others."""
     lines = []
     for arm in grid.arms:
         values = " ".join(f"{axis}={value}" for axis, value in arm.coordinates[0].items())
         for config, run_id in zip(arm.configs, arm.run_ids, strict=True):
+            if run_id not in share:
+                continue
             state = "to do   " if run_id in todo else "finished"
             lines.append(f"{state} {run_id} {values} seed={config.seed}")
     print("\n".join(lines))

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from record_samples import make_record
 from typer.testing import CliRunner
 
 from moge_bench.cli import app
@@ -13,7 +14,7 @@ from moge_bench.perf import cells
 from moge_bench.presets import resolve
 from moge_bench.runs.provenance import code_digest
 from moge_bench.runs.store import RecordStore
-from moge_bench.study.grid import load_grid
+from moge_bench.study.grid import default_grid_path, load_grid
 
 TINY = ["--set", "training.steps=2", "--set", "training.batch_size=8"]
 
@@ -180,6 +181,39 @@ def test_timing_waits_for_the_runs_that_a_limit_leaves(tmp_path, monkeypatch):
         result = run("ablate", path, "--results", tmp_path / "results", "--limit", 1)
         assert result.exit_code == 0, result.output
     assert finished_when_timed == [2]
+
+
+def test_shards_divide_the_runs_of_a_study_whatever_is_done_already(tmp_path):
+    """Job i of n: every run is in one shard, the same one before and after others have ended."""
+    ids = [config.run_id for config in load_grid(default_grid_path()).configs]
+
+    def listed(shard):
+        output = run("ablate", "--dry-run", "--shard", shard, "--results", tmp_path).output
+        return re.findall(r"^(?:to do|finished) +(\w+)", output, re.MULTILINE)
+
+    shares = [listed(f"{i}/4") for i in (1, 2, 3, 4)]
+    assert shares == [ids[i::4] for i in range(4)]
+    store = RecordStore(tmp_path)
+    for config in load_grid(default_grid_path()).configs[:5]:
+        store.write(make_record(config))
+    assert [listed(f"{i}/4") for i in (1, 2, 3, 4)] == shares
+
+
+def test_a_shard_trains_its_runs_and_no_other(tmp_path):
+    path = write_grid(tmp_path, batch_size=8, metrics="top1_accuracy")
+    first, second = load_grid(path).configs
+    for _ in range(2):  # the second time it has none left
+        result = run("ablate", path, "--results", tmp_path / "results", "--shard", "2/2")
+        assert result.exit_code == 0, result.output
+        assert "1 runs are left" in result.output
+        store = RecordStore(tmp_path / "results")
+        assert (store.read(first.run_id), store.read(second.run_id).status) == (None, "finished")
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "2", "a/b", "1/0"])
+def test_a_shard_is_one_of_n(shard):
+    result = run("ablate", "--shard", shard)
+    assert result.exit_code == 2 and "--shard must be i/n with 1 <= i <= n" in result.output
 
 
 @pytest.mark.parametrize(("devices", "jobs"), [(["cpu"], 8), (["cuda"], 4), (["cpu", "cuda"], 4)])
