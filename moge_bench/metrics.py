@@ -29,6 +29,8 @@ class Metric:
         published: what results/published_results.csv calls it, or None.
         path: of a field of the record, dotted, where the source is "record". Of an evaluation
             "routing.NAME": NAME in the record's ``routing`` of the split, mean over the layers.
+        compared: how two values stand to each other: "difference" in the metric's unit, or
+            "ratio", the exponential of a mean difference of logarithms, told in percent.
     """
 
     name: str
@@ -40,11 +42,24 @@ class Metric:
     kind: Literal["quality", "routing", "speed", "memory", "size"]
     published: str | None = None
     path: str = ""
+    compared: Literal["difference", "ratio"] = "difference"
 
     @property
     def heading(self) -> str:
         """Title and unit, as a column's head has them."""
         return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    @property
+    def paired(self) -> bool:
+        """Whether arms are compared seed by seed: what a run found, not what it cost."""
+        return self.kind in ("quality", "routing") and self.source != "speed"
+
+    @property
+    def contrast_unit(self) -> str:
+        """The unit of a paired contrast; that of two percentages is a point."""
+        if self.compared == "ratio":
+            return "%"
+        return "points" if self.unit == "%" else self.unit
 
 
 METRICS: dict[str, Metric] = {
@@ -55,7 +70,8 @@ METRICS: dict[str, Metric] = {
         Metric("top5_accuracy", "top-5", "%", 2, "higher", "evaluation", "quality",
                "top-5 accuracy"),
         Metric("cross_entropy", "cross-entropy", "nats", 4, "lower", "evaluation", "quality"),
-        Metric("perplexity", "perplexity", "", 2, "lower", "evaluation", "quality", "perplexity"),
+        Metric("perplexity", "perplexity", "", 2, "lower", "evaluation", "quality", "perplexity",
+               compared="ratio"),
         Metric("bits_per_byte", "bits per byte", "bits", 4, "lower", "evaluation", "quality",
                "bits per byte"),
         Metric("load_entropy", "load entropy", "", 4, None, "evaluation", "routing",

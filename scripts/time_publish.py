@@ -18,6 +18,7 @@ from moge_bench.publish.tables import write_tables
 from moge_bench.runs.record import Record
 from moge_bench.runs.speed import SpeedPass, SpeedStore
 from moge_bench.runs.store import RecordStore
+from moge_bench.study.answer import make_answer
 from moge_bench.study.frame import collect
 from moge_bench.study.grid import parse_grid
 from moge_bench.study.manifest import make_manifest, manifest_path, read_manifest, save_manifest
@@ -93,7 +94,7 @@ def main() -> None:
         with timed("read"):
             results = collect(read_manifest(path), RecordStore(root), SpeedStore(root))
         with timed("tables"):
-            write_tables(results, path.parent)
+            write_tables(make_answer(results), path.parent)
         with timed("figures"):
             write_figures(results, path.parent)
 

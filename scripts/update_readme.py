@@ -61,8 +61,8 @@ def say(rows: list[dict[str, str]], metric: str, split: str, method: str) -> str
     )
     kept = sum(row["survives_holm"] == "True" for row in found)
     zero = sum(low <= 0 <= high for low, high in zip(lows, highs, strict=True))
-    unit = found[0]["unit"]
-    unit = " points" if unit == "%" else f" {unit}" if unit else ""
+    unit = found[0]["difference_unit"]
+    unit = f" {unit}" if unit else ""
     n = " to ".join(str(count) for count in dict.fromkeys((seeds[0], seeds[-1])))
     return (
         f"**{method} less {baseline}, {len(found)} comparisons, n = {n} seeds each: mean "

@@ -39,7 +39,7 @@ def test_a_claim_says_what_cannot_be_excluded():
         ("c", "moge", "a", "-1.5", "-4.3", "1.3"),
     ]
     same = {
-        "unit": "%",
+        "difference_unit": "points",
         "metric": "m",
         "split": "test",
         "survives_holm": "False",
@@ -51,6 +51,6 @@ def test_a_claim_says_what_cannot_be_excluded():
     assert "-1.50 to +0.50 points; 2 of 2 intervals hold zero, and none" in said
     assert "from -4.30 to +2.00 points, so a difference of up to 4.3 points cannot" in said
     for row in rows:
-        row["unit"] = ""
+        row["difference_unit"] = ""
     said = load_update().say(rows, metric="m", split="test", method="moge")
     assert "-1.50 to +0.50; 2 of 2 intervals hold zero" in said

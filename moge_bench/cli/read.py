@@ -15,12 +15,21 @@ from moge_bench.cli.common import RESULTS, ResultsDir, err, out, sentence, user_
 from moge_bench.cli.terminal import reader_is_gone
 
 if TYPE_CHECKING:
+    from moge_bench.study.answer import Answer
     from moge_bench.study.frame import Results
 
 
 def tables(results: ResultsDir = RESULTS) -> None:
-    """Rebuild and print the tables of every study in the results folder."""
-    _for_every_study(results, lambda name: print_tables(results, name))
+    """Rebuild and print the answer and the tables of every study in the results folder."""
+    answers: list[Answer] = []
+
+    def overview() -> None:
+        from moge_bench.publish.overview import write_overview
+
+        write_overview(answers, results)
+        out.print(escape(f"written: {results / 'answers.md'}"))
+
+    _for_every_study(results, lambda name: answers.append(print_tables(results, name)), overview)
 
 
 def figures(results: ResultsDir = RESULTS) -> None:
@@ -35,8 +44,10 @@ def figures(results: ResultsDir = RESULTS) -> None:
     _for_every_study(results, draw)
 
 
-def _for_every_study(results: Path, work: Callable[[str], None]) -> None:
-    """Do ``work`` for each study; one that cannot be read does not stop the others."""
+def _for_every_study(
+    results: Path, work: Callable[[str], None], after: Callable[[], None] | None = None
+) -> None:
+    """Do ``work`` for each study, then ``after``; one that cannot be read stops no other."""
     broken = 0
     with user_errors():
         from moge_bench.runs.store import check_layout
@@ -52,17 +63,25 @@ def _for_every_study(results: Path, work: Callable[[str], None]) -> None:
                 raise  # ``main`` ends quietly
             broken += 1
             err.print(f"moge-bench: study {path.parent.name}: {escape(sentence(error))}")
+    if after is not None:
+        with user_errors():
+            after()
     if broken:
         raise typer.Exit(1)
 
 
-def print_tables(results: Path, study: str) -> None:
-    """Write the tables of one study beside its manifest, and print them."""
+def print_tables(results: Path, study: str) -> Answer:
+    """Write tables and answer of one study beside its manifest, and print them, the answer last."""
+    from moge_bench.publish.sentences import answer_sentence
     from moge_bench.publish.tables import write_tables
+    from moge_bench.study.answer import make_answer
 
     folder = results / "studies" / study
-    sys.stdout.write(write_tables(_collect(results, study), folder) + "\n")
+    answer = make_answer(_collect(results, study))
+    sys.stdout.write(write_tables(answer, folder) + "\n")
     out.print(escape(f"written: {folder}"))
+    out.print(escape(f"{study}: {answer_sentence(answer)}"))
+    return answer
 
 
 def _collect(results: Path, study: str) -> Results:

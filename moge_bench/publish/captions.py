@@ -19,7 +19,7 @@ class Captions:
         self.question = results.study.question
         self.fixed = fixed_settings(results)
         self.mixed = conditions.mixed
-        self.root = _results_folder(folder)
+        self.root = results_folder(folder)
         self.seeds = _seeds(results)
         self.baselines = _baselines(results)
 
@@ -56,15 +56,19 @@ class Captions:
         """Return what a difference is, and what bold means."""
         samples = [n.difference for n in shown.numbers.values() if n.difference is not None]
         kept = any(number.kept for number in shown.numbers.values())
-        unit = f" in {shown.difference_unit}" if shown.difference_unit else ""
-        text = f"Difference{unit}: arm less baseline, paired by seed, mean of {self.seeds}"
+        if shown.metric.compared == "ratio":
+            text = "Difference in percent of the baseline: arm over baseline less one, paired by "
+            text += f"seed, from the mean of the logarithms of {self.seeds}"
+        else:
+            unit = f" in {shown.difference_unit}" if shown.difference_unit else ""
+            text = f"Difference{unit}: arm less baseline, paired by seed, mean of {self.seeds}"
         text += _interval([sample.n for sample in samples])
         if shown.family:
             text += (
                 f" {'Bold: p < 0.05' if kept else 'No difference has p < 0.05'} after Holm's "
                 f"correction over the study's {shown.family} differences of this metric (paired t)."
             )
-        return f"{text} {self.baselines}"
+        return f"{text}{_smallest(shown)} {self.baselines}"
 
     def ratio(self) -> str:
         """Return what a ratio is."""
@@ -79,7 +83,7 @@ class Captions:
         )
 
 
-def _results_folder(folder: Path) -> str:
+def results_folder(folder: Path) -> str:
     """Return the results folder of studies/NAME as a command names it, never an absolute path."""
     parts = folder.parts[:-2]
     if "results" in parts:
@@ -102,6 +106,24 @@ def _interval(counts: list[int]) -> str:
         return f"; no interval below n = {MIN_SAMPLES}."
     less = f"; none below n = {MIN_SAMPLES}" if min(counts) < MIN_SAMPLES else ""
     return f" [95 % interval, Student's t{less}; none where all values are equal]."
+
+
+def _smallest(shown: Shown) -> str:
+    """Say which true difference those that are not bold would have shown."""
+    unseen = [
+        number.contrast.smallest_effect
+        for number in shown.numbers.values()
+        if number.contrast and number.contrast.smallest_effect and not number.kept
+    ]
+    if not unseen:
+        return ""
+    digits, unit = shown.metric.digits, shown.difference_unit
+    low, high = (f"{each:.{digits}f}" for each in (min(unseen), max(unseen)))
+    several = f"{low} to {high}" if low != high else low
+    return (
+        f" Smallest true difference that one of them alone, not bold, would have shown (p < 0.05, "
+        f"80 % power): {several}{f' {unit}' if unit else ''}, arm by arm in table.csv."
+    )
 
 
 def _baselines(results: Results) -> str:

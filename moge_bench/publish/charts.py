@@ -143,10 +143,9 @@ def _draw_difference_panel(axes: Axes, results: Results, shown: Shown, arms: Seq
     axes.axvline(0.0, color="black", linewidth=1)
     for row, arm in enumerate(arms):
         number = shown.numbers[arm.entry.arm_id]
-        if number.difference is None or number.baseline is None:
+        if number.contrast is None or number.difference is None:
             continue
-        other = shown.numbers[number.baseline.entry.arm_id].values
-        values = [v - other[seed] for seed, v in number.values.items() if seed in other]
+        values = list(number.contrast.values.values())
         axes.plot(
             values, [row + 0.22] * len(values), ".", color=colour(arm), alpha=0.55, markersize=6,
             markeredgewidth=0,

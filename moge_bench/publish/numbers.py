@@ -10,7 +10,7 @@ import pandas as pd
 
 from moge_bench.metrics import Metric
 from moge_bench.runs.speed import Quartiles
-from moge_bench.study.contrasts import Sample, describe, paired_difference, survives
+from moge_bench.study.contrasts import LEVEL, Contrast, Sample, Scale, describe, holm, paired
 from moge_bench.study.frame import ANY, Arm, Results, figures, quartiles, values_by_seed
 
 
@@ -24,9 +24,9 @@ class Number:
         sample: of the values; None where there are none.
         quartiles: of a timed figure.
         baseline: what the arm is compared with, or None.
-        difference: of an evaluated metric, paired by seed; None where no seed has both.
+        contrast: of a metric that a run finds, paired by seed; None where no seed has both.
         ratio: of any other, to the baseline's.
-        kept: the difference survives Holm's correction over its ``Shown.family``.
+        p_holm: p of the contrast after Holm's correction over its ``Shown.family``.
     """
 
     arm: Arm
@@ -34,9 +34,19 @@ class Number:
     sample: Sample | None
     quartiles: Quartiles | None
     baseline: Arm | None
-    difference: Sample | None
+    contrast: Contrast | None
     ratio: float | None
-    kept: bool = False
+    p_holm: float | None = None
+
+    @property
+    def difference(self) -> Sample | None:
+        """The contrast's mean and interval, as it is told: points, or percent of a ratio."""
+        return self.contrast.sample if self.contrast is not None else None
+
+    @property
+    def kept(self) -> bool:
+        """Whether the difference survives the correction."""
+        return self.p_holm is not None and self.p_holm < LEVEL
 
 
 @dataclass(frozen=True)
@@ -64,8 +74,8 @@ class Shown:
 
     @property
     def difference_unit(self) -> str:
-        """The unit of a difference; that of two percentages is a point."""
-        return "points" if self.metric.unit == "%" else self.metric.unit
+        """The unit of a difference: points of two percentages, % of a ratio."""
+        return self.metric.contrast_unit
 
 
 def shown_numbers(results: Results) -> list[Shown]:
@@ -79,8 +89,8 @@ def shown_numbers(results: Results) -> list[Shown]:
             for arm_id, number in found[i].numbers.items()
             if number.difference is not None and number.difference.p is not None
         ]
-        for (i, arm_id, _), kept in zip(tests, survives([p for *_, p in tests]), strict=True):
-            found[i].numbers[arm_id] = replace(found[i].numbers[arm_id], kept=kept)
+        for (i, arm_id, _), p in zip(tests, holm([p for *_, p in tests]), strict=True):
+            found[i].numbers[arm_id] = replace(found[i].numbers[arm_id], p_holm=p)
         for i in places:
             found[i] = replace(found[i], family=len(tests))
     return found
@@ -89,19 +99,19 @@ def shown_numbers(results: Results) -> list[Shown]:
 def _of_every_arm(results: Results, metric: Metric, split: str) -> Shown:
     values = {arm.entry.arm_id: values_by_seed(arm, metric, split) for arm in results.arms}
     samples = {arm_id: describe(list(found.values())) for arm_id, found in values.items()}
-    numbers = {}
+    numbers, scale = {}, Scale(metric.compared == "ratio")
     for arm in results.arms:
         arm_id = arm.entry.arm_id
         baseline = results.baselines.get(arm_id)
-        difference = ratio = None
-        if baseline is not None and metric.source == "evaluation":
-            difference = paired_difference(values[arm_id], values[baseline.entry.arm_id])
+        contrast = ratio = None
+        if baseline is not None and metric.paired:
+            contrast = paired(values[arm_id], values[baseline.entry.arm_id], scale)
         elif baseline is not None:
             ratio = _ratio(samples[arm_id], samples[baseline.entry.arm_id])
         numbers[arm_id] = Number(
             arm, values[arm_id], samples[arm_id],
             quartiles(arm, metric) if metric.source == "speed" else None,
-            baseline, difference, ratio,
+            baseline, contrast, ratio,
         )  # fmt: skip
     return Shown(metric, split, numbers)
 
@@ -141,8 +151,11 @@ def arm_frame(results: Results, numbers: list[Shown]) -> pd.DataFrame:
                     "difference_n": difference and difference.n,
                     "difference_low": difference and difference.low,
                     "difference_high": difference and difference.high,
+                    "difference_unit": shown.difference_unit if difference else None,
                     "p": difference and difference.p,
+                    "p_holm": number.p_holm,
                     "survives_holm": number.kept,
+                    "smallest_effect": number.contrast and number.contrast.smallest_effect,
                     "run_ids": " ".join(record.run_id for _, record in found),
                 }
             )  # fmt: skip

@@ -1,5 +1,7 @@
 """A study to tables: Markdown for people, LaTeX for papers, CSV unrounded with the run ids.
 
+The answer of the study stands at their head, and beside them in answer.json and answer.md.
+
 A table shows one metric on one split, at most six columns wide. ``table.columns`` of a study
 pivots: row axes down, column axes across, differences and ratios in a table of their own; without
 it a row is an arm. Nothing here trains or times.
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from moge_bench.publish.answers import write_answer
 from moge_bench.publish.captions import Captions
 from moge_bench.publish.cells import NONE, difference_cell, ratio_cell, value_cell
 from moge_bench.publish.conditions import Conditions, problems
@@ -28,6 +31,8 @@ from moge_bench.publish.render import (
     to_latex,
     to_markdown,
 )
+from moge_bench.publish.sentences import answer_sentence
+from moge_bench.study.answer import Answer
 from moge_bench.study.frame import Results, run_frame
 from moge_bench.study.published import find_published
 from moge_bench.system import write_atomically
@@ -38,14 +43,17 @@ _KINDS = {
 }  # fmt: skip
 
 
-def write_tables(results: Results, folder: Path) -> str:
-    """Write folder/tables.md, tables.tex, table.csv and runs.csv; return the Markdown."""
+def write_tables(answer: Answer, folder: Path) -> str:
+    """Write folder/tables.{md,tex}, table.csv, runs.csv and the answer; return the Markdown."""
+    results = answer.results
     numbers = shown_numbers(results)
     conditions = Conditions(results)
     tables = make_tables(results, numbers, Captions(results, conditions, folder))
-    markdown = _markdown(results, tables, conditions)
+    said = answer_sentence(answer)
+    markdown = _markdown(results, said, tables, conditions)
+    write_answer(answer, numbers, folder)
     write_atomically(folder / "tables.md", markdown)
-    write_atomically(folder / "tables.tex", _latex(results, tables, conditions))
+    write_atomically(folder / "tables.tex", _latex(results, said, tables, conditions))
     write_atomically(folder / "table.csv", _csv(arm_frame(results, numbers)))
     write_atomically(folder / "runs.csv", _csv(run_frame(results)))
     return markdown
@@ -222,8 +230,11 @@ def _sources(results: Results, methods: Iterable[str]) -> str:
     return " ".join(f"Published: {name}: {find_published(name).source}." for name in names)
 
 
-def _markdown(results: Results, tables: list[Table], conditions: Conditions) -> str:
+def _markdown(
+    results: Results, said: str, tables: list[Table], conditions: Conditions
+) -> str:  # fmt: skip
     lines = [f"# {results.study.name}", "", markdown_line(results.study.question), ""]
+    lines += [f"**Answer:** {escape_markdown(said)}", ""]
     for warning in (*conditions.warnings(), *problems(results)):
         lines += [f"**{escape_markdown(warning).replace(': ', ':** ', 1)}", ""]
     kind = ""
@@ -237,8 +248,8 @@ def _markdown(results: Results, tables: list[Table], conditions: Conditions) -> 
     return "\n".join(lines) + "\n"
 
 
-def _latex(results: Results, tables: list[Table], conditions: Conditions) -> str:
-    said = [LATEX_NEEDS, f"{results.study.name}: {results.study.question}"]
-    said += [*conditions.warnings(), *problems(results)]
-    head = [f"% {' '.join(line.lstrip('% ').split())}" for line in said]
+def _latex(results: Results, said: str, tables: list[Table], conditions: Conditions) -> str:
+    lines = [LATEX_NEEDS, f"{results.study.name}: {results.study.question}", f"Answer: {said}"]
+    lines += [*conditions.warnings(), *problems(results)]
+    head = [f"% {' '.join(line.lstrip('% ').split())}" for line in lines]
     return "\n".join([*head, *(to_latex(table, results.study.name) for table in tables)])

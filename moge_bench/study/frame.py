@@ -16,8 +16,9 @@ from moge_bench.metrics import METRICS, Metric
 from moge_bench.runs.record import Record
 from moge_bench.runs.speed import ArmSpeed, Quartiles, SpeedPass, SpeedStore
 from moge_bench.runs.store import RecordStore
-from moge_bench.study.grid import GridFile, coordinates_key
-from moge_bench.study.manifest import ArmEntry, Manifest
+from moge_bench.study.grid import GridFile
+from moge_bench.study.manifest import ArmEntry, Declaration, Manifest
+from moge_bench.study.names import coordinates_key
 
 ANY = "-"  # an axis that makes no difference to an arm
 
@@ -60,6 +61,7 @@ class Results:
     arms: tuple[Arm, ...]
     speed: SpeedPass | None
     baselines: dict[str, Arm]  # arm_id -> what the arm is compared with
+    declarations: tuple[Declaration, ...] = ()
 
 
 def collect(manifest: Manifest, store: RecordStore, speeds: SpeedStore) -> Results:
@@ -67,7 +69,7 @@ def collect(manifest: Manifest, store: RecordStore, speeds: SpeedStore) -> Resul
     study = manifest.study
     speed = speeds.latest(study.name, [entry.arm_id for entry in manifest.arms])
     arms = tuple(_arm(entry, study, store, speed) for entry in _in_order(manifest))
-    return Results(study, arms, speed, _baselines(arms, study))
+    return Results(study, arms, speed, _baselines(arms, study), manifest.declarations)
 
 
 def _in_order(manifest: Manifest) -> list[ArmEntry]:

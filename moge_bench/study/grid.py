@@ -7,20 +7,21 @@ resolved settings are equal (dense ignores the axes of MoE) are one arm, with on
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from moge_bench.config import MAX_SEED, Frozen, RunConfig, field_paths, nearest
 from moge_bench.data.registry import find_data
 from moge_bench.methods import METHODS
 from moge_bench.metrics import METRICS, SPLITS
 from moge_bench.presets import PRESETS, resolve
+from moge_bench.study.declared import DeclaredContrast, check_declared, check_pairs, digest_of
+from moge_bench.study.names import canonical, check_name, find_value
 from moge_bench.study.published import published_results
 from moge_bench.study.strict_yaml import load_mapping
 
@@ -71,12 +72,30 @@ class GridFile(Frozen):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
     question: str
+    primary: DeclaredContrast | None = Field(
+        None, description="what answers the question; a study without one claims nothing"
+    )
+    secondary: tuple[DeclaredContrast, ...] = Field(
+        (), description="other contrasts, tested as one family (Holm)"
+    )
     base: Base
     axes: dict[str, tuple[Any, ...]] = Field(min_length=1)
     skip: tuple[dict[str, Any], ...] = Field(
         (), description="combinations left out on purpose: each names values of some axes"
     )
     table: TableLayout
+
+    @property
+    def declared(self) -> dict[str, DeclaredContrast]:
+        """Every declared contrast by its field: "primary", "secondary.0", ..."""
+        named = {f"secondary.{i}": each for i, each in enumerate(self.secondary)}
+        return named if self.primary is None else {"primary": self.primary, **named}
+
+    @property
+    def digest(self) -> str:
+        """Digest of what is declared: the question, the contrasts, the grid and its seeds."""
+        plan = self.model_dump(mode="json", exclude={"table"}, exclude_defaults=True)
+        return digest_of([plan, self.base.seeds])
 
 
 @dataclass(frozen=True)
@@ -121,7 +140,10 @@ def parse_grid(content: str, source: str) -> Grid:
     """Validate and expand the text of a grid file; ``source`` names it in errors."""
     try:
         file = _validate(load_mapping(content))
-        return Grid(file, tuple(_expand(file)))
+        grid = Grid(file, tuple(_expand(file)))
+        for field, declared in file.declared.items():
+            check_pairs(field, declared, file.axes, grid.arms)
+        return grid
     except yaml.YAMLError as error:
         raise ValueError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
     except ValueError as error:
@@ -141,38 +163,29 @@ def _validate(values: dict[str, Any]) -> GridFile:
             raise ValueError(f"axes.{axis}: it is held fixed in base too; keep one of the two")
         if not axis_values:
             raise ValueError(f"axes.{axis} has no values")
-        if len({_canonical(value) for value in axis_values}) < len(axis_values):
+        if len({canonical(value) for value in axis_values}) < len(axis_values):
             raise ValueError(f"axes.{axis} names a value twice: {list(axis_values)}")
     _check_skip(file)
     _check_layout(file)
+    for field, declared in file.declared.items():
+        check_declared(field, declared, file.axes, file.table.metrics, file.table.splits)
     return file
 
 
 def _check_settings(file: GridFile) -> None:
     """Check preset and dotted paths by themselves, so that a typo is not blamed on the table."""
-    _check_name("base.preset", "preset", file.base.preset, tuple(PRESETS))
+    check_name("base.preset", "preset", file.base.preset, tuple(PRESETS))
     known = field_paths(PRESETS[file.base.preset].system.model_dump(mode="json"))
     for field, paths in (("base.set", file.base.set), ("axes", file.axes)):
         for path in paths:
-            _check_name(field, "setting", path, known)
+            check_name(field, "setting", path, known)
 
 
 def _check_skip(file: GridFile) -> None:
     for index, combination in enumerate(file.skip):
         for axis, value in combination.items():
-            _check_name(f"skip.{index}", "axis", axis, tuple(file.axes))
-            if _canonical(value) not in map(_canonical, file.axes[axis]):
-                raise ValueError(
-                    f"skip.{index}: {axis} has no value {value!r}; it has {list(file.axes[axis])}"
-                )
-
-
-def _canonical(value: Any) -> str:
-    """Return equal text for values that a config would not tell apart: 8, 8.0 and "8"."""
-    try:
-        return repr(float(value))
-    except (TypeError, ValueError):
-        return repr(value)
+            check_name(f"skip.{index}", "axis", axis, tuple(file.axes))
+            find_value(f"skip.{index}", axis, value, file.axes[axis])
 
 
 def _explain(issue: Any) -> str:
@@ -181,15 +194,22 @@ def _explain(issue: Any) -> str:
         return f"{path}: {issue['msg'].removeprefix('Value error, ')}"
     owner: Any = GridFile
     for part in issue["loc"][:-1]:
-        owner = owner.model_fields[part].annotation
+        if isinstance(part, str):
+            owner = _model_of(owner.model_fields[part].annotation)
     return f"no field is called {path!r}{nearest(str(issue['loc'][-1]), list(owner.model_fields))}"
+
+
+def _model_of(annotation: Any) -> Any:
+    """Return the model that a field holds: alone, in a tuple, or optional."""
+    kinds = (annotation, *get_args(annotation))
+    return next(k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel))
 
 
 def _check_layout(file: GridFile) -> None:
     table, axes = file.table, tuple(file.axes)
     for place in ("rows", "columns"):
         for axis in getattr(table, place):
-            _check_name(f"table.{place}", "axis", axis, axes)
+            check_name(f"table.{place}", "axis", axis, axes)
     shown = (*table.rows, *table.columns)
     if sorted(shown) != sorted(axes):
         raise ValueError(
@@ -197,17 +217,12 @@ def _check_layout(file: GridFile) -> None:
             f"the table shows {list(shown)}"
         )
     for metric in table.metrics:
-        _check_name("table.metrics", "metric", metric, tuple(METRICS))
+        check_name("table.metrics", "metric", metric, tuple(METRICS))
     for split in table.splits:
-        _check_name("table.splits", "split", split, SPLITS)
+        check_name("table.splits", "split", split, SPLITS)
     for method, name in table.published.items():
-        _check_name("table.published", "method", method, tuple(METHODS))
-        _check_name("table.published", "published result", name, tuple(published_results()))
-
-
-def _check_name(field: str, kind: str, name: str, known: tuple[str, ...] | list[str]) -> None:
-    if name not in known:
-        raise ValueError(f"{field}: no {kind} is called {name!r}{nearest(name, list(known))}")
+        check_name("table.published", "method", method, tuple(METHODS))
+        check_name("table.published", "published result", name, tuple(published_results()))
 
 
 def _expand(file: GridFile) -> Iterator[Arm]:
@@ -244,7 +259,7 @@ def _expand(file: GridFile) -> Iterator[Arm]:
 
 def _matches(coordinates: Mapping[str, Any], combination: Mapping[str, Any]) -> bool:
     return all(
-        _canonical(coordinates[axis]) == _canonical(value) for axis, value in combination.items()
+        canonical(coordinates[axis]) == canonical(value) for axis, value in combination.items()
     )
 
 
@@ -255,8 +270,3 @@ def _check_splits(config: RunConfig, table: TableLayout) -> None:
             "table.splits shows the test split, which data.evaluate_test=false leaves unread; "
             "write splits: validation"
         )
-
-
-def coordinates_key(coordinates: Mapping[str, Any]) -> str:
-    """Return a text that is equal for equal coordinates, whatever the order of their axes."""
-    return json.dumps(coordinates, sort_keys=True)

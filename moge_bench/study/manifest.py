@@ -7,13 +7,15 @@ study does not depend on today's presets, on its data or on the folder it was st
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
 from moge_bench.config import Frozen
-from moge_bench.study.grid import Arm, Grid, GridFile, coordinates_key
+from moge_bench.study.grid import Arm, Grid, GridFile
+from moge_bench.study.names import coordinates_key
 from moge_bench.system import write_atomically
 
 FILE = "manifest.json"
@@ -32,12 +34,22 @@ class ArmEntry(Frozen):
     runs: dict[int, str] = Field(description="seed -> run_id")
 
 
+class Declaration(Frozen):
+    """When a study first had this primary contrast, question, grid and seeds."""
+
+    digest: str = Field(description="of the study file less its table: GridFile.digest")
+    declared: str = Field(description="UTC, as a record's `started`")
+
+
 class Manifest(Frozen):
-    """A study: its file, and its arms in the order of the grid."""
+    """A study: its file, its arms in the order of the grid, and what was declared when."""
 
     schema_: Literal[1] = Field(1, alias="schema")
     study: GridFile
     arms: tuple[ArmEntry, ...]
+    declarations: tuple[Declaration, ...] = Field(
+        (), description="oldest first; none of a study without a primary contrast"
+    )
 
     @property
     def run_ids(self) -> list[str]:
@@ -104,11 +116,29 @@ def compare_manifest(root: Path, manifest: Manifest) -> list[str]:
 
 
 def save_manifest(root: Path, manifest: Manifest) -> None:
-    """Write the manifest of a study; ValueError where ``compare_manifest`` has one."""
+    """Write the manifest of a study; ValueError where ``compare_manifest`` has one.
+
+    What is declared keeps the time at which it first was; what has changed is added with now.
+    """
     compare_manifest(root, manifest)
+    declarations = _declarations(root, manifest.study)
+    manifest = manifest.model_copy(update={"declarations": declarations})
     values = manifest.model_dump(mode="json", by_alias=True)
     path = manifest_path(root, manifest.study.name)
     write_atomically(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+
+
+def _declarations(root: Path, study: GridFile) -> tuple[Declaration, ...]:
+    """Return what the study has declared so far in ``root``, and what it declares."""
+    path = manifest_path(root, study.name)
+    before = read_manifest(path).declarations if path.exists() else ()
+    if study.primary is None or (before and before[-1].digest == study.digest):
+        return before
+    return (*before, Declaration(digest=study.digest, declared=_now()))
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _changes(before: Manifest, after: Manifest) -> list[str]:
@@ -129,6 +159,11 @@ def _changes(before: Manifest, after: Manifest) -> list[str]:
     for path, count in sorted(changed.items()):
         what = "the content of its data" if path == "data.digest" else path
         notes.append(f"{what} has changed since the last time: {count} arms are other runs now")
+    if before.study.primary is not None and before.study.declared != after.study.declared:
+        notes.append(
+            "what it declares has changed since the last time: the manifest keeps both, and the "
+            "answer says which records are older"
+        )
     return notes
 
 

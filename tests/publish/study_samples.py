@@ -5,6 +5,7 @@ from record_samples import make_pass, make_record, make_speed
 from moge_bench.runs.record import CurvePoint
 from moge_bench.runs.speed import SpeedStore
 from moge_bench.runs.store import RecordStore
+from moge_bench.study.answer import Answer, make_answer
 from moge_bench.study.frame import Results, collect
 from moge_bench.study.grid import Grid, parse_grid
 from moge_bench.study.manifest import make_manifest, manifest_path, read_manifest, save_manifest
@@ -57,6 +58,11 @@ def read_study(root, name: str = "golden") -> Results:
     """Collect the study as the commands do."""
     manifest = read_manifest(manifest_path(root, name))
     return collect(manifest, RecordStore(root), SpeedStore(root))
+
+
+def read_answer(root, name: str = "golden") -> Answer:
+    """Answer the study as the commands do."""
+    return make_answer(read_study(root, name))
 
 
 def cells(markdown: str, title: str) -> list[list[str]]:

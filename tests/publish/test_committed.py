@@ -1,24 +1,41 @@
 """The committed tables: those of the committed records, six columns at most, LaTeX that holds."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
-from study_samples import cells, read_study
+from study_samples import cells, read_answer
 from test_render import check_latex
 
+from moge_bench.publish.overview import write_overview
 from moge_bench.publish.tables import write_tables
 
 RESULTS = Path(__file__).parents[2] / "results"
 STUDIES = sorted(path.parent.name for path in RESULTS.glob("studies/*/manifest.json"))
 
 
+def flat(value, path=""):
+    """Yield (path, leaf) of nested JSON."""
+    if isinstance(value, dict | list):
+        inner = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, each in inner:
+            yield from flat(each, f"{path}/{name}")
+    else:
+        yield path, value
+
+
 @pytest.mark.parametrize("study", STUDIES)
 def test_tables_are_those_of_the_records(study, tmp_path):
     committed, made = RESULTS / "studies" / study, tmp_path / "results/studies" / study
-    write_tables(read_study(RESULTS, study), made)
-    for name in ("tables.md", "tables.tex", "runs.csv"):
+    write_tables(read_answer(RESULTS, study), made)
+    for name in ("tables.md", "tables.tex", "runs.csv", "answer.md"):
         assert (made / name).read_bytes() == (committed / name).read_bytes(), name
+    found, answer = (json.loads((f / "answer.json").read_text()) for f in (made, committed))
+    assert [*flat(found)] == [
+        (path, pytest.approx(value, rel=1e-7) if isinstance(value, float) else value)
+        for path, value in flat(answer)
+    ]
     # The last digit of an interval is the library's; everything else is the same text.
     rows, others = (list(csv.reader((f / "table.csv").open())) for f in (made, committed))
     assert len(rows) == len(others) > 1
@@ -45,3 +62,8 @@ def test_figures_are_there(study):
     names = {path.name for path in (RESULTS / "studies" / study).iterdir()}
     for figure in ("quality", "differences", "curves"):
         assert {f"{figure}.png", f"{figure}.svg"} <= names
+
+
+def test_the_page_of_answers_is_that_of_the_records(tmp_path):
+    write_overview([read_answer(RESULTS, study) for study in STUDIES], tmp_path / "results")
+    assert (tmp_path / "results/answers.md").read_text() == (RESULTS / "answers.md").read_text()

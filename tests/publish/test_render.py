@@ -4,7 +4,7 @@ import re
 
 import pytest
 import yaml
-from study_samples import PIVOT, make_study, read_study
+from study_samples import PIVOT, make_study, read_answer
 
 from moge_bench.publish.render import Cell, Table, escape_latex, escape_markdown, to_latex
 from moge_bench.publish.tables import write_tables
@@ -95,7 +95,7 @@ def test_a_table_in_latex():
 def test_a_study_in_latex_says_what_it_needs(tmp_path):
     make_study(tmp_path, PIVOT)
     folder = tmp_path / "studies/golden"
-    write_tables(read_study(tmp_path), folder)
+    write_tables(read_answer(tmp_path), folder)
     text = (folder / "tables.tex").read_text()
     assert text.startswith("% Needs \\usepackage{booktabs} and \\usepackage{graphicx}.\n")
     assert check_latex(text) == 2 + 2 + 2 + 1  # top-1, throughput and memory in two; parameters
@@ -114,7 +114,7 @@ def named(tmp_path):
     }  # fmt: skip
     make_study(tmp_path, yaml.safe_dump(values), accuracy=lambda _: 1.0, speed=False)
     folder = tmp_path / "studies/golden"
-    return write_tables(read_study(tmp_path), folder), (folder / "tables.tex").read_text(), files
+    return write_tables(read_answer(tmp_path), folder), (folder / "tables.tex").read_text(), files
 
 
 def test_names_do_not_break_a_markdown_table(named):

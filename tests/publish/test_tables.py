@@ -10,7 +10,7 @@ from study_samples import (
     cells,
     golden_accuracy,
     make_study,
-    read_study,
+    read_answer,
 )
 
 from moge_bench.publish.tables import write_tables
@@ -20,7 +20,7 @@ from moge_bench.runs.store import RecordStore
 
 def written(root, text=ROWS, **changes) -> str:
     make_study(root, text, **changes)
-    return write_tables(read_study(root), root / "studies/golden")
+    return write_tables(read_answer(root), root / "studies/golden")
 
 
 def test_golden_table_with_an_arm_a_row(tmp_path):
@@ -145,7 +145,7 @@ def test_the_family_spans_all_splits(tmp_path):
             for split in ("validation", "test")
         ]
         RecordStore(root).write(make_record(config, metrics=metrics))
-    markdown = write_tables(read_study(root), root / "studies/golden")
+    markdown = write_tables(read_answer(root), root / "studies/golden")
     assert cells(markdown, "Test top-1 (%)")[3][2] == "+1.50 [+0.26; +2.74]"
 
 
@@ -159,7 +159,7 @@ def test_missing_failed_and_diverged_runs_are_said(tmp_path):
     store.write(make_record(moe[2], status="diverged", diverged_at=17, metrics=[]))
     moge = next(config for config in grid.configs if config.method == "moge")
     store.write(make_record(moge, status="diverged", diverged_at=5, metrics=[]))
-    markdown = write_tables(read_study(tmp_path), tmp_path / "studies/golden")
+    markdown = write_tables(read_answer(tmp_path), tmp_path / "studies/golden")
     rows = cells(markdown, "Test top-1 (%)")
     # Without a run of MoE there is no difference, and no column of dashes.
     assert rows[2] == ["-", "moe", "- (0 of 3; 1 failed, 1 diverged, 1 missing)"]
@@ -189,7 +189,7 @@ def test_mixed_conditions_are_warned_of_at_the_head(tmp_path, change, sentence):
     for config in grid.configs[:2]:  # dense, the baseline of moe alone
         store = RecordStore(tmp_path)
         store.write(make_record(config, **change))
-    markdown = write_tables(read_study(tmp_path), tmp_path / "studies/golden")
+    markdown = write_tables(read_answer(tmp_path), tmp_path / "studies/golden")
     head = markdown[: markdown.index("## Quality")]
     assert f"**Compare with care:** records differ in {sentence}" in head
     assert "1 of the 3 comparisons are between arms that differ in it" in head
@@ -209,7 +209,7 @@ def test_without_methods_the_first_arm_is_the_baseline(tmp_path):
 def test_every_row_leads_to_its_records(tmp_path):
     grid = make_study(tmp_path)
     folder = tmp_path / "studies/golden"
-    write_tables(read_study(tmp_path), folder)
+    write_tables(read_answer(tmp_path), folder)
     rows = list(csv.DictReader((folder / "table.csv").open()))
     assert len(rows) == 4 * 4  # arms times figures
     by_arm = {row["arm_id"]: row for row in rows if row["metric"] == "top1_accuracy"}
@@ -227,9 +227,11 @@ def test_the_same_records_give_the_same_bytes(tmp_path):
     make_study(tmp_path)
     folders = [tmp_path / name / "studies/golden" for name in ("results", "x/results")]
     for folder in folders:
-        write_tables(read_study(tmp_path), folder)
+        write_tables(read_answer(tmp_path), folder)
     names = sorted(path.name for path in folders[0].iterdir())
-    assert names == ["runs.csv", "table.csv", "tables.md", "tables.tex"]
+    assert names == [
+        "answer.json", "answer.md", "runs.csv", "table.csv", "tables.md", "tables.tex",
+    ]  # fmt: skip
     for name in names:
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
     assert "--results results;" in (folders[0] / "tables.md").read_text()

@@ -73,6 +73,39 @@ def test_what_changed_in_a_study_is_said(tiny_text, tmp_path):
     assert save(tmp_path, longer) == []
 
 
+PRIMARY = "primary: {metric: top1_accuracy, contrast: [moge, moe], margin: %s}\nbase:"
+
+
+def test_what_is_declared_keeps_its_time(tiny_text, tmp_path, monkeypatch):
+    times = iter(["2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z"])
+    monkeypatch.setattr("moge_bench.study.manifest._now", lambda: next(times))
+    path = manifest_path(tmp_path, "tiny")
+    save(tmp_path, tiny_text)
+    assert read_manifest(path).declarations == ()  # nothing is declared
+    declared = tiny_text.replace("base:", PRIMARY % "0.5")
+    for _ in range(2):
+        assert save(tmp_path, declared) == []
+        manifest = read_manifest(path)
+        assert manifest.study.primary.contrast == ("moge", "moe")
+        assert [(d.digest, d.declared) for d in manifest.declarations] == [
+            (manifest.study.digest, "2026-01-01T00:00:00Z")
+        ]
+    # Tables may change; a margin moved later is a declaration of its own, and it is said.
+    assert (
+        save(
+            tmp_path,
+            declared.replace(
+                "metrics: [top1_accuracy, ", "metrics: [top1_accuracy, load_entropy, "
+            ),
+        )
+        == []
+    )
+    (note,) = save(tmp_path, declared.replace("margin: 0.5", "margin: 0.9"))
+    assert note.startswith("what it declares has changed since the last time")
+    times = [each.declared for each in read_manifest(path).declarations]
+    assert times == ["2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z"]
+
+
 def test_an_edited_corpus_is_another_run_and_it_is_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     corpus = tmp_path / "c.txt"

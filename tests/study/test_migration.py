@@ -10,7 +10,7 @@ import pytest
 
 from moge_bench.runs.speed import SpeedStore
 from moge_bench.runs.store import RecordStore
-from moge_bench.study.contrasts import MIN_SAMPLES, describe, paired_difference
+from moge_bench.study.contrasts import MIN_SAMPLES, Scale, describe, paired
 from moge_bench.study.frame import collect, figures, quartiles, values_by_seed
 from moge_bench.study.manifest import manifest_path, read_manifest
 
@@ -53,7 +53,7 @@ def test_every_number_of_the_old_tables_is_found_again(path):
                 assert same(row[f"{name}.mean"], sample.mean)
                 assert same(row[f"{name}.spread"], sample.spread, rel=1e-9, abs=1e-9)
             if metric.source == "evaluation" and other:
-                difference = paired_difference(values, other)
+                difference = paired(values, other, Scale()).sample
                 assert same(row[f"{name}.difference"], difference.mean, rel=1e-9, abs=1e-9)
                 if difference.n >= MIN_SAMPLES and difference.spread:
                     half_width = (difference.high - difference.low) / 2

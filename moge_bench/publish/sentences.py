@@ -1,0 +1,160 @@
+"""What a declared contrast came to, in one sentence: the verdict, the numbers behind it, its n."""
+
+from __future__ import annotations
+
+from moge_bench.publish.layout import axis_title, key_label
+from moge_bench.study.answer import Answer
+from moge_bench.study.declared import DeclaredContrast
+from moge_bench.study.estimate import CellResult, Estimate
+from moge_bench.study.verdicts import CANNOT_TELL, Tested
+
+NOTHING_DECLARED = "No primary contrast is declared: nothing in this study is a claim."
+
+
+def subject(declared: DeclaredContrast) -> str:
+    """Return what is compared: "moge against moe", "group size 3 against 2"."""
+    ours, theirs = map(str, declared.contrast)
+    title = "" if declared.axis == "method" else f"{axis_title(declared.axis)} "
+    return f"{title}{ours} against {theirs}"
+
+
+def quantity(declared: DeclaredContrast) -> str:
+    """Return in what: "points of test top-1 at experts 64", with what a trend is over."""
+    number = f"{declared.where.replace('_', ' ')} {declared.number.title}".strip()
+    words = f"{declared.number.contrast_unit} of {number}".strip().removeprefix("of ")
+    if declared.at:
+        at = [f"{axis_title(a)} {' or '.join(map(str, v))}" for a, v in declared.at.items()]
+        words += f" at {', '.join(at)}"
+    if declared.over is None:
+        return words
+    over = axis_title(declared.over)
+    if declared.between is not None:
+        first, second = declared.between
+        return f"{words} more at {over} {first} than at {second}"
+    step = {"log2": "doubling", "log10": "tenfold", "linear": "unit"}[declared.scale]
+    return f"{words} per {step} of {over}"
+
+
+def place(cell: CellResult) -> str:
+    """Return where a cell stands: "experts 64, k 1"; "everywhere" where no other axis matters."""
+    at = cell.pair.at
+    return key_label(list(at), tuple(map(str, at.values()))) if at else "everywhere"
+
+
+def signed(value: float, declared: DeclaredContrast) -> str:
+    """Return a contrast's number with its sign, rounded as the metric is."""
+    digits = declared.number.digits
+    return f"{round(value, digits) + 0.0:+,.{digits}f}"
+
+
+def estimate_cell(found: Estimate) -> str:
+    """Return "+0.38 [+0.07; +0.68] (n = 4 seeds)"."""
+    text = "-"
+    if found.contrast is not None:
+        sample = found.contrast.sample
+        text = signed(sample.mean, found.declared)
+        if sample.low is not None and sample.high is not None:
+            low, high = signed(sample.low, found.declared), signed(sample.high, found.declared)
+            text += f" [{low}; {high}]"
+    return f"{text} (n = {seeds(found)})"
+
+
+def probability(p: float | None) -> str:
+    """Return "0.034", "< 0.001", or a dash where nothing was tested."""
+    if p is None:
+        return "-"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _p(name: str, p: float) -> str:
+    text = probability(p)
+    return f"{name} {text}" if text.startswith("<") else f"{name} = {text}"
+
+
+def seeds(found: Estimate) -> str:
+    """Return "10 seeds", or "7 of 10 seeds"."""
+    if found.n == found.planned:
+        return f"{found.n} seed{'s' if found.n != 1 else ''}"
+    return f"{found.n} of {found.planned} seeds"
+
+
+def answer_sentence(answer: Answer) -> str:
+    """Return a study's answer in words."""
+    return sentence(answer.primary) if answer.primary is not None else NOTHING_DECLARED
+
+
+def sentence(tested: Tested) -> str:
+    """Return verdict, estimate, interval, p and n; of a null what would have been seen; and what
+    is missing."""
+    word = tested.verdict
+    said = f"{word.capitalize()}{_meaning(tested.found, word)}: {_finding(tested)}"
+    if word not in ("better", "worse", "higher", "lower"):
+        said += _null(tested, word)
+    return f"{said}.{_absent(tested.found)}"
+
+
+def _meaning(found: Estimate, word: str) -> str:
+    declared = found.declared
+    margin = f"{declared.margin:g} {declared.unit}".strip()
+    if word == "equivalent":
+        return f" within {margin}"
+    if declared.over is None or declared.between is not None or word == CANNOT_TELL:
+        return ""
+    return f" with more {axis_title(declared.over)}"
+
+
+def _finding(tested: Tested) -> str:
+    found, declared = tested.found, tested.found.declared
+    if found.contrast is None:
+        return f"{subject(declared)} in {quantity(declared)}: no seed has both arms, n = 0"
+    sample = found.contrast.sample
+    parts = []
+    if sample.low is not None and sample.high is not None:
+        low, high = signed(sample.low, declared), signed(sample.high, declared)
+        parts.append(f"95 % interval {low} to {high}")
+    if tested.p is not None:
+        parts.append(_p("p", tested.p) + (", Holm" if tested.family > 1 else ""))
+    if sample.spread == 0:
+        parts.append("the same in every seed")
+    cells = f", over {len(found.entered)} cells" if len(found.entered) > 1 else ""
+    parts.append(f"n = {seeds(found)}{cells}")
+    value = signed(sample.mean, declared)
+    return f"{subject(declared)}, {value} {quantity(declared)} ({'; '.join(parts)})"
+
+
+def _null(tested: Tested, word: str) -> str:
+    """Say what would have been seen, and, where nothing was decided, how many seeds would."""
+    found, declared, unit = tested.found, tested.found.declared, tested.found.declared.unit
+    said = ""
+    if word == "equivalent" and found.equivalence and tested.equivalence_p is not None:
+        low, high = (signed(v, declared) for v in (found.equivalence.low, found.equivalence.high))
+        said = (
+            f"; the 90 % interval, {low} to {high}, lies within the margin "
+            f"({_p('p', tested.equivalence_p)})"
+        )
+    if found.contrast is not None and found.contrast.smallest_effect is not None:
+        smallest = f"{found.contrast.smallest_effect:.{declared.number.digits}f} {unit}".strip()
+        said += f"; the smallest true effect that this n shows with 80 % power is {smallest}"
+    if word == CANNOT_TELL and found.equivalence is not None:
+        needed = found.equivalence.needed_n
+        count = f"about {needed:,}" if needed is not None else "more than a million"
+        margin = f"{declared.margin:g} {unit}".strip()
+        said += f"; {count} seeds would decide on the margin of {margin}"
+    return said
+
+
+def _absent(found: Estimate) -> str:
+    """Say which runs and cells the number is without."""
+    said = ""
+    for why, words in (
+        ("missing", "not trained yet"), ("failed", "failed"), ("diverged", "diverged"),
+        ("not measured", "without this metric"),
+    ):  # fmt: skip
+        count = sum(each.why == why for each in found.missing)
+        if count:
+            said += f"{', ' if said else ''}{count} run{'s' if count != 1 else ''} {words}"
+    if not said:
+        return ""
+    left = ", ".join(place(cell) for cell in found.left_out)
+    cells = f" Left out, no seed has both arms: {left}." if left and found.entered else ""
+    return f" {'' if found.complete else 'Provisional: '}{said}.{cells}"

@@ -1,0 +1,41 @@
+"""What a study says: its declared contrasts, and when they were declared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moge_bench.study.estimate import estimate
+from moge_bench.study.frame import Results
+from moge_bench.study.verdicts import Tested, tested
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The primary contrast, None of a study that declares none, and the secondary ones."""
+
+    results: Results
+    primary: Tested | None
+    secondary: tuple[Tested, ...]
+
+    @property
+    def declared(self) -> str | None:
+        """When the study as it stands was declared, in UTC; None where that is not known."""
+        last = self.results.declarations[-1:]
+        same = last and last[0].digest == self.results.study.digest
+        return last[0].declared if same else None
+
+    @property
+    def older(self) -> int:
+        """How many of the primary contrast's records were started before it was declared."""
+        when = self.declared
+        if self.primary is None or when is None:
+            return 0
+        return sum(record.started < when for record in self.primary.found.records)
+
+
+def make_answer(results: Results) -> Answer:
+    """Compute every declared contrast of a study from the records that there are."""
+    study = results.study
+    primary = [estimate(results, study.primary)] if study.primary is not None else []
+    secondary = [estimate(results, declared) for declared in study.secondary]
+    return Answer(results, next(iter(tested(primary)), None), tested(secondary))
