@@ -138,11 +138,9 @@ def _shard(text: str) -> tuple[int, int]:
 def _list_runs(grid: Grid, todo: set[str], share: set[str]) -> None:
     """Print a line a run of ``share``: state, id, and the axis values that tell it from others."""
     lines = []
-    for arm in grid.arms:
-        values = " ".join(f"{axis}={value}" for axis, value in arm.coordinates[0].items())
-        for config, run_id in zip(arm.configs, arm.run_ids, strict=True):
-            if run_id not in share:
-                continue
+    for arm, config, run_id in grid.runs:
+        if run_id in share:
+            values = " ".join(f"{axis}={value}" for axis, value in arm.coordinates[0].items())
             state = "to do   " if run_id in todo else "finished"
             lines.append(f"{state} {run_id} {values} seed={config.seed}")
     print("\n".join(lines))

@@ -131,6 +131,10 @@ def label(config: RunConfig) -> str:
         parts += [f"N={config.moe.num_experts}", f"k={config.moe.top_k}"]
         if config.moe.residual.kind != "plain":
             parts.append(config.moe.residual.kind)
+        if config.moe.score_function != "softmax":
+            parts.append(config.moe.score_function)
+        if config.moe.regularizer != "none":
+            parts.append(f"weight={config.moe.regularizer_weight:g}")
         if config.moe.group is not None:
             parts += [f"h={config.moe.group.size}", f"lambda={config.moe.group.weight:g}"]
     return " ".join([*parts, f"seed={config.seed}"])

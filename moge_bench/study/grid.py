@@ -117,9 +117,17 @@ class Grid:
 
     @property
     def configs(self) -> list[RunConfig]:
-        """Every run, seed after seed: a study that is cut short has each arm as often."""
-        return [config for of_seed in zip(*(arm.configs for arm in self.arms), strict=True)
-                for config in of_seed]  # fmt: skip
+        """Every run, in the order of ``runs``."""
+        return [config for _, config, _ in self.runs]
+
+    @property
+    def runs(self) -> list[tuple[Arm, RunConfig, str]]:
+        """(arm, config, run_id), seed after seed: a study cut short has each arm as often."""
+        return [
+            (arm, arm.configs[index], arm.run_ids[index])
+            for index in range(len(self.file.base.seeds))
+            for arm in self.arms
+        ]
 
 
 def default_grid_path() -> Path:

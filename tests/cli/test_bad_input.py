@@ -38,7 +38,8 @@ def make_study(root, name="small", leave_out=0):
     grid = parse_grid(yaml.safe_dump({**GRID, "name": name}), "grid")
     save_manifest(root, make_manifest(grid))
     store = RecordStore(root)
-    configs = grid.configs[: len(grid.configs) - leave_out]
+    configs = [config for arm in grid.arms for config in arm.configs]
+    configs = configs[: len(configs) - leave_out]
     return [store.write(make_record(config, 50.0 + config.seed)) for config in configs]
 
 

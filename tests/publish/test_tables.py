@@ -186,7 +186,7 @@ def test_missing_failed_and_diverged_runs_are_said(tmp_path):
 )  # fmt: skip
 def test_mixed_conditions_are_warned_of_at_the_head(tmp_path, change, sentence):
     grid = make_study(tmp_path)
-    for config in grid.configs[:2]:  # dense, the baseline of moe alone
+    for config in grid.arms[0].configs[:2]:  # dense, the baseline of moe alone
         store = RecordStore(tmp_path)
         store.write(make_record(config, **change))
     markdown = write_tables(read_answer(tmp_path), tmp_path / "studies/golden")

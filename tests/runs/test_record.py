@@ -28,12 +28,12 @@ def test_round_trip(tmp_path):
 def test_opens_with_a_sentence_that_says_what_how_well_and_on_what(tmp_path):
     path = RecordStore(tmp_path).write(make_record(CONFIG, 81.5))
     summary = json.loads(path.read_text())["summary"]
-    for part in ("tiny-vit moge N=16 k=1 h=3", "seed=3", "81.5 %", "Test CPU"):
+    for part in ("tiny-vit moge N=64 k=1 h=3", "seed=3", "81.5 %", "Test CPU"):
         assert part in summary
 
 
 def test_label_names_the_residual_where_it_is_not_plain():
-    assert label(CONFIG) == "tiny-vit moge N=16 k=1 h=3 lambda=4 seed=3"
+    assert label(CONFIG) == "tiny-vit moge N=64 k=1 h=3 lambda=100 seed=3"
     adam = resolve("tiny-lm", "moe", {"moe.residual.kind": "adam"})
     assert label(adam) == "tiny-lm moe N=16 k=2 adam seed=0"
 
