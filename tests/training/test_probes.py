@@ -72,7 +72,7 @@ class TestOfImages:
         del found["transformations"]
         assert found == {
             "version": 2, "run_id": MOGE.run_id, "method": "moge", "seed": 0, "kind": "images",
-            "top_k": 1, "activation": "gelu", "border": "valid", "group_size": 3,
+            "top_k": 1, "activation": "gelu", "border": "torus", "group_size": 3,
             "map_shapes": {"block0": [3, 3], "block1": [3, 3]},
         }  # fmt: skip
 
