@@ -36,7 +36,7 @@ from moge_bench.training.evaluate import evaluating
 from moge_bench.training.probe_inputs import ProbeInputs
 from moge_bench.training.task import Task
 
-VERSION = 2  # 1 had scores, experts, gate and labels alone
+VERSION = 3  # 1 had scores, experts, gate and labels alone; 2 the first examples of a split
 PERCENTS = (10, 25, 50, 75)  # of the steps; after the last step it is the probe itself
 
 

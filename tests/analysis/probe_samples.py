@@ -23,10 +23,10 @@ def random_scores(tokens=400, experts=16, seed=0):
     return torch.randn(tokens, experts, generator=generator).softmax(1)
 
 
-def make_probe(tokens=400, kind="images", transformations=(), labels=None, **tensors):
+def make_probe(num_tokens=400, kind="images", transformations=(), labels=None, **tensors):
     """A probe of examples of four tokens; ``labels`` (T,) as given, or all 0."""
-    labels = torch.zeros(tokens, dtype=torch.int64) if labels is None else torch.as_tensor(labels)
-    positions = torch.arange(LENGTH, dtype=torch.int32).repeat(tokens // LENGTH)
+    labels = torch.zeros(num_tokens).long() if labels is None else torch.as_tensor(labels)
+    positions = torch.arange(LENGTH, dtype=torch.int32).repeat(num_tokens // LENGTH)
     header = ProbeHeader(
         version=VERSION, run_id="0", method="moe", seed=0, kind=kind, top_k=1, activation="relu",
         map_shapes={"block2": [4, 4]}, border=None, group_size=None,

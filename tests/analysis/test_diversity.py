@@ -35,7 +35,7 @@ def copies():
     layer = random_layer(experts=1)
     same = {name: layer.tensors[name].expand(16, *layer.tensors[name].shape[1:])
             for name in ("w_in", "b_in", "w_out", "b_out", "gate")}  # fmt: skip
-    return make_layer(random_scores(600), **{**layer.tensors, **same})
+    return make_layer(random_scores(600), inputs=layer.tensors["inputs"], **same)
 
 
 def test_outputs_are_those_of_the_layers_experts():

@@ -7,6 +7,7 @@ from moge_bench import group_norm
 from moge_bench.analysis.dose import group_loss, measure, measure_training
 from moge_bench.analysis.maps import Map
 from moge_bench.presets import resolve
+from moge_bench.training.dose import curve_name
 
 
 @pytest.mark.parametrize("border", ["valid", "torus"])
@@ -29,17 +30,17 @@ def test_uniform_scores_are_the_least_on_a_torus():
     }
 
 
-def test_the_curves_of_a_training_are_read_by_name():
+def test_the_curves_of_a_training():
     config = resolve("tiny-vit", "moge")
-    curves = [{"step": step, "name": name, "split": split, "value": value}
-              for step, name, split, value in [
-                  (10, "group_gradient_ratio", "training", 0.25),
-                  (20, "group_gradient_ratio", "training", 0.75),
-                  (20, "group_loss", "training", 0.1), (10, "group_loss", "training", 0.2),
-                  (20, "group_loss", "validation", 9.0)]]  # fmt: skip
-    assert values(measure_training(make_record(config, curves=curves))) == {
-        "dose_gradient_ratio": 0.5,
-        "dose_gradient_peak": 0.75,
-        "dose_training_loss": 0.1,
-    }
+    curves = [{"step": step, "name": curve_name(term, block), "split": "training", "value": value}
+              for step, term, block, value in [
+                  (1, "group", 2, 0.25), (1, "group", 3, 1.0), (1, "balance", 2, 0.5),
+                  (2, "group", 2, 0.75), (2, "group", 3, 3.0), (2, "balance", 2, 0.5)]]  # fmt: skip
+    curves += [{"step": 2, "name": "task_loss", "split": "training", "value": 9.0}]
+    found = measure_training(make_record(config, curves=curves))
+    assert {(number.name, number.block): number.value for number in found} == {
+        ("dose_balance_ratio", 2): 0.5, ("dose_balance_peak", 2): 0.5,
+        ("dose_group_ratio", 2): 0.5, ("dose_group_peak", 2): 0.75,
+        ("dose_group_ratio", 3): 2.0, ("dose_group_peak", 3): 3.0,
+    }  # fmt: skip
     assert measure_training(make_record(config)) == []

@@ -71,14 +71,19 @@ class TestOfImages:
         assert found["transformations"]["rotation_20"] == {"family": "rotation", "dose": 20}
         del found["transformations"]
         assert found == {
-            "version": 2, "run_id": MOGE.run_id, "method": "moge", "seed": 0, "kind": "images",
-            "top_k": 1, "activation": "gelu", "border": "valid", "group_size": 3,
+            "version": 3, "run_id": MOGE.run_id, "method": "moge", "seed": 0, "kind": "images",
+            "top_k": 1, "activation": "gelu", "border": "torus", "group_size": 3,
             "map_shapes": {"block0": [3, 3], "block1": [3, 3]},
         }  # fmt: skip
 
     def test_tokens_of_an_image_have_its_label_and_their_place(self, probe):
         assert torch.equal(probe["labels"][:5], probe["labels"][0].expand(5))
         assert probe["positions"][:7].tolist() == [0, 1, 2, 3, 4, 0, 1]
+
+    def test_its_images_are_a_sample_of_all_classes(self, probe):
+        # 410 of 1,000 images of 10 classes: 41 of each, with a standard deviation of 6.
+        counts = torch.bincount(probe["labels"][::5])
+        assert len(counts) == 10 and counts.min() > 23 and counts.max() < 59
 
     def test_logits_scores_experts_and_gate_are_of_one_pass(self, probe):
         logits = probe["block1.logits"]
