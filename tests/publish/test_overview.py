@@ -58,7 +58,7 @@ def test_what_studies_share_is_pooled_over_its_pairs(page):
     # The pairs at 16 are the same in both: 4 there and 4 at 64, mean (10 + 0) / 8.
     assert (pooled["pairs"], pooled["seeds"], pooled["estimate"]) == (8, 4, 1.25)
     row = cells(markdown, "Over studies that ask the same")[1]
-    assert row[0].endswith("test top-1; tiny-vit, fashion-mnist-subset")
+    assert row[0].endswith("test top-1; tiny-vit, fashion-mnist-10k")
     assert row[1:4] == ["one, two", "+1.25 [+0.22; +2.28]", "8 pairs, 4 seeds"]
 
 
