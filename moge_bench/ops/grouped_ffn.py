@@ -88,9 +88,9 @@ def _choose_product(x: torch.Tensor, w_in: torch.Tensor) -> Callable[[torch.Tens
     1. torch's ``grouped_mm`` where torch has a kernel of it: bfloat16 on compute capability 9 and
        10, d and f multiples of 8. Nothing waits, and it is what was measured on a GPU.
     2. moge::grouped_product, Triton's, on every other GPU that Triton compiles for. Nothing waits.
-    3. Without Triton one product an expert, which waits. torch.compile must not break its graph
-       there, and where values cannot be read there is nothing to wait for: ``grouped_mm`` in every
-       dtype, whose own fallback reads the sizes when the graph runs.
+    3. Without Triton one product an expert, which waits and breaks a graph of torch.compile; but
+       for bfloat16 where a graph is made, ``grouped_mm``, whose own fallback reads the sizes when
+       the graph runs. For other dtypes torch up to 2.13 refuses to trace it.
     """
     fits = not any(size * x.element_size() % 16 for size in w_in.shape[1:])
     has_grouped_mm, why_not_triton = _wait_free_products(x.device, x.dtype)
@@ -99,7 +99,7 @@ def _choose_product(x: torch.Tensor, w_in: torch.Tensor) -> Callable[[torch.Tens
     if why_not_triton is None:
         return _TritonProduct
     traced = torch.compiler.is_compiling() or not readable(x)
-    if fits and traced:
+    if fits and traced and x.dtype == torch.bfloat16:
         return _GroupedMM
     if x.is_cuda and not traced:
         extension.warn_once(f"expert_ffn waits for the GPU once a call: {why_not_triton}")

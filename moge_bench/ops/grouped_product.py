@@ -77,7 +77,9 @@ def why_not(device: torch.device) -> str | None:
     return None if module is not None else problem
 
 
-def grouped_product(rows: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+def grouped_product(
+    rows: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor
+) -> torch.Tensor:
     """Return weight[e] rows[p], e the expert of row p, (R, O); 0 in the rows of no expert.
 
     Args:
@@ -101,7 +103,7 @@ def grouped_product(rows: torch.Tensor, weight: torch.Tensor, offsets: torch.Ten
     with _on(rows.device):
         _kernel("product_kernel")[(programs,)](
             rows, weight, offsets, output, num_rows, num_experts, outer, inner, *weight.stride(),
-            EXPERTS=1 << num_experts.bit_length(), **_settings(tile),
+            EXPERTS=1 << num_experts.bit_length(), **settings(tile),
         )  # fmt: skip
     return output
 
@@ -122,7 +124,7 @@ def grouped_outer(grad: torch.Tensor, rows: torch.Tensor, offsets: torch.Tensor)
     programs = num_experts * _cdiv(outer, tile.outer) * _cdiv(inner, tile.inner)
     with _on(rows.device):
         _kernel("outer_kernel")[(programs,)](
-            grad, rows, offsets, output, outer, inner, **_settings(tile)
+            grad, rows, offsets, output, outer, inner, **settings(tile)
         )
     return output
 
@@ -139,7 +141,8 @@ def _on(device: torch.device) -> Any:
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
-def _settings(tile: Tile) -> dict[str, Any]:
+def settings(tile: Tile) -> dict[str, Any]:
+    """Return what a kernel is compiled with."""
     rounded = torch.backends.cuda.matmul.fp32_precision == "tf32"
     return {
         "PRECISION": "tf32" if rounded else "ieee",
@@ -209,6 +212,4 @@ for _name, _run, _fake, _backward in (
 ):
     LIBRARY.impl(_name, _run, "CUDA")
     torch.library.register_fake(f"moge::{_name}", _fake, lib=LIBRARY)
-    torch.library.register_autograd(
-        f"moge::{_name}", _backward, setup_context=_keep, lib=LIBRARY
-    )
+    torch.library.register_autograd(f"moge::{_name}", _backward, setup_context=_keep, lib=LIBRARY)
