@@ -111,7 +111,8 @@ def grouped_product(
 def grouped_outer(grad: torch.Tensor, rows: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
     """Return the sums of grad[p] rows[p]^T over the rows of each expert, (N, O, I); 0 of none.
 
-    ``grad`` (R, O) and ``rows`` (R, I) as in ``grouped_product``, whose gradient for ``weight`` it is.
+    It is the gradient of ``grouped_product`` for ``weight``; ``grad`` (R, O), ``rows`` (R, I) and
+    ``offsets`` as there.
     """
     _check("grad", grad, 2, rows)
     num_rows, inner = rows.shape
