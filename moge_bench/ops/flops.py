@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils import flop_counter
 
-from moge_bench.ops import extension
+from moge_bench.ops import extension, grouped_product  # noqa: F401  # which defines its ops
 
 
 def _forward(
@@ -54,6 +54,16 @@ def _grouped_mm(
     return 2 * (batch[0] if batch and len(matrices) == 3 else 1) * left * inner * matrices[-1]
 
 
+def _grouped_product(rows: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+    """2 R I O for rows (R, I) and a weight (N, O, I)."""
+    return 2 * rows[0] * rows[1] * weight[1]
+
+
+def _grouped_outer(grad: Sequence[int], rows: Sequence[int], *_: Any, **__: Any) -> int:
+    """2 R O I for (R, O) and (R, I)."""
+    return 2 * grad[0] * grad[1] * rows[1]
+
+
 _NO_PRODUCT = (
     "route", "route_backward", "group_norm", "group_norm_backward", "dispatch", "combine",
     "combine_backward", "bias_activation", "bias_activation_backward",
@@ -64,6 +74,8 @@ if extension.load()[0] is not None:
     register(torch.ops.moge.expert_ffn)(_forward)
     register(torch.ops.moge.expert_ffn_backward)(_backward)
     register([getattr(torch.ops.moge, name) for name in _NO_PRODUCT])(_no_product)
-    # The experts' products on CUDA, which torch 2.13 counts as 0.
+    register(torch.ops.moge.grouped_product)(_grouped_product)
+    register(torch.ops.moge.grouped_outer)(_grouped_outer)
+    # The experts' products in bfloat16 on CUDA, which torch 2.13 counts as 0.
     if torch.ops.aten._grouped_mm not in flop_counter.flop_registry:
         register(torch.ops.aten._grouped_mm)(_grouped_mm)

@@ -1,4 +1,4 @@
-"""The expert FFN of CUDA tensors: dispatch kernel, torch's matrix products, combine kernel.
+"""The expert FFN of CUDA tensors: dispatch kernel, grouped matrix products, combine kernel.
 
 Fake kernels of moge::dispatch, moge::bias_activation and moge::combine, and what is built of them.
 Schemas are in csrc/registration.cpp, autograd in csrc/autograd_experts.cpp, kernels in csrc/cuda;
@@ -9,15 +9,18 @@ dropped choices come last.
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from moge_bench.ops import extension
+from moge_bench.ops import extension, grouped_product
+from moge_bench.ops.grouped_product import capability
 from moge_bench.ops.reference_experts import ACTIVATIONS, masked_linear
 from moge_bench.ops.validation import is_capturing, readable
+
+_Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 # As the kernels number them: csrc/cuda/launch.h.
 ACTIVATION_CODES = {"none": 0, "gelu": 1, "relu": 2, "silu": 3}
@@ -36,11 +39,10 @@ def expert_ffn(
 ) -> torch.Tensor:
     """Return y of ``moge_bench.ops.expert_ffn``, (T, d), for float32, float16 or bfloat16 ``x``.
 
-    The two products and their gradients are torch's ``grouped_mm`` where torch has a kernel of it:
-    bfloat16 on compute capability 9 and 10, d and f multiples of 8. There nothing waits for the
-    device. Elsewhere they are one product an expert, after one wait for the experts' numbers of
-    rows, which both products and their gradients share. Bias and activation are one kernel, and
-    the gradient of a bias one sum over the rows of its expert.
+    How the two products and their gradients are computed is decided in ``_choose_product``. With
+    the first two of its ways nothing waits for the device; the last waits once, for the experts'
+    numbers of rows, which both products and their gradients share. Bias and activation are one
+    kernel, and the gradient of a bias one sum over the rows of its expert.
 
     ``check_experts`` reads whether an ``experts`` entry is out of range, another wait, and raises
     ValueError that names its row. Without it, and where values cannot be read, such a choice counts
@@ -50,7 +52,7 @@ def expert_ffn(
     rows_RD, offsets, slots, positions, bad_row = torch.ops.moge.dispatch(x, experts, num_experts)
     if check_experts and readable(bad_row):
         _refuse_bad(bad_row, experts, num_experts)
-    product = _GroupedProduct(offsets) if _is_grouped(x, w_in) else _ProductPerExpert(offsets)
+    product = _choose_product(x, w_in)(offsets)
     hidden_RF = product(rows_RD, w_in)
     if b_in is None:
         hidden_RF = ACTIVATIONS[activation](hidden_RF)
@@ -80,28 +82,42 @@ def _refuse_bad(bad_row: torch.Tensor, experts: torch.Tensor, num_experts: int) 
         )
 
 
-def _is_grouped(x: torch.Tensor, w_in: torch.Tensor) -> bool:
-    """Whether the products are to be ``grouped_mm``, whose rows must be multiples of 16 bytes.
+def _choose_product(x: torch.Tensor, w_in: torch.Tensor) -> Callable[[torch.Tensor], _Product]:
+    """Return how the products are computed: the first of these that can be.
 
-    Where values cannot be read, or torch.compile must not break its graph, it is taken for every
-    dtype: its own fallback then reads the sizes when the graph runs.
+    1. torch's ``grouped_mm`` where torch has a kernel of it: bfloat16 on compute capability 9 and
+       10, d and f multiples of 8. Nothing waits, and it is what was measured on a GPU.
+    2. moge::grouped_product, Triton's, on every other GPU that Triton compiles for. Nothing waits.
+    3. Without Triton one product an expert, which waits and breaks a graph of torch.compile; but
+       for bfloat16 where a graph is made, ``grouped_mm``, whose own fallback reads the sizes when
+       the graph runs. For other dtypes torch up to 2.13 refuses to trace it.
     """
-    item = x.element_size()
-    if any(size * item % 16 for size in w_in.shape[1:]):
-        return False
-    if torch.compiler.is_compiling() or not readable(x):
-        return True
-    return x.dtype == torch.bfloat16 and _capability(x.device)[0] in (9, 10)
+    fits = not any(size * x.element_size() % 16 for size in w_in.shape[1:])
+    has_grouped_mm, why_not_triton = _wait_free_products(x.device, x.dtype)
+    if fits and has_grouped_mm:
+        return _GroupedMM
+    if why_not_triton is None:
+        return _TritonProduct
+    traced = torch.compiler.is_compiling() or not readable(x)
+    if fits and traced and x.dtype == torch.bfloat16:
+        return _GroupedMM
+    if x.is_cuda and not traced:
+        extension.warn_once(f"expert_ffn waits for the GPU once a call: {why_not_triton}")
+    return _ProductPerExpert
 
 
-@functools.cache
-def _capability(device: torch.device) -> tuple[int, int]:
-    """Return the compute capability; (10, 0) for the CPU, where the kernels are emulated."""
-    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (10, 0)
+def _wait_free_products(device: torch.device, dtype: torch.dtype) -> tuple[bool, str | None]:
+    """Return whether torch has a grouped product that never waits, and why Triton has none."""
+    has_kernel = dtype == torch.bfloat16 and capability(device)[0] in (9, 10)
+    return has_kernel, grouped_product.why_not(device)
 
 
-class _GroupedProduct:
-    """rows[p] @ weight[e].T, e the expert of row p, as one grouped product.
+# As torch.compiler.assume_constant_result would say it, without its import of torch._dynamo.
+_wait_free_products._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+class _GroupedMM:
+    """weight[e] rows[p], e the expert of row p, as one ``grouped_mm``.
 
     What it makes of the rows of dropped choices is undefined, and nothing reads it.
     """
@@ -111,7 +127,7 @@ class _GroupedProduct:
         self.ends = offsets[1:].to(torch.int32)
 
     def __call__(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        if torch.compiler.is_compiling() or _capability(rows.device)[0] == 10:
+        if torch.compiler.is_compiling() or capability(rows.device)[0] == 10:
             weight = _IdleGradient.apply(weight, self.offsets)
         return functional.grouped_mm(rows, weight.transpose(-2, -1), offs=self.ends)
 
@@ -137,6 +153,16 @@ class _IdleGradient(torch.autograd.Function):
         return torch.where((offsets.diff() > 0)[:, None, None], grad, 0), None
 
 
+class _TritonProduct:
+    """The same, one kernel of ops/grouped_kernels.py; 0 in the rows of dropped choices."""
+
+    def __init__(self, offsets: torch.Tensor) -> None:
+        self.offsets = offsets
+
+    def __call__(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return torch.ops.moge.grouped_product(rows, weight, self.offsets)
+
+
 class _ProductPerExpert:
     """The same, one product an expert; 0 in the rows of dropped choices.
 
@@ -144,6 +170,11 @@ class _ProductPerExpert:
     """
 
     def __init__(self, offsets: torch.Tensor) -> None:
+        if offsets.is_cuda and is_capturing():
+            raise ValueError(
+                "expert_ffn reads its experts' numbers of rows back, which a stream that is being "
+                "captured into a CUDA graph cannot do; it would not with Triton: pip install triton"
+            )
         self.offsets = offsets
         self.sizes = offsets.diff().tolist() if readable(offsets) else None
 

@@ -84,18 +84,25 @@ def test_layers_are_drawn_as_committed_records_had_them():
 
 
 # SHA-256 of names and values in order of name, of seed 0, computed at commit 69c1579. How random
-# numbers are rounded depends on the instructions that torch was compiled for.
+# numbers are rounded depends on the instructions that torch was compiled for. ViT's class token and
+# position embeddings are drawn by torch.nn.init.trunc_normal_, which inverted the distribution
+# function up to torch 2.11 ("before 2.12") and redraws what is out of bounds since: other values.
 INITIAL = {
+    ("tiny-vit before 2.12", "AVX2"):
+        "3579f10940d03ee7c6f05d4530c81c5ffd4ab3b9ad11f3c7b9f582edfb41fbce",
+    ("tiny-vit before 2.12", "DEFAULT"):
+        "e27876ceac95ddbe7d0d6128a67b6a138d82e65c9b6842444c34be540f17980f",
     ("tiny-vit", "AVX2"): "4f9e652b81a4b843d39e3f2cf6df0c7f182bc860f30ed0eaca665f3d3d7a55d6",
     ("tiny-lm", "AVX2"): "e7ff117989c12017ce6355a378176ef4303a2992e3dfc0c0b35bf1d86b704061",
     ("tiny-vit", "DEFAULT"): "5c0bce34b25dd2618923c2427047f2b976f1fcfc021b70950e5a38c3de958be2",
     ("tiny-lm", "DEFAULT"): "5165f32910f86e3d4e6f9b3f35d3ba9c60da09208705429c2cca9847b330e04b",
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("preset", "vocabulary_size"), [("tiny-vit", None), ("tiny-lm", 2048)])
 def test_initial_weights_of_the_presets_are_what_they_were(preset, vocabulary_size):
-    key = preset, torch.backends.cpu.get_cpu_capability()
+    is_old = preset == "tiny-vit" and torch.__version__ < (2, 12)
+    key = f"{preset}{' before 2.12' * is_old}", torch.backends.cpu.get_cpu_capability()
     if key not in INITIAL:
         pytest.skip(f"the weights were written down for AVX2 and DEFAULT, not for {key[1]}")
     then = {"tiny-vit": {"model.stem": "patch", "moe.num_experts": 16}, "tiny-lm": {}}[preset]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
+from transform_cases import cpu_kernels
 
 from moge_bench import group_norm, route
 from moge_bench.ops.expert_ffn import expert_ffn
@@ -65,6 +66,15 @@ def test_grouped_products():
     assert forward == T * K * 2 * D * F == 3584
     upstream = torch.ones_like(outputs[0])
     assert counted(lambda: outputs[0].backward(upstream)) == 2 * 3584
+    # Triton's, of a weight (N, f, d): the same.
+    offsets = torch.tensor([0, 3, 6, 10, 14])
+    with cpu_kernels():
+        weight = matrices.detach().mT.requires_grad_()
+        assert (
+            counted(lambda: outputs.append(torch.ops.moge.grouped_product(rows, weight, offsets)))
+            == 3584
+        )
+        assert counted(lambda: outputs[1].backward(upstream)) == 2 * 3584
     # 4 products of (8, 8) with (8, 16).
     batch = torch.randn(N, D, D, dtype=torch.bfloat16)
     assert counted(lambda: functional.grouped_mm(batch, matrices)) == N * 2 * D * D * F

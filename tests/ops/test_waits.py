@@ -83,36 +83,73 @@ def make_layer(**settings):
     return MoELayer(16, 24, num_experts=8, top_k=2, nonfinite="propagate", **settings)
 
 
+def products(seen):
+    return [name for name in seen if name in ("_grouped_mm", "grouped_product", "grouped_outer")]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(
     ("balance", "capacity", "bias"),
     itertools.product(BALANCE_LOSSES, [None, 1.0], [False, True]),
 )
-def test_a_step_of_the_layer(balance, capacity, bias, masked):
+def test_a_step_of_the_layer(balance, capacity, bias, masked, dtype):
     layer = make_layer(
         balance=balance, capacity_factor=capacity, batch_priority=capacity is not None, bias=bias,
         group_weight=1.0, z_loss_weight=0.1, bias_update_rate=0.01 if balance == "none" else 0.0,
-    ).to(torch.bfloat16)  # fmt: skip
-    x = torch.randn(40, 16, dtype=torch.bfloat16).requires_grad_()
+    ).to(dtype)  # fmt: skip
+    x = torch.randn(40, 16, dtype=dtype).requires_grad_()
     mask = torch.arange(40) % 3 > 0 if masked else None
     with NoWaits() as mode:
         step(layer, x, mask)
         if balance == "none":
             update_selection_bias(layer)
-    assert {"route", "dispatch", "_grouped_mm", "combine", "combine_backward"} <= {*mode.seen}
-    assert mode.seen.count("_grouped_mm") == 6  # two products, and each one's two gradients
+    assert {"route", "dispatch", "combine", "combine_backward"} <= {*mode.seen}
+    # Two products, and each one's two gradients.
+    of_each = ["grouped_outer"] * 2 + ["grouped_product"] * 4
+    expected = ["_grouped_mm"] * 6 if dtype == torch.bfloat16 else of_each
+    assert sorted(products(mode.seen)) == expected
     assert mode.seen.count("bias_activation_backward") == (2 if bias else 0)
 
 
-@pytest.mark.parametrize(("dtype", "hidden"), [(torch.float32, 16), (torch.bfloat16, 15)])
-def test_without_a_grouped_kernel_the_layer_waits_once(dtype, hidden, monkeypatch):
-    """Other dtypes, and rows that are no multiple of 16 bytes: the sizes are read once."""
+def feed(dtype, hidden):
+    """Forward and backward of experts alone; what a router makes of float16 is a GPU's."""
+    shapes = (40, hidden), (8, 24, hidden), (8, hidden, 24)
+    x, w_in, w_out = (torch.randn(shape, dtype=dtype).requires_grad_() for shape in shapes)
+    weights, experts = torch.rand(40, 2), torch.arange(80).reshape(40, 2) % 5
+    grouped_ffn.expert_ffn(
+        x, weights, experts, w_in, None, w_out, None, "gelu", check_experts=False
+    ).sum().backward()  # fmt: skip
+    return w_in.grad
+
+
+UNLIKE_GROUPED_MM = [(torch.float32, 16), (torch.float16, 16), (torch.bfloat16, 15)]
+
+
+@pytest.mark.parametrize(("dtype", "hidden"), UNLIKE_GROUPED_MM)
+def test_experts_that_grouped_mm_has_no_kernel_for(dtype, hidden):
+    with NoWaits() as mode:
+        feed(dtype, hidden)
+    assert sorted(products(mode.seen)) == ["grouped_outer"] * 2 + ["grouped_product"] * 4
+
+
+@pytest.mark.parametrize(("dtype", "hidden"), UNLIKE_GROUPED_MM)
+def test_without_triton_they_wait_once(dtype, hidden, monkeypatch):
     reads = []
     read = torch.Tensor.tolist
     monkeypatch.setattr(torch.Tensor, "tolist", lambda t: reads.append(1) or read(t))
-    layer = MoELayer(hidden, 24, num_experts=8, top_k=2, nonfinite="propagate").to(dtype)
-    step(layer, torch.randn(40, hidden, dtype=dtype))
+    monkeypatch.setattr(grouped_ffn.grouped_product, "why_not", lambda device: "no Triton")
+    feed(dtype, hidden)
     assert len(reads) == 1
+
+
+def test_without_triton_a_capture_says_what_to_do(monkeypatch):
+    class OnGpu(torch.Tensor):
+        is_cuda = True
+
+    monkeypatch.setattr(grouped_ffn, "is_capturing", lambda: True)
+    with pytest.raises(ValueError, match=r"rows back, .* captured .* pip install triton"):
+        grouped_ffn._ProductPerExpert(torch.zeros(3).long().as_subclass(OnGpu))
 
 
 def test_a_layer_with_checks_waits():

@@ -1,7 +1,7 @@
 """Every fused op as a function of one tensor, for the tests of derivatives, tracing and modes.
 
-The ops of a GPU (dispatch, bias_activation, combine) get kernels on the CPU in plain torch while a
-test runs: what is tested of them is their autograd and their shapes.
+The ops of a GPU (dispatch, bias_activation, combine, the grouped products) get kernels on the CPU
+in plain torch while a test runs: what is tested of them is their autograd and their shapes.
 """
 
 import contextlib
@@ -117,9 +117,15 @@ def op_calls() -> list[tuple[str, int, list]]:
 
 
 @contextlib.contextmanager
-def cpu_kernels() -> Iterator[None]:
-    """Kernels of a GPU's ops in plain torch, on the CPU, as csrc/cuda/rows.cuh defines them."""
+def cpu_kernels(products: bool = True) -> Iterator[None]:
+    """Kernels of a GPU's ops in plain torch, on the CPU, as csrc/cuda/rows.cuh defines them.
+
+    Without ``products`` as where Triton is missing.
+    """
     library = torch.library.Library("moge", "IMPL")
+    if products:
+        library.impl("grouped_product", _grouped_product, "CPU")
+        library.impl("grouped_outer", _grouped_outer, "CPU")
     library.impl("dispatch", _dispatch, "CPU")
     library.impl("bias_activation", _bias_activation, "CPU")
     library.impl("bias_activation_backward", _bias_activation_backward, "CPU")
@@ -143,6 +149,19 @@ def _dispatch(x, experts, num_experts):
     positions = torch.where(choices < 0, -1, order.argsort()).reshape(experts.shape)
     rows = torch.where(kept[:, None], x[order // experts.shape[1]], 0)
     return rows, offsets.cumsum(0)[:-1], slots.int(), positions.int(), first_bad
+
+
+def _grouped_product(rows, weight, offsets):
+    kept = int(offsets[-1])
+    parts = zip(rows[:kept].split(offsets.diff().tolist()), weight.unbind(), strict=True)
+    dropped = rows.new_zeros(len(rows) - kept, weight.shape[1])
+    return torch.cat([*(functional.linear(part, w) for part, w in parts), dropped])
+
+
+def _grouped_outer(grad, rows, offsets):
+    kept, sizes = int(offsets[-1]), offsets.diff().tolist()
+    parts = zip(grad[:kept].split(sizes), rows[:kept].split(sizes), strict=True)
+    return torch.stack([g.T @ r for g, r in parts])
 
 
 def _bias_activation(rows, bias, offsets, activation):
@@ -174,10 +193,11 @@ def _combine(rows, weights, slots, positions):
     gathered = torch.where(positions[..., None] >= 0, rows[positions.long()], 0)
     if weights is not None:
         gathered = gathered * weights[..., None]
-    return gathered.sum(1)
+    return gathered.sum(1).to(rows.dtype)
 
 
 def _combine_backward(grad_y, rows, weights, slots, positions):
     gathered = torch.where(positions[..., None] >= 0, rows[positions.long()], 0)
     scaled = weights.flatten()[slots.long(), None] * grad_y[slots.long() // positions.shape[1]]
-    return torch.where(slots[:, None] >= 0, scaled, 0), (grad_y[:, None] * gathered).sum(-1)
+    grad_weights = (grad_y[:, None] * gathered).sum(-1).to(weights.dtype)
+    return torch.where(slots[:, None] >= 0, scaled, 0).to(rows.dtype), grad_weights

@@ -23,6 +23,7 @@ from moge_bench.perf.timing import CudaClock
 from moge_bench.presets import resolve
 from moge_bench.training.tasks import make_task
 from moge_bench.training.trainer import TrainingStep
+from tools.gpu_run.products import products_by_other_tiles, products_of_the_experts
 
 DEVICE = torch.device("cuda")
 Answer = dict[str, Any]
@@ -132,7 +133,7 @@ def sigma_under_reduce_overhead() -> Answer:
 def waits_of_a_layer() -> Answer:
     """Where a training step of a layer waits for the device."""
     found: Answer = {}
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
         layer = MoELayer(64, 128, num_experts=16, top_k=2, group_weight=1.0, nonfinite="propagate")
         layer.to(DEVICE, dtype)
         x = torch.randn(512, 64, device=DEVICE, dtype=dtype)
@@ -245,7 +246,7 @@ PROBES = (
     allocator_before_anything, device, clock, what_is_seen, tf32_in_the_convolution,
     host_time_of_a_call, launches_near_48_kib, sigma_under_reduce_overhead, waits_of_a_layer,
     experts_that_get_no_token, cost_of_expert_biases, scoring_without_a_wait,
-    peak_of_a_step_after_others,
+    peak_of_a_step_after_others, products_of_the_experts, products_by_other_tiles,
 )  # fmt: skip
 
 
