@@ -22,7 +22,7 @@ def main() -> None:
             **text_anchor("state-of-the-union"),
         },
     ]  # fmt: skip
-    text = json.dumps({"command": "python scripts/anchors.py", "anchors": anchors}, indent=1)
+    text = json.dumps({"command": "python -m scripts.anchors", "anchors": anchors}, indent=1)
     write_atomically(PATH, f"{text}\n".encode())
 
 

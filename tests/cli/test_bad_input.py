@@ -140,9 +140,10 @@ def test_a_read_only_folder_of_a_study_is_said(root, command, monkeypatch):
     monkeypatch.setattr(system.os, "replace", refuse)
     result = run(command, "--results", root)
     assert result.exit_code == 1
-    (line,) = [line for line in result.output.splitlines() if line.startswith("moge-bench:")]
-    assert f"study small: {root}/studies/small/" in line
-    assert "cannot be used: read-only file system; mend that, or give another folder" in line
+    lines = [line for line in result.output.splitlines() if line.startswith("moge-bench:")]
+    assert f"study small: {root}/studies/small/" in lines[0]  # then the page of all answers
+    for line in lines:
+        assert "cannot be used: read-only file system; mend that, or give another folder" in line
     assert [path.name for path in (root / "studies/small").iterdir()] == ["manifest.json"]
 
 
