@@ -44,7 +44,10 @@ THEN: dict[str, dict] = {
         "data.crop_padding": 0, "training.steps": 300, "training.warmup_steps": 40,
         "training.label_smoothing": 0.0,
     },
-    "tiny-lm": {},
+    "tiny-lm": {
+        "model.dropout": 0.0, "moe.num_experts": 16, "moe.group.border": "valid",
+        "moe.group.weight": 0.03, "training.learning_rate": 0.002, "training.warmup_steps": 40,
+    },
 }  # fmt: skip
 
 

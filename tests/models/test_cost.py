@@ -36,7 +36,7 @@ def test_tiny_lm(method, k, vocabulary):
     token = 3 * (PROJECTIONS + attention + FFN) + head
     assert token == 294_912 + 128 * vocabulary
     if k is not None:  # in every layer
-        token += 3 * (2 * D * 16 + (k - 1) * FFN)
+        token += 3 * (2 * D * 64 + (k - 1) * FFN)
     config = resolve("tiny-lm", method, {} if k is None else {"moe.top_k": k})
     assert count_flops_per_token(config, vocabulary) == token
 

@@ -35,7 +35,7 @@ def test_opens_with_a_sentence_that_says_what_how_well_and_on_what(tmp_path):
 def test_label_names_the_residual_where_it_is_not_plain():
     assert label(CONFIG) == "tiny-vit moge N=64 k=1 h=3 lambda=100 seed=3"
     adam = resolve("tiny-lm", "moe", {"moe.residual.kind": "adam"})
-    assert label(adam) == "tiny-lm moe N=16 k=2 adam seed=0"
+    assert label(adam) == "tiny-lm moe N=64 k=2 adam seed=0"
 
 
 def test_a_reader_never_sees_half_a_record(tmp_path, monkeypatch):
