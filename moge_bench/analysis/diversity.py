@@ -100,16 +100,18 @@ def centred_kernels(outputs: torch.Tensor) -> torch.Tensor:
     count = min(KERNEL_TOKENS, tokens)
     if count < 4:
         raise ValueError(f"CKA needs at least 4 tokens, the probe has {tokens}")
-    chosen = outputs[:, torch.arange(count) * tokens // count]
-    kernels = torch.empty(len(chosen), count * count)
-    for e, features in enumerate(chosen.double()):
-        kernel = features @ features.T
+    chosen = outputs[:, torch.arange(count) * tokens // count].float()
+    chosen = chosen - chosen.mean(1, keepdim=True)  # no kernel changes, and float32 is enough
+    kernels = torch.empty(len(chosen), count, count)
+    for kernel, features in zip(kernels, chosen, strict=True):
+        torch.mm(features, features.T, out=kernel)
         kernel.fill_diagonal_(0.0)
         rows = kernel.sum(1) / (count - 2)
-        kernel = kernel - rows[:, None] - rows + kernel.sum() / ((count - 1) * (count - 2))
+        kernel += kernel.sum() / ((count - 1) * (count - 2)) - rows
+        kernel -= rows[:, None]
         kernel.fill_diagonal_(0.0)
-        kernels[e] = (kernel / kernel.norm()).flatten().float()
-    return kernels
+        kernel /= kernel.norm()
+    return kernels.flatten(1)
 
 
 def cka(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

@@ -6,40 +6,12 @@ Legend: N experts in the order of the map, row by row; d hidden size.
 from __future__ import annotations
 
 import numpy as np
-from pydantic import FiniteFloat
 
 from moge_bench.analysis.probe import Layer, Probe
+from moge_bench.analysis.store import LayerMap
 from moge_bench.analysis.topography import class_preference, token_categories
-from moge_bench.config import Frozen
 
-_DIGITS = 4
-
-
-class LayerMap(Frozen):
-    """The map of one MoE layer.
-
-    Attributes:
-        block, rows, cols, border: which, and its form; the border is that of the analyses.
-        load: (N,) choices on the validation split.
-        categories: the labels that ``preferred`` counts: classes, or the ids of the most frequent
-            tokens of a text and -1 for all others.
-        preferred: (N,) index of the category whose share of the expert's scores exceeds its share
-            of all scores by the largest factor, ``lift`` (N,).
-        router_colours: (N, 3) principal components of the router's rows at length 1, from -1 to 1:
-            equal colours for equal rows; None where the gate is no plain matrix.
-        router_similarity: (N,) mean cosine of the expert's row with its neighbours'.
-    """
-
-    block: int
-    rows: int
-    cols: int
-    border: str
-    load: list[int]
-    categories: list[int]
-    preferred: list[int]
-    lift: list[FiniteFloat]
-    router_colours: list[list[FiniteFloat]] | None = None
-    router_similarity: list[FiniteFloat] | None = None
+_DIGITS = 3
 
 
 def draw(layer: Layer, probe: Probe, load: list[int]) -> LayerMap:

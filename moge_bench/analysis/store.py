@@ -11,14 +11,40 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, FiniteFloat, ValidationError
 
 from moge_bench.analysis.numbers import Number
-from moge_bench.analysis.pictures import LayerMap
 from moge_bench.config import Frozen
 from moge_bench.system import write_atomically
 
 VERSION = 1  # of the definitions: an analysis of an older one is made again
+
+
+class LayerMap(Frozen):
+    """The map of one MoE layer.
+
+    Attributes:
+        block, rows, cols, border: which, and its form; the border is that of the analyses.
+        load: (N,) choices on the validation split.
+        categories: the labels that ``preferred`` counts: classes, or the ids of the most frequent
+            tokens of a text and -1 for all others.
+        preferred: (N,) index of the category whose share of the expert's scores exceeds its share
+            of all scores by the largest factor, ``lift`` (N,).
+        router_colours: (N, 3) principal components of the router's rows at length 1, from -1 to 1:
+            equal colours for equal rows; None where the gate is no plain matrix.
+        router_similarity: (N,) mean cosine of the expert's row with its neighbours'.
+    """
+
+    block: int
+    rows: int
+    cols: int
+    border: str
+    load: list[int]
+    categories: list[int]
+    preferred: list[int]
+    lift: list[FiniteFloat]
+    router_colours: list[list[FiniteFloat]] | None = None
+    router_similarity: list[FiniteFloat] | None = None
 
 
 class _File(Frozen):

@@ -1,7 +1,9 @@
 """From the runs of a results folder to its analyses, through the command line."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,12 +11,15 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from moge_bench.analysis.analyze import analyze_run
 from moge_bench.analysis.pictures import principal_components
+from moge_bench.analysis.probe import read_probe
 from moge_bench.analysis.store import VERSION, AnalysisStore
 from moge_bench.cli import app
 from moge_bench.presets import resolve
 from moge_bench.runs.execute import execute_run
 from moge_bench.runs.store import RecordStore
+from moge_bench.training import text_task
 
 SMALL = {"training.steps": 8, "training.batch_size": 64, "training.warmup_steps": 2,
          "moe.num_experts": 16, "model.depth": 2, "moe.blocks": [1], "model.hidden_size": 16,
@@ -84,6 +89,43 @@ def test_every_measurement_is_in_it(results):
     assert by_name["dose_group_loss"] == pytest.approx(layer["group_norm"], rel=0.05)
     assert found.value("dynamics_margin") == by_name["dynamics_margin"]
     assert found.value("no such number") is None
+
+
+@pytest.fixture
+def text_analysis(monkeypatch, tmp_path):
+    """The analysis of a run on a little text, with k = 2 and a regularizer."""
+    whole = text_task.load_corpus
+    monkeypatch.setattr(
+        text_task, "load_corpus", lambda name: {s: [t[0][:3000]] for s, t in whole(name).items()}
+    )
+    config = resolve("tiny-lm", "moe-entropy", {
+        "training.steps": 4, "training.batch_size": 4, "model.context": 16, "model.depth": 1,
+        "moe.blocks": [0], "data.tokenizer": "bytes", "data.attacked_share": 0.0,
+        "data.evaluate_test": False, "moe.num_experts": 16, "moe.regularizer_weight": 1.0,
+    })  # fmt: skip
+    record = execute_run(config, CODE, None, tmp_path)
+    return analyze_run(record, read_probe(tmp_path / f"probes/{config.run_id}.safetensors"))
+
+
+def test_of_a_text_the_words_stand_for_the_classes(text_analysis):
+    names = {number.name for number in text_analysis.numbers}
+    assert "specialisation_token" in names and "specialisation_class" not in names
+    assert {n.at for n in text_analysis.numbers if n.name == "invariance_agreement"} == {
+        None, "words_1", "words_2", "words_5", "words_10"
+    }  # fmt: skip
+    (drawn,) = text_analysis.maps
+    # Of English text in bytes the blank is the most frequent; -1 is every other one.
+    assert (drawn.categories[0], drawn.categories[-1], len(drawn.categories)) == (ord(" "), -1, 16)
+
+
+def test_the_page_defines_every_number(results, text_analysis):
+    page = (Path(__file__).parents[2] / "docs/analyses.md").read_text(encoding="utf-8")
+    analyze(results)
+    store = AnalysisStore(results)
+    files = (store.read(FIRST), store.read_seeds(SEEDS[0].arm_id), text_analysis)
+    made = {number.name for file in files for number in file.numbers}
+    measurements = "|".join({name.partition("_")[0] for name in made})
+    assert set(re.findall(rf"`((?:{measurements})_\w+)`", page)) == made
 
 
 def test_the_map_of_a_layer(results):
