@@ -25,9 +25,12 @@ def tables(results: ResultsDir = RESULTS) -> None:
 
     def overview() -> None:
         from moge_bench.publish.overview import write_overview
+        from moge_bench.publish.systems import write_systems
 
         write_overview(answers, results)
-        out.print(escape(f"written: {results / 'answers.md'}"))
+        write_systems([each.results for each in answers], results)
+        for name in ("answers.md", "systems.md"):
+            out.print(escape(f"written: {results / name}"))
 
     _for_every_study(results, lambda name: answers.append(print_tables(results, name)), overview)
 

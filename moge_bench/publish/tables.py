@@ -217,17 +217,21 @@ def _difference_heading(shown: Shown) -> str:
 
 def _published(results: Results, shown: Shown) -> dict[str, str]:
     """Return method -> published value of this metric, where there is one."""
-    cells = {
-        method: find_published(name).cell((shown.metric.name,))
-        for method, name in results.study.table.published.items()
-    }
-    return {method: text for method, text in cells.items() if text is not None}
+    found = {}
+    for method, name in results.study.table.published.items():
+        cells = [row.cell((shown.metric.name,)) for row in find_published(name)]
+        if known := [cell for cell in cells if cell is not None]:
+            found[method] = "; ".join(known)
+    return found
 
 
 def _sources(results: Results, methods: Iterable[str]) -> str:
     """Return where the published values of ``methods`` stand."""
     names = dict.fromkeys(results.study.table.published[method] for method in methods)
-    return " ".join(f"Published: {name}: {find_published(name).source}." for name in names)
+    sources = {
+        f"Published: {name}: {row.source}." for name in names for row in find_published(name)
+    }
+    return " ".join(sorted(sources))
 
 
 def _markdown(

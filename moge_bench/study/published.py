@@ -32,25 +32,32 @@ class Published:
         """How a grid file calls it."""
         return f"{self.system}, {self.setting}"
 
+    @property
+    def number(self) -> str:
+        """Value and unit, "81.8 %"; "" where no source tells one."""
+        return f"{self.value} {self.unit.replace('percent', '%')}".strip()
+
     def cell(self, metrics: tuple[str, ...]) -> str | None:
         """Return the table cell, or None where the number is of none of ``metrics``."""
         if not self.value or self.metric not in {METRICS[metric].published for metric in metrics}:
             return None
-        unit = self.unit.replace("percent", "%")
-        return f"{self.value} {unit} {self.metric}, {self.dataset}"
+        return f"{self.number} {self.metric}, {self.dataset}"
 
 
 @functools.cache
-def published_results() -> dict[str, Published]:
-    """Return every row of the file by its name, "system, setting"."""
+def published_results() -> dict[str, tuple[Published, ...]]:
+    """Return the rows of the file by name, "system, setting": one for each data set and metric."""
     file = resources.files("moge_bench.study") / "published_results.csv"
+    found: dict[str, tuple[Published, ...]] = {}
     with file.open(encoding="utf-8") as lines:
-        rows = [Published(**row) for row in csv.DictReader(lines)]
-    return {row.name: row for row in rows}
+        for values in csv.DictReader(lines):
+            row = Published(**values)
+            found[row.name] = (*found.get(row.name, ()), row)
+    return found
 
 
-def find_published(name: str) -> Published:
-    """Return the row called ``name``; ValueError names the nearest."""
+def find_published(name: str) -> tuple[Published, ...]:
+    """Return the rows called ``name``; ValueError names the nearest."""
     known = published_results()
     if name not in known:
         raise ValueError(f"no published result is called {name!r}{nearest(name, list(known))}")

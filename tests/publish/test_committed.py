@@ -9,6 +9,7 @@ from study_samples import cells, read_answer
 from test_render import check_latex
 
 from moge_bench.publish.overview import write_overview
+from moge_bench.publish.systems import write_systems
 from moge_bench.publish.tables import write_tables
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -64,6 +65,9 @@ def test_figures_are_there(study):
         assert {f"{figure}.png", f"{figure}.svg"} <= names
 
 
-def test_the_page_of_answers_is_that_of_the_records(tmp_path):
-    write_overview([read_answer(RESULTS, study) for study in STUDIES], tmp_path / "results")
-    assert (tmp_path / "results/answers.md").read_text() == (RESULTS / "answers.md").read_text()
+def test_the_pages_over_all_studies_are_those_of_the_records(tmp_path):
+    answers = [read_answer(RESULTS, study) for study in STUDIES]
+    write_overview(answers, tmp_path / "results")
+    write_systems([answer.results for answer in answers], tmp_path / "results")
+    for name in ("answers.md", "systems.md"):
+        assert (tmp_path / "results" / name).read_text() == (RESULTS / name).read_text()
