@@ -13,6 +13,8 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
+from torch._C._functorch import is_gradtrackingtensor
+from torch.autograd import forward_ad
 
 LIBRARY = torch.library.Library("moge", "FRAGMENT")
 for _schema in (
@@ -183,34 +185,69 @@ def _outer_fake(grad: torch.Tensor, rows: torch.Tensor, offsets: torch.Tensor) -
     return rows.new_empty((offsets.shape[0] - 1, grad.shape[1], rows.shape[1]))
 
 
-def _keep(ctx: Any, inputs: tuple[torch.Tensor, ...], output: Any) -> None:
-    ctx.save_for_backward(*inputs)
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(*inputs)
+        return _below_autograd("grouped_product", *inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        rows, weight, offsets = ctx.saved_tensors
+        return (
+            _turned(grad, weight, offsets) if ctx.needs_input_grad[0] else None,
+            OPS.grouped_outer(grad, rows, offsets) if ctx.needs_input_grad[1] else None,
+            None,
+        )
 
 
-def _product_backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    rows, weight, offsets = ctx.saved_tensors
-    of_rows, of_weight, _ = ctx.needs_input_grad
-    return (
-        OPS.grouped_product(grad, weight.transpose(1, 2), offsets) if of_rows else None,
-        OPS.grouped_outer(grad, rows, offsets) if of_weight else None,
-        None,
-    )
+class _Outer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(*inputs)
+        return _below_autograd("grouped_outer", *inputs)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        grad, rows, offsets = ctx.saved_tensors
+        return (
+            OPS.grouped_product(rows, upstream, offsets) if ctx.needs_input_grad[0] else None,
+            _turned(grad, upstream, offsets) if ctx.needs_input_grad[1] else None,
+            None,
+        )
 
 
-def _outer_backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    grad, rows, offsets = ctx.saved_tensors
-    of_grad, of_rows, _ = ctx.needs_input_grad
-    return (
-        OPS.grouped_product(rows, upstream, offsets) if of_grad else None,
-        OPS.grouped_product(grad, upstream.transpose(1, 2), offsets) if of_rows else None,
-        None,
-    )
+def _turned(grad: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    return OPS.grouped_product(grad, weight.transpose(1, 2), offsets)
 
 
-for _name, _run, _fake, _backward in (
-    ("grouped_product", grouped_product, _product_fake, _product_backward),
-    ("grouped_outer", grouped_outer, _outer_fake, _outer_backward),
+def _below_autograd(name: str, *inputs: torch.Tensor) -> torch.Tensor:
+    with torch._C._AutoDispatchBelowAutograd():
+        return getattr(OPS, name)(*inputs)
+
+
+def _call(name: str, function: Any, *inputs: torch.Tensor) -> torch.Tensor:
+    """Call the op, differentiably where it is to be; as csrc/autograd.cpp refuses, so does it."""
+    differentiated = [torch.is_grad_enabled() and tensor.requires_grad for tensor in inputs]
+    for tensor, by_it in zip(inputs, differentiated, strict=True):
+        if forward_ad.unpack_dual(tensor).tangent is not None:
+            raise NotImplementedError(
+                f"moge::{name} has no forward-mode derivative (torch.func.jvp, jacfwd; "
+                "torch.autograd.forward_ad); backend='reference' has it"
+            )
+        if by_it and is_gradtrackingtensor(tensor):
+            raise NotImplementedError(
+                f"moge::{name} has no derivative under torch.func (grad, vjp, jacrev): take it by "
+                ".backward() or torch.autograd.grad, or pass backend='reference', which has it"
+            )
+    return function.apply(*inputs) if any(differentiated) else _below_autograd(name, *inputs)
+
+
+for _name, _run, _fake, _function in (
+    ("grouped_product", grouped_product, _product_fake, _Product),
+    ("grouped_outer", grouped_outer, _outer_fake, _Outer),
 ):
     LIBRARY.impl(_name, _run, "CUDA")
+    # Not torch.library.register_autograd, whose rules lose a tangent without a word.
+    LIBRARY.impl(_name, functools.partial(_call, _name, _function), "Autograd")
     torch.library.register_fake(f"moge::{_name}", _fake, lib=LIBRARY)
-    torch.library.register_autograd(f"moge::{_name}", _backward, setup_context=_keep, lib=LIBRARY)

@@ -112,6 +112,8 @@ def op_calls() -> list[tuple[str, int, list]]:
         ("bias_activation", [0, 1], [rows, b_out, offsets, 0]),
         ("bias_activation_backward", [0, 1, 2], [rows, rows, b_out, offsets, 3]),
         ("bias_activation_backward", [0], [rows, None, None, offsets, 0]),
+        ("grouped_product", [0, 1], [rows, w_in, offsets]),
+        ("grouped_outer", [0, 1], [rows, draw(*rows.shape), offsets]),
     ]  # fmt: skip
     return [(name, place, arguments) for name, places, arguments in calls for place in places]
 
