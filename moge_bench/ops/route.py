@@ -137,8 +137,8 @@ def route(
         border: "valid" (windows wholly on the map) or "torus" (indices modulo the map).
         reduction: "token_mean", "official_image" or "official_language".
         unit_energy: divide a token's z by its norm over the experts in the loss, so that the loss
-            asks for few and neighbouring experts, not for even scores (docs/method.md "A repair").
-            A row of zeros stays one and has a gradient of 0.
+            asks for few and neighbouring experts, not for even scores (docs/method.md "A repair:
+            unit energy"). A row of zeros stays one and has a gradient of 0.
         renormalize: make the k weights of a token sum to 1; else they are its scores.
         noise: (T, N), added to the logits for selection only; no gradient flows to it.
         mask: (T,) bool, tokens that count (docs/method.md "Wider routing"). The others, padding,

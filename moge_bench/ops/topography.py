@@ -113,7 +113,8 @@ class Topography:
         border: "valid" keeps windows that lie wholly on the map; "torus" takes indices modulo
             rows and cols, so a window larger than the map wraps onto itself.
         reduction: "token_mean" | "official_image" | "official_language" (docs/method.md).
-        unit_energy: divide every token's scores by their norm first (docs/method.md "A repair").
+        unit_energy: divide every token's scores by their norm first (docs/method.md "A repair:
+            unit energy").
 
     Raises:
         ValueError: a size below 1, an unknown border or reduction, or a group that does not fit

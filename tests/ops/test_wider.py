@@ -188,7 +188,7 @@ def test_no_tokens(backend, options):
     [(4, 0.1848, 0.2365, 0.2494, 0.25), (8, 0.0463, 0.0592, 0.0924, 0.125)],
 )
 def test_unit_energy_asks_for_few_neighbours(backend, side, one, adjacent, scattered, uniform):
-    """One expert, four adjacent, four scattered, all alike (docs/method.md "A repair").
+    """One expert, four adjacent, four scattered, all alike: docs/method.md "A repair: unit energy".
 
     On 8x8 the four share no window, and each has a quarter of the energy: 4 * 1 / 2 * 0.0463, less
     what eps adds where a window is empty.
