@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from moge_bench.runs.store import RecordStore
     from moge_bench.study.grid import Grid
 
-JOBS_PER_GPU = 4
-
 
 def train(
     preset: str,
@@ -199,10 +197,8 @@ def _reports(
 
 
 def _default_jobs(configs: list[RunConfig]) -> int:
-    """Return how many runs go at a time: as many as the cores carry, at most 4 on one GPU.
-
-    Each process holds a context and a model of its own in the GPU's memory.
-    """
+    """Return how many runs go at a time: as many as the cores carry, and the GPU's memory."""
+    from moge_bench.runs.executors.local import JOBS_PER_GPU
     from moge_bench.system import available_cores
 
     jobs = max(available_cores() // max(config.training.threads for config in configs), 1)

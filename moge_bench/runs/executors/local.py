@@ -22,6 +22,7 @@ from moge_bench.runs.processes import tie_to_parent
 from moge_bench.runs.record import RunError
 from moge_bench.runs.store import RecordStore
 
+JOBS_PER_GPU = 4  # each process has a context and a model of its own in the GPU's memory
 _REPORT_EVERY_S = 0.5
 
 
