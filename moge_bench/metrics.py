@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Source = Literal["evaluation", "speed", "record"]
+Source = Literal["evaluation", "speed", "record", "analysis"]
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,11 @@ class Metric:
         unit: "" for pure numbers.
         digits: decimals in a table for people.
         better: "higher", "lower", or None where neither is.
-        source: "evaluation" (of a trained model on a split), "speed" (the timing pass of a study)
-            or "record" (a field of the record: of the run as a whole).
-        kind: the table it belongs to: "quality", "routing", "speed", "memory" or "size".
+        source: "evaluation" (of a trained model on a split), "speed" (the timing pass of a study),
+            "record" (a field of the record: of the run as a whole) or "analysis" (`moge-bench
+            analyze`, from the run's probe).
+        kind: the table it belongs to: "quality", "routing", "analysis", "speed",
+            "memory" or "size".
         published: what results/published_results.csv calls it, or None.
         path: of a field of the record, dotted, where the source is "record". Of an evaluation
             "routing.NAME": NAME in the record's ``routing`` of the split, mean over the layers.
@@ -39,7 +41,7 @@ class Metric:
     digits: int
     better: Literal["higher", "lower"] | None
     source: Source
-    kind: Literal["quality", "routing", "speed", "memory", "size"]
+    kind: Literal["quality", "routing", "analysis", "speed", "memory", "size"]
     published: str | None = None
     path: str = ""
     compared: Literal["difference", "ratio"] = "difference"
@@ -52,7 +54,7 @@ class Metric:
     @property
     def paired(self) -> bool:
         """Whether arms are compared seed by seed: what a run found, not what it cost."""
-        return self.kind in ("quality", "routing") and self.source != "speed"
+        return self.kind in ("quality", "routing", "analysis") and self.source != "speed"
 
     @property
     def contrast_unit(self) -> str:
@@ -61,6 +63,38 @@ class Metric:
             return "%"
         return "points" if self.unit == "%" else self.unit
 
+
+Side = Literal["higher", "lower"] | None
+
+
+def _analysis(name: str, title: str, unit: str, digits: int, better: Side = None) -> Metric:
+    """Return a number of docs/analyses.md, the mean over the MoE layers."""
+    return Metric(name, title, unit, digits, better, "analysis", "analysis")
+
+
+_ANALYSES = (
+    _analysis("dose_group_loss", "group norm", "", 5),
+    _analysis("dose_unit_energy", "group norm of unit energy", "", 4),
+    _analysis("balance_gini", "Gini of the load", "", 4),
+    _analysis("balance_max_over_mean", "max / mean load", "", 2),
+    _analysis("diversity_output_cosine", "cosine of outputs", "", 4, "lower"),
+    _analysis("diversity_output_cka", "CKA of outputs", "", 4, "lower"),
+    _analysis("diversity_weight_cosine", "cosine of weights", "", 4, "lower"),
+    _analysis("diversity_router_cosine", "cosine of router rows", "", 4, "lower"),
+    _analysis("specialisation_class", "class information", "bits", 3, "higher"),
+    _analysis("specialisation_token", "token information", "bits", 3, "higher"),
+    _analysis("specialisation_position", "position information", "bits", 3, "higher"),
+    _analysis("topography_score_excess", "correlation of neighbours", "", 4),
+    _analysis("topography_coselection_excess", "co-selection of neighbours", "", 4),
+    _analysis("topography_load_moran", "Moran's I of load", "", 4),
+    _analysis("topography_preference_moran", "Moran's I of preference", "", 4),
+    _analysis("topography_router_moran", "Moran's I of router rows", "", 4),
+    _analysis("invariance_agreement", "agreement when shifted", "", 3, "higher"),
+    _analysis("invariance_cosine_corrected", "cosine when shifted", "", 3, "higher"),
+    _analysis("invariance_group_excess", "group overlap when shifted", "", 4),
+    _analysis("dynamics_changed", "changed choices", "", 3, "lower"),
+    _analysis("dynamics_margin", "router margin", "nats", 3),
+)
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
@@ -87,6 +121,7 @@ METRICS: dict[str, Metric] = {
                path="routing.top_score"),
         Metric("group_norm", "group norm", "", 5, None, "evaluation", "routing",
                path="routing.group_norm"),
+        *_ANALYSES,
         Metric("peak_memory_mib", "peak memory", "MiB", 2, "lower", "speed", "memory"),
         Metric("tokens_per_second", "throughput", "tokens/s", 0, "higher", "speed", "speed"),
         Metric("step_ms", "step", "ms", 2, "lower", "speed", "speed"),

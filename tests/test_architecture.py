@@ -32,7 +32,7 @@ ARROWS = {
     "models": "ops routing moe config",
     "training": "ops routing moe models config methods metrics data system",
     "runs": "moge_bench ops moe models training config methods metrics presets data system",
-    "study": "ops models runs training config methods metrics presets data system",
+    "study": "ops models runs training config methods metrics presets data system analysis.store",
     "publish": "config methods metrics presets runs study system",
     "analysis": "ops.topography config methods metrics runs.record runs.store training.probes "
     "system",

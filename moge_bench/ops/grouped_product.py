@@ -38,7 +38,7 @@ class Tile(NamedTuple):
 
 
 # By bytes of an element. Chosen by the instructions that Triton 3.7.1 compiles them to for sm_80,
-# sm_90 and sm_100, of float32 82 to 84 % in the inner loop multiply on the first two, none spills;
+# sm_90 and sm_100, on the first two 82 to 84 % of float32's inner loop multiply and nothing spills;
 # the probe products_of_the_experts of tools/gpu_run times them and others.
 PRODUCT_TILES = {4: Tile(64, 64, 16), 2: Tile(64, 128, 64)}
 OUTER_TILES = {4: Tile(32, 64, 64), 2: Tile(64, 64, 128)}

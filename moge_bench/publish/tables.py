@@ -38,8 +38,8 @@ from moge_bench.study.published import find_published
 from moge_bench.system import write_atomically
 
 _KINDS = {
-    "quality": "Quality", "routing": "Routing", "speed": "Speed", "memory": "Memory",
-    "size": "Size",
+    "quality": "Quality", "routing": "Routing", "analysis": "Analyses", "speed": "Speed",
+    "memory": "Memory", "size": "Size",
 }  # fmt: skip
 
 

@@ -6,11 +6,12 @@ From the manifest, the records and the speed file alone. Nothing here trains, ti
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
+from moge_bench.analysis.store import Analysis, AnalysisStore
 from moge_bench.methods import METHODS
 from moge_bench.metrics import METRICS, Metric
 from moge_bench.runs.record import Record
@@ -32,6 +33,7 @@ class Arm:
     records: dict[int, Record]
     unfinished: dict[int, Record]
     speed: ArmSpeed | None
+    analyses: dict[int, Analysis] = field(default_factory=dict)
 
     @property
     def missing(self) -> int:
@@ -68,7 +70,10 @@ def collect(manifest: Manifest, store: RecordStore, speeds: SpeedStore) -> Resul
     """Read the records and the speed pass of a study. Each record is read once."""
     study = manifest.study
     speed = speeds.latest(study.name, [entry.arm_id for entry in manifest.arms])
-    arms = tuple(_arm(entry, study, store, speed) for entry in _in_order(manifest))
+    analyses = None
+    if any(METRICS[name].source == "analysis" for name in study.table.metrics):
+        analyses = AnalysisStore(store.root)
+    arms = tuple(_arm(entry, study, store, speed, analyses) for entry in _in_order(manifest))
     return Results(study, arms, speed, _baselines(arms, study), manifest.declarations)
 
 
@@ -86,7 +91,13 @@ def _in_order(manifest: Manifest) -> list[ArmEntry]:
     return sorted(manifest.arms, key=place)
 
 
-def _arm(entry: ArmEntry, study: GridFile, store: RecordStore, speed: SpeedPass | None) -> Arm:
+def _arm(
+    entry: ArmEntry,
+    study: GridFile,
+    store: RecordStore,
+    speed: SpeedPass | None,
+    analyses: AnalysisStore | None,
+) -> Arm:
     found = {seed: store.read(run_id) for seed, run_id in entry.runs.items()}
     records = {s: r for s, r in found.items() if r is not None and r.status == "finished"}
     others = {s: r for s, r in found.items() if r is not None and r.status != "finished"}
@@ -94,7 +105,19 @@ def _arm(entry: ArmEntry, study: GridFile, store: RecordStore, speed: SpeedPass 
     for axis in (*study.table.rows, *study.table.columns):
         values = [coordinates[axis] for coordinates in entry.coordinates]
         shown[axis] = values[0] if all(value == values[0] for value in values) else ANY
-    return Arm(entry, shown, records, others, speed.arms.get(entry.arm_id) if speed else None)
+    timed = speed.arms.get(entry.arm_id) if speed else None
+    found_by = {} if analyses is None else _analyses(records, analyses)
+    return Arm(entry, shown, records, others, timed, found_by)
+
+
+def _analyses(records: dict[int, Record], store: AnalysisStore) -> dict[int, Analysis]:
+    """Return the analyses of the very runs that left ``records``, by seed."""
+    found = {}
+    for seed, record in records.items():
+        analysis = store.read(record.run_id)
+        if analysis is not None and analysis.code == record.code.digest:
+            found[seed] = analysis
+    return found
 
 
 def _baselines(arms: Sequence[Arm], study: GridFile) -> dict[str, Arm]:
@@ -130,7 +153,10 @@ def values_by_seed(arm: Arm, metric: Metric, split: str) -> dict[int, float]:
     if metric.source == "speed":
         value = speed_value(arm, metric)
         return {} if value is None else dict.fromkeys(arm.records, value)
-    found = {seed: _value(record, metric, split) for seed, record in arm.records.items()}
+    if metric.source == "analysis":
+        found = {seed: each.value(metric.name) for seed, each in arm.analyses.items()}
+    else:
+        found = {seed: _value(record, metric, split) for seed, record in arm.records.items()}
     return {seed: value for seed, value in found.items() if value is not None}
 
 

@@ -1,6 +1,8 @@
 import pytest
 from record_samples import make_pass, make_record, make_speed
 
+from moge_bench.analysis.numbers import Number
+from moge_bench.analysis.store import VERSION, Analysis, AnalysisStore
 from moge_bench.metrics import METRICS
 from moge_bench.runs.record import RunError
 from moge_bench.runs.speed import SpeedStore
@@ -92,3 +94,25 @@ def test_what_was_not_measured_is_absent(tiny_grid, store):
     assert values_by_seed(arm, ACCURACY, "test") == {}
     assert speed_value(arm, METRICS["step_ms"]) is None
     assert values_by_seed(arm, METRICS["parameters"], "") == {0: 10}
+
+
+def test_an_analysis_counts_if_it_is_of_the_very_run(tiny_text, store):
+    grid = parse_grid(tiny_text.replace("peak_memory_mib", "diversity_output_cka"), "x")
+    moe = next(arm for arm in grid.arms if arm.configs[0].method == "moe")
+    analyses = AnalysisStore(store.root)
+    for config, digest in zip(moe.configs, ("now", "before"), strict=True):
+        code = {"commit": None, "dirty": None, "digest": "now"}
+        store.write(make_record(config, code=code))
+        # Two layers, 0.2 and 0.4, and a point of a curve: 0.3 is what a table shows.
+        numbers = [
+            Number(name="diversity_output_cka", value=value, block=block, at=at)
+            for value, block, at in ((0.2, 2, None), (0.4, 3, None), (0.9, 2, "after_50"))
+        ]
+        analyses.write(
+            Analysis(version=VERSION, run_id=config.run_id, code=digest, numbers=numbers, maps=[])
+        )
+    results = results_of(grid, store)
+    arm = next(arm for arm in results.arms if arm.method == "moe" and arm.records)
+    metric = METRICS["diversity_output_cka"]
+    assert values_by_seed(arm, metric, "") == {0: pytest.approx(0.3)}
+    assert (metric, "") in figures(grid.file)
