@@ -26,6 +26,8 @@ from moge_bench.study.manifest import make_manifest, manifest_path, read_manifes
 STUDY = """
 name: large
 question: Does the gain of MoGE over MoE grow with the number of experts?
+primary: {{metric: top1_accuracy, contrast: [moge, moe], over: moe.num_experts, margin: 0.5}}
+secondary: [{{metric: top1_accuracy, contrast: [moge, moe], margin: 0.5}}]
 base: {{preset: tiny-vit, seeds: {seeds}}}
 axes:
   moe.num_experts: [9, 16, 25, 36, 64]
@@ -93,7 +95,7 @@ def main() -> None:
         path = manifest_path(root, grid.file.name)
         with timed("read"):
             results = collect(read_manifest(path), RecordStore(root), SpeedStore(root))
-        with timed("tables"):
+        with timed("answer and tables"):
             write_tables(make_answer(results), path.parent)
         with timed("figures"):
             write_figures(results, path.parent)

@@ -50,10 +50,11 @@ def write_tables(answer: Answer, folder: Path) -> str:
     conditions = Conditions(results)
     tables = make_tables(results, numbers, Captions(results, conditions, folder))
     said = answer_sentence(answer)
-    markdown = _markdown(results, said, tables, conditions)
+    warnings = [*conditions.warnings(), *problems(results), *_unmeasured(numbers)]
+    markdown = _markdown(results, said, tables, warnings, conditions)
     write_answer(answer, numbers, folder)
     write_atomically(folder / "tables.md", markdown)
-    write_atomically(folder / "tables.tex", _latex(results, said, tables, conditions))
+    write_atomically(folder / "tables.tex", _latex(results, said, tables, warnings))
     write_atomically(folder / "table.csv", _csv(arm_frame(results, numbers)))
     write_atomically(folder / "runs.csv", _csv(run_frame(results)))
     return markdown
@@ -70,6 +71,7 @@ def make_tables(results: Results, numbers: list[Shown], captions: Captions) -> l
     return [
         table
         for shown in sorted(numbers, key=lambda each: order.index(each.metric.kind))
+        if _is_measured(shown)
         for table in made.tables(shown)
     ]
 
@@ -207,6 +209,17 @@ def _title(shown: Shown) -> str:
     return shown.heading[:1].upper() + shown.heading[1:]
 
 
+def _is_measured(shown: Shown) -> bool:
+    """Return whether any arm has a value, or a word on why not: a column of dashes says nothing."""
+    return any(value_cell(number, shown).text != NONE for number in shown.numbers.values())
+
+
+def _unmeasured(numbers: list[Shown]) -> list[str]:
+    """Say which figures no record or speed pass has."""
+    titles = [shown.title for shown in numbers if not _is_measured(shown)]
+    return [f"Not measured: {', '.join(titles)}."] if titles else []
+
+
 def _has(shown: Shown, what: str) -> bool:
     return any(getattr(number, what) is not None for number in shown.numbers.values())
 
@@ -235,11 +248,11 @@ def _sources(results: Results, methods: Iterable[str]) -> str:
 
 
 def _markdown(
-    results: Results, said: str, tables: list[Table], conditions: Conditions
-) -> str:  # fmt: skip
+    results: Results, said: str, tables: list[Table], warnings: list[str], conditions: Conditions
+) -> str:
     lines = [f"# {results.study.name}", "", markdown_line(results.study.question), ""]
     lines += [f"**Answer:** {escape_markdown(said)}", ""]
-    for warning in (*conditions.warnings(), *problems(results)):
+    for warning in warnings:
         lines += [f"**{escape_markdown(warning).replace(': ', ':** ', 1)}", ""]
     kind = ""
     for table in tables:
@@ -252,8 +265,8 @@ def _markdown(
     return "\n".join(lines) + "\n"
 
 
-def _latex(results: Results, said: str, tables: list[Table], conditions: Conditions) -> str:
+def _latex(results: Results, said: str, tables: list[Table], warnings: list[str]) -> str:
     lines = [LATEX_NEEDS, f"{results.study.name}: {results.study.question}", f"Answer: {said}"]
-    lines += [*conditions.warnings(), *problems(results)]
+    lines += warnings
     head = [f"% {' '.join(line.lstrip('% ').split())}" for line in lines]
     return "\n".join([*head, *(to_latex(table, results.study.name) for table in tables)])

@@ -110,7 +110,7 @@ def named(tmp_path):
     values = {
         "name": "golden", "question": "# Which | file\n% of $x$ & y?",
         "base": {"preset": "tiny-lm", "seeds": [0], "set": {"data.tokenizer": "bytes"}},
-        "axes": {"data.name": files}, "table": {"rows": "data.name", "metrics": "perplexity"},
+        "axes": {"data.name": files}, "table": {"rows": "data.name", "metrics": "top1_accuracy"},
     }  # fmt: skip
     make_study(tmp_path, yaml.safe_dump(values), accuracy=lambda _: 1.0, speed=False)
     folder = tmp_path / "studies/golden"

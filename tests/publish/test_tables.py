@@ -237,6 +237,17 @@ def test_the_same_records_give_the_same_bytes(tmp_path):
     assert "--results results;" in (folders[0] / "tables.md").read_text()
 
 
+def test_what_nothing_measured_is_said_and_is_no_column_of_dashes(tmp_path):
+    text = ROWS.replace("top1_accuracy,", "top1_accuracy, dose, load_entropy,")
+    for name, study in (("rows", text), ("pivot", text.replace("rows: [moe.group.size, method]",
+                        "rows: moe.group.size\n  columns: method"))):  # fmt: skip
+        markdown = written(tmp_path / name, study, speed=False)
+        said = "**Not measured:** test dose, test load entropy, peak memory, throughput."
+        assert said in markdown.partition("## Quality")[0]
+        titles = [line[4:] for line in markdown.splitlines() if line.startswith("### ")]
+        assert not any("dose" in title.lower() or "memory" in title for title in titles)
+
+
 def test_published_values_stand_beside_ours_where_there_are_any(tmp_path):
     name = '"Swin-T dense, 224 px 1K"'
     markdown = written(tmp_path, ROWS + f"  published: {{moge: {name}}}\n")
