@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from moge_bench.publish.layout import axis_title, key_label
 from moge_bench.study.answer import Answer
 from moge_bench.study.declared import DeclaredContrast
@@ -11,9 +13,14 @@ from moge_bench.study.verdicts import CANNOT_TELL, Tested
 NOTHING_DECLARED = "No primary contrast is declared: nothing in this study is a claim."
 
 
+def _text(value: Any) -> str:
+    """Return an axis value for people: 100, not 100.0."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def subject(declared: DeclaredContrast) -> str:
     """Return what is compared: "moge against moe", "group size 3 against 2"."""
-    ours, theirs = map(str, declared.contrast)
+    ours, theirs = map(_text, declared.contrast)
     title = "" if declared.axis == "method" else f"{axis_title(declared.axis)} "
     return f"{title}{ours} against {theirs}"
 
@@ -23,13 +30,13 @@ def quantity(declared: DeclaredContrast) -> str:
     number = f"{declared.where.replace('_', ' ')} {declared.number.title}".strip()
     words = f"{declared.number.contrast_unit} of {number}".strip().removeprefix("of ")
     if declared.at:
-        at = [f"{axis_title(a)} {' or '.join(map(str, v))}" for a, v in declared.at.items()]
+        at = [f"{axis_title(a)} {' or '.join(map(_text, v))}" for a, v in declared.at.items()]
         words += f" at {', '.join(at)}"
     if declared.over is None:
         return words
     over = axis_title(declared.over)
     if declared.between is not None:
-        first, second = declared.between
+        first, second = map(_text, declared.between)
         return f"{words} more at {over} {first} than at {second}"
     step = {"log2": "doubling", "log10": "tenfold", "linear": "unit"}[declared.scale]
     return f"{words} per {step} of {over}"
@@ -38,7 +45,7 @@ def quantity(declared: DeclaredContrast) -> str:
 def place(cell: CellResult) -> str:
     """Return where a cell stands: "experts 64, k 1"; "everywhere" where no other axis matters."""
     at = cell.pair.at
-    return key_label(list(at), tuple(map(str, at.values()))) if at else "everywhere"
+    return key_label(list(at), tuple(map(_text, at.values()))) if at else "everywhere"
 
 
 def signed(value: float, declared: DeclaredContrast) -> str:

@@ -6,9 +6,16 @@ import pytest
 from study_samples import cells, make_study, read_answer
 
 from moge_bench.publish.answers import rounded
-from moge_bench.publish.sentences import answer_sentence, probability, sentence
+from moge_bench.publish.sentences import (
+    answer_sentence,
+    probability,
+    quantity,
+    sentence,
+    subject,
+)
 from moge_bench.publish.tables import write_tables
 from moge_bench.runs.store import RecordStore
+from moge_bench.study.declared import DeclaredContrast
 
 STUDY = """
 name: golden
@@ -187,6 +194,18 @@ def test_numbers_are_written_without_their_last_bits():
         "a": [0.3, 1], "b": None, "3": True,
     }  # fmt: skip
     assert rounded(1.23456789012e-30) == 1.23456789e-30
+
+
+def test_what_is_compared_in_what():
+    declared = DeclaredContrast(
+        metric="perplexity", contrast=(3, 2), axis="moe.group.size", margin=1,
+        at={"moe.group.weight": [100.0, 0.5]}, over="moe.score_function",
+        between=("sigmoid", "softmax"),
+    )  # fmt: skip
+    assert subject(declared) == "group size 3 against 2"
+    assert quantity(declared) == (
+        "% of test perplexity at lambda 100 or 0.5 more at score function sigmoid than at softmax"
+    )
 
 
 def test_probabilities():
