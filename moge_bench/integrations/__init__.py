@@ -1,0 +1,1 @@
+"""The group-sparse loss in models of other libraries."""
