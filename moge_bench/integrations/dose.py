@@ -86,9 +86,7 @@ def measure_dose(model: nn.Module, *args: Any, **kwargs: Any) -> Dose:
         norms = [
             _norms(
                 gates,
-                torch.autograd.grad(
-                    loss, parameters, retain_graph=loss is task, allow_unused=True
-                ),
+                torch.autograd.grad(loss, parameters, retain_graph=loss is task, allow_unused=True),
             )
             for loss in (task, group)
         ]

@@ -7,12 +7,17 @@ one layer for all. Legend: B sequences of S tokens, T tokens, N experts.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
 
-from moge_bench.integrations.router_forms import RouterForm, check_kind, scores_of
+from moge_bench.integrations.router_forms import (
+    RouterForm,
+    ScoreFunction,
+    check_kind,
+    scores_of,
+)
 from moge_bench.routing.group_norm import GroupNorm
 
 if TYPE_CHECKING:
@@ -38,9 +43,7 @@ class LabelUse:
         """Return the labels of a call, or None."""
         return argument("labels", self.position, args, kwargs)
 
-    def share_of_call(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> torch.Tensor | float:
+    def share_of_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | float:
         """Return ``share`` of a call to the model."""
         total, targets = kwargs.get("num_items_in_batch"), kwargs.get("shift_labels")
         if total is not None and targets is not None:
@@ -62,6 +65,12 @@ class LabelUse:
         return _count(labels[..., 1:] if self.shifted else labels) / num_items
 
 
+def _has_values(tensor: torch.Tensor) -> bool:
+    return (
+        not torch.compiler.is_compiling() and type(tensor) is torch.Tensor and not tensor.is_meta
+    )
+
+
 def _count(targets: torch.Tensor) -> torch.Tensor:
     return (targets != IGNORED_LABEL).sum()
 
@@ -75,7 +84,7 @@ def argument(name: str, position: int, args: tuple[Any, ...], kwargs: dict[str, 
 class Hook:
     """A hook that knows its attachment. What it keeps of a forward is not copied with a model."""
 
-    kept: dict[str, Any] = {}  # attribute: its value between two forwards
+    kept: ClassVar[dict[str, Any]] = {}  # attribute: its value between two forwards
 
     def __init__(self, attachment: GroupSparsity) -> None:
         self.attachment = attachment
@@ -96,7 +105,7 @@ class MaskHook(Hook):
     ``position``: the place of it among the positional arguments of the model, or -1.
     """
 
-    kept = {"mask": None}
+    kept: ClassVar = {"mask": None}
     mask: Any
 
     def __init__(self, attachment: GroupSparsity, position: int) -> None:
@@ -110,27 +119,31 @@ class MaskHook(Hook):
 
 
 class RouterHook(Hook):
-    """Keeps the scores of one router.
+    """Keeps what one router reports; its scores are made after the forward.
+
+    A checkpointed block is run again without this hook, and must then save as many tensors.
 
     Args:
         attachment: whose hook it is.
         name: of the router in the model.
-        form, num_experts: what the router returns, for how many experts.
+        form, function, num_experts: what the router returns, what makes scores of it, for how
+            many experts.
         loss: L_group of its scores.
         masks: of the models around the router, innermost first.
         is_decoder: whether it stands in the decoder of an encoder-decoder.
     """
 
-    kept = {"scores": ()}
-    scores: tuple[torch.Tensor, ...]
+    kept: ClassVar = {"reported": ()}
+    reported: tuple[torch.Tensor, ...]
 
     def __init__(
-        self, attachment: GroupSparsity, name: str, form: RouterForm, num_experts: int,
-        loss: GroupNorm, masks: list[MaskHook], is_decoder: bool,
+        self, attachment: GroupSparsity, name: str, form: RouterForm,
+        function: str | ScoreFunction, num_experts: int, loss: GroupNorm, masks: list[MaskHook],
+        is_decoder: bool,
     ) -> None:  # fmt: skip
         super().__init__(attachment)
-        self.name, self.form, self.num_experts, self.loss = name, form, num_experts, loss
-        self.masks, self.is_decoder = masks, is_decoder
+        self.name, self.form, self.function, self.num_experts = name, form, function, num_experts
+        self.loss, self.masks, self.is_decoder = loss, masks, is_decoder
         self.is_checked = False
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -146,17 +159,19 @@ class RouterHook(Hook):
             )
         if self.attachment.began_with_gradients and not torch.is_grad_enabled():
             self._refuse_lost_gradients(module)
-        if not self.is_checked and not torch.compiler.is_compiling():
+        if not self.is_checked and _has_values(reported):
             check_kind(self.name, self.form, reported)
             self.is_checked = True
-        self.scores = (*self.scores, scores_of(self.form, module, reported))
+        self.reported = (*self.reported, reported)
 
     def losses(self, labels: torch.Tensor | None) -> dict[str, torch.Tensor]:
         """Return {name: L_group, ()}, one for each time that the router ran in this forward."""
-        return {
-            f"{self.name}#{i}" if i else self.name: self.loss(scores, self._counted(scores, labels))
-            for i, scores in enumerate(self.scores)
-        }
+        losses = {}
+        for index, reported in enumerate(self.reported):
+            scores = scores_of(self.function, reported)
+            name = f"{self.name}#{index}" if index else self.name
+            losses[name] = self.loss(scores, self._counted(scores, labels))
+        return losses
 
     def _counted(self, scores: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
         """Return which tokens count, (T,) bool on the device of ``scores``, or None: all."""

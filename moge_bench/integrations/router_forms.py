@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-SCORE_FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+ScoreFunction = Callable[[torch.Tensor], torch.Tensor]
+SCORE_FUNCTIONS: dict[str, ScoreFunction] = {
     "softmax": lambda logits: torch.softmax(logits, dim=-1),
     "sigmoid": torch.sigmoid,
     "scores": lambda scores: scores,
@@ -133,7 +134,9 @@ def _nothing_found(model: nn.Module) -> str:
         kind = type(module).__name__
         if kind in LEFT_OUT:
             left[kind] = LEFT_OUT[kind]
-        elif any(word in f"{name.rpartition('.')[2]} {kind}".lower() for word in ("router", "gate")):
+        elif any(
+            word in f"{name.rpartition('.')[2]} {kind}".lower() for word in ("router", "gate")
+        ):
             looks.setdefault(kind, name)
     message = f"model must have routers of a known kind, and {type(model).__name__} has none. "
     if left:
@@ -163,15 +166,25 @@ def count_experts(name: str, router: nn.Module) -> int:
     )
 
 
-def scores_of(form: RouterForm, router: nn.Module, logits: torch.Tensor) -> torch.Tensor:
-    """Return z, (T, N), float32 or float64, of the ``logits`` (..., N) that ``router`` reported."""
-    logits = logits.reshape(-1, logits.shape[-1])
-    if logits.dtype != torch.float64:
-        logits = logits.float()
-    function: str | Callable[[torch.Tensor], torch.Tensor] = form.score_function
-    if isinstance(function, str) and function.startswith("."):
-        function = getattr(router, function[1:])
-    return SCORE_FUNCTIONS[function](logits) if isinstance(function, str) else function(logits)
+def score_function_of(form: RouterForm, router: nn.Module) -> str | ScoreFunction:
+    """Return the word of SCORE_FUNCTIONS, or the function of the router's own, of a form."""
+    if not form.score_function.startswith("."):
+        return form.score_function
+    function = getattr(router, form.score_function[1:])
+    if function in SCORE_FUNCTIONS or callable(function):
+        return function
+    raise ValueError(
+        f"{type(router).__name__}{form.score_function} must be one of {[*SCORE_FUNCTIONS]} or a "
+        f"function of the logits, got {function!r}"
+    )
+
+
+def scores_of(function: str | ScoreFunction, reported: torch.Tensor) -> torch.Tensor:
+    """Return z, (T, N), float32 or float64, of what a router ``reported``, (..., N)."""
+    reported = reported.reshape(-1, reported.shape[-1])
+    if reported.dtype != torch.float64:
+        reported = reported.float()
+    return SCORE_FUNCTIONS[function](reported) if isinstance(function, str) else function(reported)
 
 
 def check_kind(name: str, form: RouterForm, reported: torch.Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,7 +24,12 @@ from moge_bench.integrations.hooks import (
     MaskHook,
     RouterHook,
 )
-from moge_bench.integrations.router_forms import RouterForm, count_experts, find_routers
+from moge_bench.integrations.router_forms import (
+    RouterForm,
+    count_experts,
+    find_routers,
+    score_function_of,
+)
 from moge_bench.ops.topography import resolve_group_size, resolve_map_shape
 from moge_bench.routing.group_norm import GroupNorm
 from moge_bench.routing.schedule import SigmaSchedule
@@ -102,6 +108,7 @@ def attach_group_sparsity(
             whose gradients a reentrant checkpoint cuts off.
     """
     _check_version(transformers.__version__)
+    _refuse_wrapper(model)
     routers = find_routers(model, forms)
     _refuse_second(model)
     schedule = sigma if isinstance(sigma, SigmaSchedule) else None
@@ -133,8 +140,9 @@ def attach_group_sparsity(
         around = [mask for owner, mask in masks.items() if _contains(owner, name)]
         in_decoder = use_mask and encoder_decoder and ".decoder." in f".{name}"
         seen = RouterHook(
-            attachment, name, form, counts[name], losses[counts[name]], around[::-1], in_decoder
-        )
+            attachment, name, form, score_function_of(form, router), counts[name],
+            losses[counts[name]], around[::-1], in_decoder,
+        )  # fmt: skip
         attachment.hooks.append(seen)
         hold(router.register_forward_hook(seen))
     hold(model.register_forward_hook(end, with_kwargs=True))
@@ -142,11 +150,19 @@ def attach_group_sparsity(
 
 
 def _check_version(version: str) -> None:
-    parts = tuple(int(part) for part in version.split(".")[:2])
-    if parts < OLDEST_TRANSFORMERS:
+    if tuple(int(digits) for digits in re.findall(r"\d+", version)[:2]) < OLDEST_TRANSFORMERS:
         raise ImportError(
             f"attach_group_sparsity needs transformers >= 5.6, got {version}: older ones call the "
             "softmax of some routers router_logits"
+        )
+
+
+def _refuse_wrapper(model: nn.Module) -> None:
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    if isinstance(model, wrappers) or hasattr(model, "_orig_mod"):  # torch.compile's
+        raise ValueError(
+            f"model must be what {type(model).__name__} wraps, got the wrapper: attach first, then "
+            "compile or wrap"
         )
 
 

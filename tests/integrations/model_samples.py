@@ -27,8 +27,9 @@ NLLB = {"vocab_size": VOCABULARY, "d_model": 16, "encoder_layers": 2, "decoder_l
         "pad_token_id": 1, "max_position_embeddings": 32}  # fmt: skip
 
 
-def mixtral(**settings):
-    return tf.MixtralForCausalLM(tf.MixtralConfig(**TEXT, num_local_experts=8, **settings))
+def mixtral(layers=2, experts=None):
+    config = tf.MixtralConfig(**{**TEXT, "num_hidden_layers": layers}, num_local_experts=8)
+    return tf.MixtralForCausalLM._from_config(config, experts_implementation=experts)
 
 
 def llava():
@@ -38,7 +39,7 @@ def llava():
     return tf.LlavaForConditionalGeneration(config)
 
 
-# Family: how to make it, and its score function. Those after the second line: two layers each.
+# Family: how to make it, and its score function.
 FAMILIES = {
     "mixtral": (mixtral, "softmax"),
     "olmoe": (lambda: tf.OlmoeForCausalLM(tf.OlmoeConfig(**TEXT, num_experts=8)), "softmax"),
@@ -63,10 +64,10 @@ FAMILIES = {
 }  # fmt: skip
 
 
-def make(family, seed=0):
+def make(family, **settings):
     """Return the model of ``family`` in training mode: two routers, 8 experts each."""
-    torch.manual_seed(seed)
-    return FAMILIES[family][0]().train()
+    torch.manual_seed(0)
+    return FAMILIES[family][0](**settings).train()
 
 
 def make_batch(seed=1, padding=(0, 3)):
