@@ -66,9 +66,7 @@ class LabelUse:
 
 
 def _has_values(tensor: torch.Tensor) -> bool:
-    return (
-        not torch.compiler.is_compiling() and type(tensor) is torch.Tensor and not tensor.is_meta
-    )
+    return not torch.compiler.is_compiling() and type(tensor) is torch.Tensor and not tensor.is_meta
 
 
 def _count(targets: torch.Tensor) -> torch.Tensor:

@@ -57,6 +57,7 @@ def attach_group_sparsity(
     stride: int = 1,
     border: str = "valid",
     reduction: str = "token_mean",
+    unit_energy: bool = False,
     forms: Mapping[str, RouterForm] | None = None,
     use_mask: bool = True,
     in_eval: bool = False,
@@ -87,8 +88,8 @@ def attach_group_sparsity(
         sigma: width of the filter in map cells; None for a box; a SigmaSchedule starts at its
             sigma(0), and ``handle.set_step`` or ``GroupSparsityCallback`` goes on.
         map_shape: of every router's experts, N each; None: docs/method.md's default.
-        stride, border, reduction, nonfinite, backend: as in ``group_norm``. NaN goes into the
-            loss by default, where whoever scales or watches losses expects it.
+        stride, border, reduction, unit_energy, nonfinite, backend: as in ``group_norm``. NaN goes
+            into the loss by default, where whoever scales or watches losses expects it.
         forms: for routers that are not known, {class name or end of the module's name:
             RouterForm}; also to overrule a known one.
         use_mask: whether tokens with attention_mask 0 are left out. The mask is that of the
@@ -117,8 +118,9 @@ def attach_group_sparsity(
     def make_loss(num_experts: int) -> GroupNorm:
         side = resolve_group_size(group_size, *resolve_map_shape(map_shape, num_experts), border)
         loss = GroupNorm(
-            side, width, map_shape, stride, border, reduction, nonfinite=nonfinite, backend=backend
-        )
+            side, width, map_shape, stride, border, reduction,
+            unit_energy=unit_energy, nonfinite=nonfinite, backend=backend,
+        )  # fmt: skip
         loss(torch.full((1, num_experts), 1 / num_experts))  # refuses now what does not fit
         return loss
 

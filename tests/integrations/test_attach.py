@@ -33,6 +33,18 @@ def test_padding_does_not_count_whatever_it_holds():
     assert abs(handle.group_loss - losses[0]) > 1e-3
 
 
+def test_settings_reach_the_loss():
+    model, batch = make("mixtral"), make_batch(padding=(0, 0))
+    settings = {"group_size": 3, "sigma": 0.7, "map_shape": (4, 2), "border": "torus",
+                "unit_energy": True, "reduction": "official_language"}  # fmt: skip
+    handle = attach(model, **settings)
+    seen = []
+    model.model.layers[0].mlp.gate.register_forward_hook(lambda *a: seen.append(a[2][0]))
+    model(**batch)
+    by_hand = group_norm(seen[0].softmax(-1).detach(), **settings)
+    torch.testing.assert_close(handle.losses["model.layers.0.mlp.gate"], by_hand)
+
+
 def test_use_mask_false_counts_every_token():
     model, batch = make("mixtral"), make_batch(padding=(0, 3))
     handle = attach(model, use_mask=False)
