@@ -43,9 +43,12 @@ class GroupSparsity:
         self.is_open = self.began_with_gradients = False
         # measure_dose and the callback set these, and read what is then kept of a forward.
         self.keeps_parts = self.keeps_inputs = False
+        self.parts: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.inputs: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self.losses: dict[str, torch.Tensor] = {}
+        self.term: torch.Tensor | None = None
         self.hooks: list[Hook] = []
         self.handles: list[RemovableHandle] = []
-        self._forget_results()
 
     @classmethod
     def of(cls, model: nn.Module) -> Self:
@@ -113,7 +116,7 @@ class GroupSparsity:
         for handle in self.handles:
             handle.remove()
         self.handles.clear()
-        self._forget_results()
+        self.losses, self.term, self.parts, self.inputs = {}, None, None, None
 
     def open(self, training: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Begin a forward, and drop what one that raised left behind."""
@@ -176,15 +179,15 @@ class GroupSparsity:
         for hook in self.hooks:
             hook.forget()
 
-    def _forget_results(self) -> None:
-        self.losses: dict[str, torch.Tensor] = {}
-        self.term: torch.Tensor | None = None
-        self.parts: tuple[torch.Tensor, torch.Tensor] | None = None
-        self.inputs: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-
     def __getstate__(self) -> dict[str, Any]:
         # A copy of the model has an attachment of its own, and nothing of a forward under way.
-        empty = {"losses": {}, "term": None, "parts": None, "inputs": None, "is_open": False}
+        empty: dict[str, Any] = {
+            "losses": {},
+            "term": None,
+            "parts": None,
+            "inputs": None,
+            "is_open": False,
+        }
         return {**self.__dict__, **empty}
 
 

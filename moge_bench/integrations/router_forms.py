@@ -129,7 +129,8 @@ def find_routers(
 
 
 def _nothing_found(model: nn.Module) -> str:
-    looks, left = {}, {}
+    looks: dict[str, str] = {}
+    left: dict[str, str] = {}
     for name, module in model.named_modules():
         kind = type(module).__name__
         if kind in LEFT_OUT:

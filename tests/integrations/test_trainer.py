@@ -24,6 +24,7 @@ def train(model, folder, examples, callbacks=(), **settings):
     arguments = {"max_steps": 1, "optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 0.0,
                  "lr_scheduler_type": "constant", "report_to": "none", "save_strategy": "no",
                  "logging_steps": 1, "disable_tqdm": True, "use_cpu": True, "seed": 0,
+                 "remove_unused_columns": False,
                  "per_device_train_batch_size": 2, **settings}  # fmt: skip
     trainer = Trainer(
         model, TrainingArguments(output_dir=folder, **arguments), train_dataset=examples,
