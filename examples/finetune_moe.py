@@ -44,7 +44,7 @@ def make_model() -> OlmoeForCausalLM:
 
 def read_blocks(count: int) -> list[dict[str, torch.Tensor]]:
     """Return ``count`` blocks of text as the Trainer takes them."""
-    path = resources.files("moge_bench.data.assets") / "state_of_the_union.jsonl.xz"
+    path = resources.files("moge_bench.data") / "assets/state_of_the_union.jsonl.xz"
     with path.open("rb") as packed, lzma.open(packed, "rt", encoding="utf-8") as lines:
         text = "".join(json.loads(line)["text"] for _, line in zip(range(20), lines, strict=False))
     tokens = torch.tensor(list(text.encode()[: count * BLOCK])).view(-1, BLOCK)
