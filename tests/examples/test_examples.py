@@ -46,10 +46,18 @@ def test_the_router_in_a_layer_learns():
 
 
 @pytest.mark.slow
-def test_fine_tuning_makes_neighbours_alike(tmp_path):
+def test_fine_tuning_draws_the_map(tmp_path):
     figure = tmp_path / "map.png"
     means = load("finetune_moe")["main"](
-        ["--steps", "20", "--figure", str(figure), "--output", str(tmp_path / "run")]
+        ["--steps", "3", "--figure", str(figure), "--output", str(tmp_path / "run")]
     )
     assert figure.read_bytes()[:4] == b"\x89PNG"
-    assert means.keys() == {"before", "after"} and means["after"] > means["before"]
+    assert [*means] == ["before", "without the loss", "with the loss"]
+    assert len({*means.values()}) == 3  # each training moved the gates, one by the loss besides
+
+
+def test_the_neighbours_on_the_torus():
+    """A 4 x 4 torus: each expert has four neighbours; 0 has 1, 3 beside it, 4, 12 above, below."""
+    beside = load("finetune_moe")["neighbours"]()
+    assert beside.sum(1).tolist() == [4] * 16
+    assert beside[0].nonzero()[0].tolist() == [1, 3, 4, 12]
