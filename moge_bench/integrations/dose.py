@@ -1,4 +1,4 @@
-"""The dose: how much of what trains the gates is the group loss (docs/method.md "dose")."""
+"""The dose: how much of what trains the gates is the group loss (docs/method.md "Controls")."""
 
 from __future__ import annotations
 
