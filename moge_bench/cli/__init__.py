@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from moge_bench import __version__
-from moge_bench.cli import analysis, look, perf, read, run
+from moge_bench.cli import analysis, gate, look, read, run
 from moge_bench.cli.terminal import forgiving
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
 for command in (look.doctor, look.presets, run.train, run.ablate, analysis.analyze,
                 read.tables, read.figures, read.show, read.diff):  # fmt: skip
     app.command()(command)
-app.add_typer(perf.app, name="perf")
+app.add_typer(gate.app, name="perf")
 
 
 def _print_version(wanted: bool) -> None:

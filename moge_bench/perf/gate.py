@@ -9,10 +9,11 @@ two equal builds show in the same processes allows; that limit is reported with 
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from moge_bench.perf import callgrind, measure
+from moge_bench.perf import acceptance, callgrind, measure, names
 from moge_bench.perf.policy import Policy
 from moge_bench.perf.registry import Case
 from moge_bench.perf.revisions import Revision
@@ -30,12 +31,17 @@ from moge_bench.perf.timing import Summary, summarize
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the gate found: all decisions, head's time per case, and its instructions."""
+    """What the gate found: all decisions, head's time per case, and its instructions.
+
+    ``head_instructions`` has the kernel driver's labels; ``cleared`` the ratio at which a case
+    first looked slower before fresh processes took that back.
+    """
 
     decisions: list[Decision]
     head_ms: dict[str, Summary]
     head_instructions: dict[str, int]
     notes: list[str]
+    cleared: dict[str, float] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
@@ -53,20 +59,17 @@ def compare_instructions(
     """Return a decision per kernel region, head's counts, and notes on what was not compared."""
     after = callgrind.count(head)
     if not (base.tree / "csrc").exists():
-        return (
-            [],
-            after,
-            [f"instructions: {base.name} has no csrc, so there is no count to compare"],
-        )
-    else:
-        before = callgrind.count(base, driver_of=head)
+        return [], after, [f"{base.name} has no csrc, so there are no instructions to compare"]
+    before = callgrind.count(base, driver_of=head)
+    notes: list[str] = []
     decisions = [
-        decide_instructions(f"instructions/{region}", before[region], after[region], threshold)
+        decide_instructions(names.region_id(region), before[region], after[region], threshold)
         for region in after
         if region in before
     ]
-    notes = [f"instructions: {region} is not in base" for region in after if region not in before]
-    notes += [f"instructions: {region} is not in head" for region in before if region not in after]
+    for side, mine, other in (("base", after, before), ("head", before, after)):
+        absent = [names.title(names.region_id(region)) for region in mine if region not in other]
+        notes += [f"{name} is not in {side}: not compared" for name in absent]
     return decisions, after, notes
 
 
@@ -108,8 +111,10 @@ def compare_times(
             for _ in range(policy.generations):
                 run_generation({case: samples[case] for case in suspects})
             for case in suspects:
+                first = decided[case].ratio
                 judge(case, known[case])
                 if decided[case].verdict != REGRESSION:
+                    samples[case].cleared = max(first, samples[case].cleared or first)
                     del samples[case].head[: known[case]]
         open_cases = [case for case in open_cases if decided[case].verdict == INCONCLUSIVE]
         if not open_cases:
@@ -125,17 +130,20 @@ def run(
     policy: Policy,
     *,
     instructions: bool = True,
-    time: bool = True,
+    regions: str | None = None,
+    accepted: Sequence[acceptance.Acceptance] = (),
     backend: str | None = "extension",
     progress: Progress = print,
 ) -> Outcome:
     """Compare two built revisions and return the outcome.
 
-    ``backend`` is what every worker must report to have run; None takes anything (for trees
-    without an extension). Raises ValueError if neither detector is asked for, RuntimeError where a
-    worker or a tool fails.
+    ``cases`` are timed, none if there are none. ``regions``: of the instruction counts, only those
+    that this pattern fits (`names.matches`). ``accepted``: what a person let through. ``backend``
+    is what every worker must report to have run; None takes anything (for trees without an
+    extension). Raises ValueError if nothing is left to compare, RuntimeError where a worker or a
+    tool fails.
     """
-    if not (instructions or (time and cases)):
+    if not (instructions or cases):
         raise ValueError("nothing to compare: give cases to time, or count instructions")
     decisions: list[Decision] = []
     counts: callgrind.Counts = {}
@@ -144,8 +152,12 @@ def run(
         callgrind.require_tools()
         progress("counting instructions under callgrind")
         decisions, counts, notes = compare_instructions(base, head, policy.instruction_threshold)
+        if decisions and not cases:  # with cases to time, the pattern may fit those alone
+            names.choose((d.case for d in decisions), regions, "the kernel regions")
+        decisions = [d for d in decisions if names.matches(d.case, regions)]
     head_ms: dict[str, Summary] = {}
-    if time and cases:
+    cleared: dict[str, float] = {}
+    if cases:
 
         def generation(samples: dict[Case, measure.Samples]) -> None:
             measure.measure_generation(base, head, samples, policy.blocks, backend)
@@ -156,4 +168,13 @@ def run(
         timed, samples = compare_times(cases, policy, generation, progress)
         decisions += timed
         head_ms = {case.name: summarize(samples[case].head_ms) for case in cases}
-    return Outcome(decisions, head_ms, counts, notes)
+        cleared = {
+            case.name: mine.cleared for case, mine in samples.items() if mine.cleared is not None
+        }
+        notes += [
+            f"{names.title(name)} first looked {ratio:.3f} times as slow; measured again in fresh "
+            "processes it did not"
+            for name, ratio in cleared.items()
+        ]
+    decisions, more = acceptance.apply(decisions, accepted, datetime.date.today())
+    return Outcome(decisions, head_ms, counts, notes + more, cleared)

@@ -1,4 +1,4 @@
-"""The history of speeds: one JSON line per commit and case, appended, and a figure of it."""
+"""The history of speeds: one JSON line per machine, commit and case, appended, never rewritten."""
 
 from __future__ import annotations
 
@@ -10,34 +10,66 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from moge_bench.perf import machines, names
 from moge_bench.perf.gate import Outcome
 from moge_bench.perf.revisions import Revision
 
+Entry = dict[str, Any]
 
-def entries(
-    outcome: Outcome, base: Revision, head: Revision, facts: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """Return one history entry per case of ``outcome``, for the commit of ``head``."""
+
+def entries(outcome: Outcome, base: Revision, head: Revision, facts: dict[str, Any]) -> list[Entry]:
+    """Return one entry per case of ``outcome``, for the commit of ``head``, with its machine.
+
+    A case whose alert was taken back on measuring again has the first ratio as ``cleared``.
+    """
+    compiler = machines.compiler_version()
     common = {
         "commit": head.commit, "base": base.commit, "build": head.key,
         "unix_time": int(time.time()),
         "device": facts.get("device"), "torch": facts.get("torch"),
     }  # fmt: skip
+    labels = {names.region_id(label): label for label in outcome.head_instructions}
     result = []
     for decision in outcome.decisions:
-        entry: dict[str, Any] = common | {
+        entry: Entry = common | {
             "case": decision.case, "detector": decision.detector, "verdict": decision.verdict,
             "ratio_to_base": decision.ratio, "ratio_low": decision.low, "ratio_high": decision.high,
+            "detectable": decision.detectable, "reason": decision.reason,
         }  # fmt: skip
-        if decision.detector == "instructions":
-            entry["instructions"] = outcome.head_instructions[decision.case.split("/", 1)[1]]
+        if decision.case in labels:
+            label = labels[decision.case]
+            entry["machine"] = machines.toolchain(compiler)
+            entry["instructions"] = outcome.head_instructions[label]
+            entry["num_tokens"] = names.num_tokens(label)
         else:
-            entry["median_ms"] = outcome.head_ms[decision.case].median
+            summary = outcome.head_ms[decision.case]
+            entry["machine"] = machines.machine(facts, compiler)
+            entry["median_ms"] = summary.median
+            entry["lower_quartile_ms"] = summary.lower_quartile
+            entry["upper_quartile_ms"] = summary.upper_quartile
+        if decision.case in outcome.cleared:
+            entry["cleared"] = outcome.cleared[decision.case]
         result.append(entry)
     return result
 
 
-def append(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+def counted(counts: dict[str, int], revision: Revision) -> list[Entry]:
+    """Return one entry per kernel region of ``revision`` that was counted and compared with none.
+
+    ``counts`` is by the kernel driver's labels.
+    """
+    machine = machines.toolchain(machines.compiler_version())
+    return [
+        {
+            "commit": revision.commit, "build": revision.key, "unix_time": int(time.time()),
+            "machine": machine, "case": names.region_id(label), "detector": "instructions",
+            "instructions": count, "num_tokens": names.num_tokens(label),
+        }
+        for label, count in counts.items()
+    ]  # fmt: skip
+
+
+def append(path: Path, lines: Iterable[Entry]) -> None:
     """Append ``lines`` to the history at ``path`` in one write, under a lock: all or none.
 
     A file whose last line was cut off (a full disk, a kill) gets a line break first, so that the
@@ -59,12 +91,13 @@ def append(path: Path, lines: Iterable[dict[str, Any]]) -> None:
         os.fsync(file.fileno())
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """Return the history, oldest first, one entry per commit and case: the last one appended.
+def read(path: Path) -> list[Entry]:
+    """Return the history, oldest first, one entry per machine, commit and case: the last appended.
 
-    Raises ValueError naming the line that is not JSON.
+    An entry without a machine gets "unknown machine", which is like no other. Raises ValueError
+    naming the line that is not JSON, or lacks its commit or case.
     """
-    latest: dict[tuple[str, str], dict[str, Any]] = {}
+    latest: dict[tuple[str, str, str], Entry] = {}
     if not path.exists():
         return []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -72,47 +105,15 @@ def read(path: Path) -> list[dict[str, Any]]:
             continue
         try:
             entry = json.loads(line)
+            key = (entry.setdefault("machine", machines.UNKNOWN), entry["commit"], entry["case"])
         except json.JSONDecodeError as error:
             raise ValueError(
                 f"{path} line {number} is not JSON ({error}); delete that line"
             ) from None
-        latest.pop((entry["commit"], entry["case"]), None)
-        latest[entry["commit"], entry["case"]] = entry
+        except (KeyError, TypeError, AttributeError):
+            raise ValueError(
+                f"{path} line {number} has no commit or no case; delete that line"
+            ) from None
+        latest.pop(key, None)
+        latest[key] = entry
     return list(latest.values())
-
-
-def figure(history: list[dict[str, Any]], folder: Path, stem: str = "history") -> list[Path]:
-    """Draw instructions per token (exact) and time per case over commits; return png and svg."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    commits = list(dict.fromkeys(entry["commit"] for entry in history))
-    position = {commit: index for index, commit in enumerate(commits)}
-    panes, axes = plt.subplots(2, 1, figsize=(12, 8), sharex=True, layout="constrained")
-    kinds = ((True, "instructions per token"), (False, "median ms"))
-    for axis, (exact, label) in zip(axes, kinds, strict=True):
-        mine = [e for e in history if (e["detector"] == "instructions") is exact]
-        for case in dict.fromkeys(entry["case"] for entry in mine):
-            points = [entry for entry in mine if entry["case"] == case]
-            if exact:
-                values = [entry["instructions"] / int(case.rsplit(" ", 1)[1]) for entry in points]
-            else:
-                values = [entry["median_ms"] for entry in points]
-            axis.plot([position[e["commit"]] for e in points], values, marker="o", label=case)
-        axis.set_ylabel(label)
-        axis.set_yscale("log")
-        axis.grid(alpha=0.3)
-        if mine:
-            axis.legend(fontsize=5, ncols=2, loc="upper left", bbox_to_anchor=(1, 1))
-    for each in (axes[1].yaxis.set_major_formatter, axes[1].yaxis.set_minor_formatter):
-        each("{x:g}")
-    axes[-1].set_xticks(range(len(commits)), [c[:8] for c in commits], rotation=60, fontsize=7)
-    axes[-1].set_xlabel("commit, oldest first")
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{stem}.png", folder / f"{stem}.svg"]
-    for path in paths:
-        panes.savefig(path, dpi=120)
-    plt.close(panes)
-    return paths

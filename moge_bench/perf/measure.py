@@ -86,11 +86,15 @@ def workers(base: Revision, head: Revision) -> Iterator[dict[str, Worker]]:
 
 @dataclass
 class Samples:
-    """What was measured of one case: per generation, log ratios of blocks; and head's time."""
+    """What was measured of one case: per generation, log ratios of blocks; and head's time.
+
+    ``cleared`` is the largest head/base of an alert that fresh processes took back.
+    """
 
     twin: list[list[float]] = field(default_factory=list)
     head: list[list[float]] = field(default_factory=list)
     head_ms: list[float] = field(default_factory=list)
+    cleared: float | None = None
 
     def noise_generations(self) -> list[float]:
         """Return one A/A log ratio a generation."""

@@ -6,7 +6,6 @@ T tokens, N experts, k chosen, h group side, d hidden size, f hidden size of an 
 
 from __future__ import annotations
 
-import fnmatch
 import itertools
 import zlib
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from moge_bench.ops.topography import Topography, default_map_shape
+from moge_bench.perf import names
 
 SKEWS = ("uniform", "zipf", "collapsed")
 GRID_EXPERTS = (8, 16, 32, 64, 128, 256)
@@ -153,22 +153,19 @@ SETS = {"core": CORE, "grid": GRID, "gate": GATE, "all": list(dict.fromkeys([*CO
 
 def select(
     set_name: str = "core",
-    glob: str | None = None,
+    pattern: str | None = None,
     limit: int | None = None,
     threads: int | None = None,
 ) -> list[Case]:
-    """Return the cases of a set, those whose name matches ``glob``, at most ``limit`` of them.
+    """Return the cases of a set that ``pattern`` fits (`names.matches`), at most ``limit`` of them.
 
     ``threads`` overrides the declared thread count (cases that become equal are merged). Raises
-    ValueError for an unknown set, and for a glob that matches nothing (naming a few that exist).
+    ValueError for an unknown set, and for a pattern that fits nothing (naming a few that exist).
     """
     if set_name not in SETS:
         raise ValueError(f"set must be one of {tuple(SETS)}, got {set_name!r}")
     cases = SETS[set_name]
     if threads is not None:
         cases = list(dict.fromkeys(Case(**(asdict(case) | {"threads": threads})) for case in cases))
-    chosen = [case for case in cases if glob is None or fnmatch.fnmatch(case.name, glob)]
-    if not chosen:
-        examples = ", ".join(case.name for case in cases[:3])
-        raise ValueError(f"case={glob!r} matches nothing in set {set_name!r}; it holds {examples}")
-    return chosen[:limit]
+    chosen = set(names.choose((case.name for case in cases), pattern, f"set {set_name!r}"))
+    return [case for case in cases if case.name in chosen][:limit]

@@ -8,8 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from moge_bench.perf.rows import FAILURES, OK, Row
-from moge_bench.perf.statistics import Decision
+from moge_bench.perf.rows import FAILURES, OK, WRONG, Row
 from moge_bench.system import write_atomically
 
 LEGEND = """\
@@ -150,33 +149,13 @@ def resume(folder: Path, stem: str, facts: dict[str, Any]) -> list[Row]:
 
 
 def failures(rows: list[Row]) -> list[Row]:
-    """Return the rows that make a run fail: wrong, fallen back, or broken."""
+    """Return the rows that did not work: wrong, fallen back, or broken."""
     return [row for row in rows if row.status in FAILURES]
 
 
-def gate_table(
-    decisions: list[Decision], notes: list[str], verdict: str, facts: dict[str, Any]
-) -> str:
-    """Return the gate's report: its verdict first, then one line a decision."""
-    lines = [f"# Performance gate: {verdict}", ""]
-    lines += [f"- {name}: {value}" for name, value in facts.items()]
-    lines += [f"- note: {note}" for note in notes]
-    lines += [
-        "",
-        "head/base above 1 is slower. Instructions are exact; the threshold of time is what equal "
-        "builds do in the same worker processes, and `sees` the smallest slowdown that would "
-        "surely be called a regression.",
-        "",
-        "| case | verdict | head/base | interval | threshold | sees | reason |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for d in decisions:
-        interval = "exact" if d.detector == "instructions" else f"[{d.low:.4f}, {d.high:.4f}]"
-        lines.append(
-            f"| {d.case} | {d.verdict} | {d.ratio:.4f} | {interval} | {d.threshold:.4f} "
-            f"| {d.detectable:.4f} | {d.reason} |"
-        )
-    return "\n".join(lines) + "\n"
+def is_others(row: Row) -> bool:
+    """Say whether a failed row is not for us to mend: another's candidate that misses its bound."""
+    return row.status == WRONG and not row.candidate.startswith("ours")
 
 
 def instruction_table(per_token: dict[str, float], commit: str) -> str:

@@ -71,6 +71,69 @@ def resolve(repo: Path, ref: str) -> str:
     )
 
 
+def read_at(repo: Path, ref: str | None, path: str) -> str | None:
+    """Return the text of ``path`` in ``ref``, or in the working tree; None where it has none."""
+    if ref is None:
+        file = repo / path
+        return file.read_text(encoding="utf-8") if file.exists() else None
+    try:
+        return run_git(repo, "show", f"{resolve(repo, ref)}:{path}").decode()
+    except ValueError:
+        return None
+
+
+def anchor(repo: Path, head: str, days: int = 30) -> str:
+    """Return what a drift is measured from: the last release before ``head``, or an old commit.
+
+    It is the newest tag v* in the history of ``head`` that is not ``head`` itself; without one the
+    newest commit of the main line that is ``days`` older than ``head``; the oldest where all are
+    younger. Raises ValueError where ``head`` has no parent.
+    """
+    try:
+        described = run_git(repo, "describe", "--tags", "--match", "v*", "--abbrev=0", f"{head}~1")
+        return described.decode().strip()
+    except ValueError:
+        pass  # no release yet
+    log = run_git(repo, "log", "--first-parent", "--format=%H %ct", head).decode().split()
+    commits, times = log[::2], [int(seconds) for seconds in log[1::2]]
+    if len(commits) < 2:
+        raise ValueError(f"{head!r} has no parent in {repo}: there is nothing to have drifted from")
+    old = [c for c, t in zip(commits[1:], times[1:], strict=True) if t <= times[0] - days * 86400]
+    return old[0] if old else commits[-1]
+
+
+def between(repo: Path, good: str, bad: str) -> list[str]:
+    """Return the commits after ``good`` up to ``bad`` on its main line, oldest first.
+
+    Raises ValueError unless ``good`` is an ancestor of ``bad`` on that line.
+    """
+    first, last = resolve(repo, good), resolve(repo, bad)
+    log = run_git(repo, "log", "--first-parent", "--format=%H", last).decode().split()
+    if first not in log[1:]:
+        raise ValueError(
+            f"good={good!r} is not before bad={bad!r} on its main line (git log --first-parent)"
+        )
+    return log[: log.index(first)][::-1]
+
+
+def log(repo: Path, head: str) -> dict[str, tuple[int, str]]:
+    """Return commit -> (its place, oldest first, and its subject) of all that ``head`` contains."""
+    text = run_git(repo, "log", "--reverse", "--topo-order", "--format=%H %s", head).decode()
+    lines = [line.partition(" ") for line in text.splitlines()]
+    return {commit: (place, subject) for place, (commit, _, subject) in enumerate(lines)}
+
+
+def kernel_commits(repo: Path, head: str) -> list[str]:
+    """Return the commits of the main line that change csrc or setup.py, newest first."""
+    text = run_git(repo, "log", "--first-parent", "--format=%H", head, "--", "csrc", "setup.py")
+    return text.decode().split()
+
+
+def same_sources(repo: Path, one: str, other: str) -> bool:
+    """Say whether two commits have the same csrc and setup.py: then their kernels are the same."""
+    return not run_git(repo, "diff", "--name-only", one, other, "--", "csrc", "setup.py").strip()
+
+
 def snapshot(repo: Path, ref: str | None, folder: Path) -> str:
     """Copy a revision into ``folder`` and return its commit.
 

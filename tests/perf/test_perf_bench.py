@@ -221,3 +221,18 @@ def test_a_device_that_is_not_here_is_refused_before_anything_runs():
     assert result.exit_code == 2 and "sees no GPU here" in result.output.replace("\n", " ")
     result = CliRunner().invoke(cli.app, ["run", "--device", "gpu", "--limit", "1"])
     assert result.exit_code == 2 and "cpu or a torch device like cuda:0, got 'gpu'" in result.output
+
+
+@pytest.mark.parametrize(
+    ("candidate", "status", "code"),
+    [("authors_conv2d_compiled", rows.WRONG, 0), ("authors_conv2d_compiled", rows.ERROR, 1),
+     ("ours", rows.WRONG, 1), ("ours_gated", rows.WRONG, 1), ("ours", rows.FALLBACK, 1)],
+)  # fmt: skip
+def test_a_run_fails_for_ours_alone(monkeypatch, tmp_path, candidate, status, code):
+    """Another's candidate beyond its bound is named; that it cannot run at all is ours to mend."""
+    row = rows.Row("c", candidate, "moge", status, "loss error 5.9e-07 above its bound 2.2e-07")
+    monkeypatch.setattr(bench, "run_case", lambda case, settings: [row])
+    result = CliRunner().invoke(cli.app, ["run", "--limit", "1", "--output", str(tmp_path)])
+    assert result.exit_code == code
+    said = result.output.replace("\n", " ")
+    assert "above its bound" in said and ("1 of other people's candidates" in said) == (code == 0)

@@ -105,8 +105,11 @@ def test_a_regression_must_be_seen_twice(slow, verdict):
             slower = np.log(1.1) if len(generations) <= slow else 0.0
             mine.head.append(list(slower + rng.normal(0, 0.005, 20)))
 
-    decisions, _ = gate.compare_times(CASES[:1], POLICY, generation, lambda message: None)
+    decisions, samples = gate.compare_times(CASES[:1], POLICY, generation, lambda message: None)
     assert [d.verdict for d in decisions] == [verdict] and len(generations) == 8
+    # What was seen first and taken back is kept, to be logged.
+    cleared = samples[CASES[0]].cleared
+    assert cleared == (None if slow == 8 else pytest.approx(1.1, abs=0.01))
     assert decisions[0].ratio == pytest.approx(1.1 if slow == 8 else 1.0, abs=0.01)
 
 

@@ -6,7 +6,11 @@ from multiprocessing import get_context
 
 import pytest
 
-from moge_bench.perf import history
+from moge_bench.perf import history, machines
+from moge_bench.perf.gate import Outcome
+from moge_bench.perf.revisions import Revision
+from moge_bench.perf.statistics import Decision, decide_instructions
+from moge_bench.perf.timing import summarize
 
 
 def line(commit: str, case: str = "c", **extra):
@@ -66,14 +70,38 @@ def test_concurrent_appends_do_not_mix(tmp_path):
     assert len(history.read(path)) == 90
 
 
-def test_figure_draws_both_detectors(tmp_path):
-    entries = [
-        line("a"),
-        line("b"),
-        line("a", "instructions/avx2 forward 64 2 3 256", detector="instructions", instructions=5),
+def test_machines_are_not_mixed(tmp_path):
+    path = tmp_path / "history.jsonl"
+    history.append(path, [line("a", machine="m1"), line("a", machine="m2"), line("a")])
+    assert [e["machine"] for e in history.read(path)] == ["m1", "m2", "unknown machine"]
+    path.write_text('{"commit": "a"}\n')
+    with pytest.raises(ValueError, match="line 1 has no commit or no case"):
+        history.read(path)
+
+
+def test_an_entry_says_where_it_was_measured_and_what_cleared(monkeypatch):
+    monkeypatch.setattr(machines, "compiler_version", lambda: "g++ 12.2.0")
+    revision = Revision("head", "c1", None, "key")
+    decisions = [
+        decide_instructions("instructions/avx2 forward N=64 k=2 h=3", 1000, 1050),
+        Decision("t", "cpu time", "pass", 1.0, 0.9, 1.1, 1.05, 1.08, "", 80),
     ]
-    paths = history.figure(entries, tmp_path)
-    assert [path.suffix for path in paths] == [".png", ".svg"]
-    assert all(path.stat().st_size > 1000 for path in paths)
-    text = paths[1].read_text()
-    assert "instructions per token" in text or "<svg" in text
+    outcome = Outcome(
+        decisions, {"t": summarize([1.0, 2.0, 3.0])}, {"avx2 forward 64 2 3 320": 1050}, [],
+        {"t": 1.2},
+    )  # fmt: skip
+    facts = {"device": "EPYC", "capability": "AVX2", "cpus": 2, "torch": "2.13"}
+    exact, timed = history.entries(outcome, revision, revision, facts)
+    assert exact["machine"] == "instruction counts, g++ 12.2.0"  # the same on every processor
+    assert (exact["instructions"], exact["num_tokens"]) == (1050, 320)
+    assert exact["detectable"] == 1.02 and "cleared" not in exact
+    assert timed["machine"] == "EPYC, avx2, 2 cores, g++ 12.2.0, torch 2.13"
+    # Quartiles of 1, 2, 3 inclusive: 1.5 and 2.5.
+    assert (timed["lower_quartile_ms"], timed["median_ms"], timed["upper_quartile_ms"]) == (
+        1.5, 2.0, 2.5)  # fmt: skip
+    assert timed["cleared"] == 1.2
+
+
+def test_a_gpu_is_known_by_its_driver():
+    facts = {"device": "H100", "driver": "580.1", "torch": "2.13", "cpus": 8, "capability": "x"}
+    assert machines.machine(facts, "g++ 12") == "H100, driver 580.1, torch 2.13"
