@@ -15,7 +15,8 @@ working tree: ``--runs`` times with ``repeat``, as often with the unchanged tree
 every run which detector decided and what slowdown the clock could have seen, and exits 1 unless
 every ``repeat`` run was a regression and every unchanged run passed. The verdicts on ``delay``
 depend on how quiet the machine is, and are reported, not required. A proof that was cut short goes
-on where it stopped, if the tree and the machine are the same.
+on where it stopped, if the tree and the machine are the same. How much smaller a slowdown may be:
+scripts/power_curve.py.
 
 Needs valgrind, g++ and an x86-64 processor. About half a minute a run on an idle machine of 2
 cores: half an hour in all, and several times that where other work disturbs the clock.
@@ -41,7 +42,7 @@ CASE = "router/N64-*-t1"
 ANCHOR = "}  // namespace\n\nextern const KernelSet"
 SETS = ("Set::route_forward", "Set::route_backward")
 
-REPEAT = """
+REPEATED = """
 struct Slowed {
   static void route_forward(const RouteForward& a, int64_t begin, int64_t end) {
     Set::route_forward(a, begin, end);
@@ -50,7 +51,7 @@ struct Slowed {
     static thread_local int64_t load[1024];
     ChunkSums sums{};
     RouteForward again = a;
-    again.num_tokens = again.chunk_tokens = a.num_tokens / 20;
+    again.num_tokens = again.chunk_tokens = a.num_tokens * PERCENT / 100;
     again.sums = &sums;
     again.importance = importance;
     again.load = load;
@@ -61,7 +62,7 @@ struct Slowed {
     if (begin != 0) return;
     ChunkSums sums{};
     RouteBackward again = a;
-    again.num_tokens = again.chunk_tokens = a.num_tokens / 20;
+    again.num_tokens = again.chunk_tokens = a.num_tokens * PERCENT / 100;
     again.sums = &sums;
     Set::route_backward(again, 0, 1);
   }
@@ -91,6 +92,11 @@ struct Slowed {
 """
 
 
+def repeat(percent: int) -> str:
+    """Return the code by which every router kernel repeats ``percent`` % of its tokens."""
+    return REPEATED.replace("PERCENT", str(percent))
+
+
 def slow_down(tree: Path, code: str) -> None:
     """Put ``code`` into every instruction set of the kernels in ``tree``."""
     sources = sorted((tree / "csrc/cpu").glob("kernels_*.cpp"))
@@ -110,10 +116,10 @@ def slow_down(tree: Path, code: str) -> None:
         source.write_text(before + code + ANCHOR + after)
 
 
-def build_all(repo: Path, cache: Path) -> dict[str, revisions.Revision]:
-    """Return the working tree and its slowed copies, built."""
+def build_all(repo: Path, cache: Path, slowed: dict[str, str]) -> dict[str, revisions.Revision]:
+    """Return the working tree and its copies slowed by name -> code, built."""
     built = {"unchanged": revisions.build(repo, None, cache, "unchanged")}
-    for name, code in (("repeat", REPEAT), ("delay", DELAY)):
+    for name, code in slowed.items():
         with TemporaryDirectory(dir=cache) as folder:
             tree = Path(folder) / "tree"
             commit = revisions.snapshot(repo, None, tree)
@@ -180,7 +186,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=revisions.default_cache())
     arguments = parser.parse_args()
     repo = revisions.repository_root(Path(__file__).resolve().parent)
-    built = build_all(repo, arguments.cache)
+    built = build_all(repo, arguments.cache, {"repeat": repeat(5), "delay": DELAY})
     # One case has a fifth of the A/A generations of the gate's five: twice as many a look.
     policy = Policy(generations=2 * Policy.generations)
     facts = rows.environment("cpu") | {"commit": built["unchanged"].commit, "case": CASE}

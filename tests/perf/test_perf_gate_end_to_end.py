@@ -154,7 +154,7 @@ def test_the_proof_knows_the_kernels(tmp_path):
     root = Path(__file__).resolve().parents[2]
     script = (
         "import sys; sys.path.insert(0, 'scripts'); import prove_gate, pathlib\n"
-        "for code in (prove_gate.REPEAT, prove_gate.DELAY):\n"
+        "for code in (prove_gate.repeat(5), prove_gate.DELAY):\n"
         f"    import shutil; tree = pathlib.Path({str(tmp_path)!r}) / 'tree'\n"
         "    shutil.rmtree(tree, ignore_errors=True); shutil.copytree('csrc', tree / 'csrc')\n"
         "    prove_gate.slow_down(tree, code)\n"
