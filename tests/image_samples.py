@@ -45,7 +45,7 @@ def write_idx(root, zipped, count=20):
 
 
 def cifar_rows(count):
-    """Return labels (count,) and rows (count, 3072): red 10, green 20, blue 30, pixel 0 its number."""
+    """Return labels (count,) and rows (count, 3072): red 10, green 20, blue 30; first: number."""
     rows = np.repeat(np.array([10, 20, 30], np.uint8), 1024)[None].repeat(count, 0)
     rows[:, 0] = np.arange(count)
     return np.arange(count, dtype=np.uint8) % 3, rows

@@ -48,7 +48,7 @@ class ArraySource:
 
     def read(self, index: int, channels: int) -> torch.Tensor:
         """Return the image; a grey one may become three equal channels."""
-        image = np.ascontiguousarray(self.images[index])
+        image = np.array(self.images[index])  # a copy: those of a file are read-only
         image = image[..., None] if image.ndim == 2 else image
         found = torch.from_numpy(image).movedim(-1, 0)
         if found.shape[0] == 1 and channels > 1:
