@@ -24,8 +24,8 @@ CODE = ("moge_bench", "csrc", "setup.py", "pyproject.toml", "constraints.txt")
 LIBRARIES = ("numpy", "accelerate", "transformers", "tokenizers", "pydantic", "pillow")
 # The Python that can change what a run computes: nothing here formats, times or reads records.
 _COMPUTES = (
-    "config/data.py", "config/models.py", "config/schema.py", "ops", "routing", "moe", "models", "data",
-    "training",
+    "config/data.py", "config/models.py", "config/schema.py",
+    "ops", "routing", "moe", "models", "data", "training",
 )  # fmt: skip
 
 
