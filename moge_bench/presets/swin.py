@@ -3,9 +3,11 @@
 MoE and MoGE share every setting but the group loss. The recipe is that of V-MoE-S/16. Where this
 differs from the authors' model: it is transformers' SwinV2, whose blocks normalise what a branch
 returns; the second linear map of an FFN has its bias; the MoE dropout is on what the layer returns,
-theirs inside the experts. The two MoE layers see 144 and 36 tokens an image, so the authors' sum
-over tokens weighs them 4 to 1; the token mean weighs them alike, with the strength that the sum
-has in stage 3. ``-released`` and ``-submitted`` have the authors' sum itself.
+theirs inside the experts; what makes the biases of attention is decayed with the other weights.
+
+The two MoE layers see 144 and 36 tokens an image, so the authors' sum over tokens weighs them 4 to
+1; the token mean weighs them alike, with the strength that the sum has in stage 3. ``-released``
+and ``-submitted`` have the authors' sum itself.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 MoE and MoGE share every setting but the group loss: the authors warm their MoE up for 20 epochs and
 their MoGE for 15, and here both have 15. Where this differs from the authors' model: experts and
-attention have the biases and the initial values of transformers' ViT. The number of steps is that
-of the whole training split, of which 1 % is held out here.
+attention have the biases and the initial values of transformers' ViT; position embeddings and the
+class token are decayed with the other weights. The number of steps is that of the whole training
+split, of which 1 % is held out here.
 """
 
 from __future__ import annotations

@@ -5,10 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
+from image_samples import write_folder
 
 from moge_bench.config import GroupConfig
 from moge_bench.presets import PRESETS, resolve
 from moge_bench.presets.smoe import on_token_mean
+from moge_bench.training.loop import train
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published_results.csv"
 # MoE and MoGE of one system, its dense twin, and the names of the official scales.
@@ -122,3 +124,18 @@ def test_what_nobody_has_measured_is_said_to_be_unknown(name):
     with PUBLISHED.open(encoding="utf-8", newline="") as file:
         values = [row["value"] for row in csv.DictReader(file)]
     assert any(value.startswith(number) for value in values)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_two_steps_with_images_of_full_size(name, tmp_path):
+    folder = write_folder(tmp_path, per_class=2, side=60, suffix=".jpg")
+    settings = {
+        "data.name": str(folder), "data.mean": [0.5], "data.std": [0.25], "data.workers": 0,
+        "model.upcycled_from": None, "training.batch_size": 2, "training.steps": 2,
+        "training.warmup_steps": 1,
+    }  # fmt: skip
+    found = train(resolve(SYSTEMS[name][0], None, settings))
+    assert found.diverged_at is None and len(found.routing) == 4  # two layers, two splits
+    assert all(0 <= layer["dropped_share"] < 1 for layer in found.routing)
+    assert found.parameters["total"] > 9e7
