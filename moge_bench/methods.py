@@ -43,7 +43,13 @@ class Method:
 def _as_wide_as_active(values: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of one expert as wide as the k that a token meets: a wider dense FFN."""
     moe = values["moe"]
-    width = moe["top_k"] * (moe["expert_size"] or values["model"]["ffn_size"])
+    one = moe["expert_size"] or values["model"].get("ffn_size")
+    if one is None and moe["top_k"] > 1:
+        raise ValueError(
+            f"method 'dense-wide' with moe.top_k={moe['top_k']} needs moe.expert_size where the "
+            "width of an FFN depends on its stage (Swin)"
+        )
+    width = moe["top_k"] * one if one else None
     return {
         "moe.num_experts": 1, "moe.top_k": 1, "moe.expert_size": width, "moe.balance": "none",
         "moe.noise": False, "moe.renormalize": False, "moe.bias_update_rate": 0.0,

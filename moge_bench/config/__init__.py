@@ -1,19 +1,23 @@
 """Settings of a run: what there is to set, what names a run, how one setting is overridden."""
 
 from moge_bench.config.build import build_config
+from moge_bench.config.data import DataConfig, ImageDataConfig, TextDataConfig
 from moge_bench.config.frozen import RECORDED, Frozen
-from moge_bench.config.models import LanguageModelConfig, ModelConfig, VisionModelConfig
+from moge_bench.config.models import (
+    ImageModelConfig,
+    LanguageModelConfig,
+    ModelConfig,
+    SwinModelConfig,
+    VisionModelConfig,
+)
 from moge_bench.config.overrides import field_paths, nearest, set_path
 from moge_bench.config.schema import (
     MAX_SEED,
-    DataConfig,
     GroupConfig,
-    ImageDataConfig,
     MoEConfig,
     ResidualConfig,
     RunConfig,
     SigmaConfig,
-    TextDataConfig,
     TrainingConfig,
 )
 
@@ -24,12 +28,14 @@ __all__ = [
     "Frozen",
     "GroupConfig",
     "ImageDataConfig",
+    "ImageModelConfig",
     "LanguageModelConfig",
     "MoEConfig",
     "ModelConfig",
     "ResidualConfig",
     "RunConfig",
     "SigmaConfig",
+    "SwinModelConfig",
     "TextDataConfig",
     "TrainingConfig",
     "VisionModelConfig",

@@ -10,6 +10,12 @@ from pydantic import Field, model_validator
 from moge_bench.config.frozen import Frozen
 from moge_bench.config.identity import added
 
+UPCYCLED_FROM = (
+    "a dense model in transformers' format, a folder or a hub name: the run starts from its "
+    "weights, and every expert from a copy of the FFN in its place"
+)
+UPCYCLED_DIGEST = "of the files of a local upcycled_from; None for a hub name"
+
 
 class VisionModelConfig(Frozen):
     """A ViT with a class token."""
@@ -26,6 +32,8 @@ class VisionModelConfig(Frozen):
     ffn_size: int = Field(128, ge=1, description="hidden width of a dense FFN")
     activation: Literal["gelu", "relu", "silu"] = "gelu"
     dropout: float = Field(0.0, ge=0, lt=1)
+    upcycled_from: str | None = added(None, before=None, description=UPCYCLED_FROM)
+    upcycled_digest: str | None = added(None, before=None, description=UPCYCLED_DIGEST)
     stem: Literal["patch", "conv"] = added(
         "patch", before="patch", description="conv: strided convolutions in place of the patches"
     )
@@ -58,6 +66,62 @@ class VisionModelConfig(Frozen):
         return (self.image_size // self.patch_size) ** 2 + 1
 
 
+class SwinModelConfig(Frozen):
+    """A Swin (arXiv 2103.14030) or SwinV2 (arXiv 2111.09883), whose stages halve the side.
+
+    Stage s, from 0, has ``depths[s]`` blocks of width embed_dim * 2^s. ``moe.blocks`` counts the
+    blocks of all stages.
+    """
+
+    learns: ClassVar[str] = "images"
+    backbone: Literal["swin", "swinv2"]
+    image_size: int = Field(32, ge=1)
+    patch_size: int = Field(4, ge=1)
+    num_channels: int = Field(1, ge=1)
+    num_classes: int = Field(10, ge=2)
+    embed_dim: int = Field(32, ge=1)
+    depths: tuple[int, ...] = Field((2, 2), min_length=1)
+    num_heads: tuple[int, ...] = Field((2, 4), min_length=1)
+    window_size: int = Field(4, ge=1)
+    ffn_ratio: float = Field(4.0, gt=0, description="hidden width of an FFN over that of its block")
+    activation: Literal["gelu", "relu", "silu"] = "gelu"
+    dropout: float = Field(0.0, ge=0, lt=1)
+    drop_path: float = Field(
+        0.0, ge=0, lt=1, description="share of images that skip a branch: of the last block; linear"
+    )
+    upcycled_from: str | None = Field(None, description=UPCYCLED_FROM)
+    upcycled_digest: str | None = Field(None, description=UPCYCLED_DIGEST)
+
+    @model_validator(mode="after")
+    def _check(self) -> SwinModelConfig:
+        if len(self.depths) != len(self.num_heads) or min(self.depths) < 1:
+            raise ValueError(
+                f"depths={self.depths} and num_heads={self.num_heads} must have one number, at "
+                "least 1, per stage"
+            )
+        for stage, heads in enumerate(self.num_heads):
+            width = self.embed_dim * 2**stage
+            if heads < 1 or width % heads:
+                raise ValueError(f"{heads=} of stage {stage} must divide its width {width}")
+        smallest = self.patch_size * 2 ** (len(self.depths) - 1)
+        if self.image_size % smallest:
+            raise ValueError(
+                f"image_size={self.image_size} must be a multiple of {smallest}: patch_size="
+                f"{self.patch_size}, halved {len(self.depths) - 1} times"
+            )
+        return self
+
+    @property
+    def depth(self) -> int:
+        """Blocks of all stages."""
+        return sum(self.depths)
+
+    @property
+    def tokens_per_example(self) -> int:
+        """Tokens that one image becomes: its patches. Each stage after the first has a quarter."""
+        return (self.image_size // self.patch_size) ** 2
+
+
 class LanguageModelConfig(Frozen):
     """A GPT-2 decoder with tied embeddings."""
 
@@ -70,6 +134,8 @@ class LanguageModelConfig(Frozen):
     ffn_size: int = Field(128, ge=1, description="hidden width of a dense FFN")
     activation: Literal["gelu", "relu", "silu"] = "relu"
     dropout: float = Field(0.0, ge=0, lt=1)
+    upcycled_from: str | None = added(None, before=None, description=UPCYCLED_FROM)
+    upcycled_digest: str | None = added(None, before=None, description=UPCYCLED_DIGEST)
 
     @model_validator(mode="after")
     def _check(self) -> LanguageModelConfig:
@@ -82,9 +148,10 @@ class LanguageModelConfig(Frozen):
         return self.context
 
 
-ModelConfig = VisionModelConfig | LanguageModelConfig
+ImageModelConfig = VisionModelConfig | SwinModelConfig
+ModelConfig = ImageModelConfig | LanguageModelConfig
 
 
-def _check_heads(model: ModelConfig) -> None:
+def _check_heads(model: VisionModelConfig | LanguageModelConfig) -> None:
     if model.hidden_size % model.num_heads:
         raise ValueError(f"num_heads={model.num_heads} must divide {model.hidden_size=}")

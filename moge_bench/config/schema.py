@@ -1,6 +1,6 @@
 """Every setting of a run, validated and frozen: the only place where a setting is declared.
 
-Those of a backbone are in config/models.py.
+Those of a backbone are in config/models.py, those of the data in config/data.py.
 
 A ``RunConfig`` is resolved: nothing is left to a default elsewhere, and a setting that cannot
 matter is absent (a dense run has no ``moe``; a plain MoE run has no group settings), so that two
@@ -14,6 +14,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from moge_bench.config.data import DataConfig, ImageDataConfig, TextDataConfig
 from moge_bench.config.frozen import Frozen
 from moge_bench.config.identity import added, digest_of, hashed_settings, not_hashed
 from moge_bench.config.models import LanguageModelConfig, ModelConfig, VisionModelConfig
@@ -89,6 +90,10 @@ class MoEConfig(Frozen):
     regularizer_weight: float = added(
         0.0, before=0.0, ge=0, description="of the regularizer, relative to the balance"
     )
+    dropout: float = added(
+        0.0, before=0.0, ge=0, lt=1,
+        description="share of an MoE layer's output dropped in training, beside the FFN's own",
+    )  # fmt: skip
     group: GroupConfig | None = None
 
     @field_validator("blocks")
@@ -110,38 +115,6 @@ class MoEConfig(Frozen):
         if self.regularizer_weight and self.regularizer == "none":
             raise ValueError(f"regularizer_weight={self.regularizer_weight} needs a regularizer")
         return self
-
-
-_DIGEST = "of the content of local data; None for a data set that is known by name"
-
-
-class ImageDataConfig(Frozen):
-    """Which images, and whether the test split is read."""
-
-    kind: Literal["images"] = "images"
-    name: str = "fashion-mnist-10k"
-    digest: str | None = added(None, before=None, description=_DIGEST)
-    evaluate_test: bool = Field(True, description="False while hyper-parameters are being chosen")
-    flip: bool = added(False, before=False, description="mirror half of the training images")
-    crop_padding: int = added(
-        0, before=0, ge=0, description="pixels by which training images are padded and cut again"
-    )
-
-
-class TextDataConfig(Frozen):
-    """Which text, how it becomes tokens, and how it is scored."""
-
-    kind: Literal["text"] = "text"
-    name: str = "state-of-the-union"
-    digest: str | None = added(None, before=None, description=_DIGEST)
-    tokenizer: Literal["bpe", "bytes", "words"] = "bpe"
-    vocabulary_size: int = Field(2048, ge=257, description="bpe: exactly; words: at most")
-    stride: int | None = Field(None, ge=1, description="of the scoring window; None: its length")
-    attacked_share: float = Field(0.025, ge=0, le=1, description="words swapped; 0: no attack")
-    evaluate_test: bool = Field(True, description="False while hyper-parameters are being chosen")
-
-
-DataConfig = ImageDataConfig | TextDataConfig
 
 
 class TrainingConfig(Frozen):

@@ -1,16 +1,25 @@
-"""Image data sets, split into training, validation and test, as standardised tensors."""
+"""Image data sets, split into training, validation and test, as standardised tensors.
+
+Shipped: part of Fashion-MNIST. Others come through ``datasets`` (image_hub.py) or from a folder
+(image_files.py), and are decoded when they are asked for (decoded.py).
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from moge_bench.config import nearest
+from moge_bench.config import ImageDataConfig, nearest
 from moge_bench.data.assets import ASSETS
+from moge_bench.data.decoded import DecodedSplit, Standard, divide, measure, num_workers
+from moge_bench.data.image_files import find_splits
+from moge_bench.data.image_hub import HUB, load_hub
 
 _VALIDATION_PER_CLASS = 100
 
@@ -62,20 +71,72 @@ class ImageSplit(Dataset):
         return self.images[chosen], self.labels[chosen]
 
 
+def is_known(name: str) -> bool:
+    """Return whether ``name`` is an image set that is known by name, not a path."""
+    return name in DATASETS or name in HUB
+
+
 def check_name(name: str) -> None:
-    """Raise ValueError unless ``name`` is a known image set."""
-    if name not in DATASETS:
-        raise ValueError(f"no image set is called {name!r}{nearest(name, list(DATASETS))}")
+    """Raise ValueError unless ``name`` is a known image set or an existing folder."""
+    if not is_known(name) and not os.path.exists(local_path(name)):
+        known = [*DATASETS, *HUB]
+        hint = f" ({local_path(name).absolute()})" if os.sep in name else nearest(name, known)
+        raise ValueError(f"no image set or folder is called {name!r}{hint}")
+
+
+def local_path(name: str) -> Path:
+    """Return the path that ``name`` is, ``~`` expanded; ValueError where it cannot be."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"the path {name!r} cannot be expanded: {error}") from None
+
+
+def load_decoded(
+    data: ImageDataConfig, size: int, channels: int, num_classes: int
+) -> dict[str, DecodedSplit]:
+    """Return the splits of a set that is not shipped, as a model takes them.
+
+    The images are size x size with ``channels``. Mean and deviation are those of ``data``, else of
+    the known set, else measured. Raises ValueError, naming file or folder, for what cannot be read,
+    and for labels that ``num_classes`` does not have.
+    """
+    check_name(data.name)
+    known = HUB.get(data.name)
+    found = load_hub(data.name) if known else find_splits(local_path(data.name))
+    if data.mean is not None and data.std is not None:
+        standard = Standard(data.mean, data.std)
+    else:
+        standard = known.standard if known else measure(found["training"], channels)
+    if len(standard.mean) == 1:
+        standard = Standard(standard.mean * channels, standard.std * channels)
+    if len(standard.mean) != channels:
+        raise ValueError(
+            f"data.mean={standard.mean} must have model.num_channels={channels} values"
+        )
+    splits = {}
+    for name, (labelled, indices) in divide(found, data.validation_share).items():
+        labels = torch.as_tensor(labelled.labels, dtype=torch.int64)
+        if int(labels.max()) >= num_classes:
+            raise ValueError(
+                f"{labelled.where} has labels up to {int(labels.max())}: model.num_classes must be "
+                f"at least {int(labels.max()) + 1}, got {num_classes}"
+            )
+        splits[name] = DecodedSplit(
+            labelled.source, indices, labels[indices], size, channels, standard, num_workers(data)
+        )
+    return splits
 
 
 def load_images(name: str) -> dict[str, ImageSplit]:
-    """Return the splits "training", "validation" and "test" of data set ``name``.
+    """Return the splits "training", "validation" and "test" of the shipped data set ``name``.
 
     Validation is the last 100 training images of each class: 9,000 / 1,000 / 10,000 images, and
     2,000 in the test split of "fashion-mnist-subset".
     Raises ValueError for an unknown name or a damaged file.
     """
-    check_name(name)
+    if name not in DATASETS:
+        raise ValueError(f"no image set is shipped as {name!r}{nearest(name, list(DATASETS))}")
     known = DATASETS[name]
     with np.load(ASSETS[known.asset].check()) as arrays:
         training = ImageSplit(*_to_tensors(known, arrays["train_images"], arrays["train_labels"]))
@@ -110,8 +171,11 @@ def _to_tensors(
 
 
 def evaluation_batches(
-    split: ImageSplit, batch_size: int
+    split: ImageSplit | DecodedSplit, batch_size: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield the whole split in order; the last batch may be smaller."""
+    if isinstance(split, DecodedSplit):
+        yield from split.batches(batch_size)
+        return
     for begin in range(0, len(split), batch_size):
         yield split.images[begin : begin + batch_size], split.labels[begin : begin + batch_size]

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from moge_bench.config import GroupConfig, ModelConfig, MoEConfig, RunConfig, VisionModelConfig
+from moge_bench.config import (
+    GroupConfig,
+    LanguageModelConfig,
+    ModelConfig,
+    MoEConfig,
+    RunConfig,
+    SwinModelConfig,
+)
 from moge_bench.models.gpt2 import build_gpt2
+from moge_bench.models.pretrained import load_dense
+from moge_bench.models.swin import build_swin, drop_ffn_paths
 from moge_bench.models.vit import build_vit
 from moge_bench.moe.insert import insert_moe
 from moge_bench.moe.layer import MoELayer
 from moge_bench.moe.residual import AdamResidual, MomentumResidual, Residual
 from moge_bench.moe.settings import MoESettings
 from moge_bench.moe.slots import Slot
+from moge_bench.moe.upcycle import upcycle
 
 
 def build_model(config: RunConfig, vocabulary_size: int | None = None) -> nn.Module:
@@ -23,11 +33,16 @@ def build_model(config: RunConfig, vocabulary_size: int | None = None) -> nn.Mod
 
     The backbone is drawn first and in full, then each MoE layer from a seed of its own, so that
     dense, MoE and MoGE runs of one seed start from the same weights wherever they share them.
-    A language model needs ``vocabulary_size``, which the tokenizer knows.
+    With ``model.upcycled_from`` the backbone then takes the weights found there, and every expert
+    those of the FFN in its place. A language model needs ``vocabulary_size``, which the tokenizer
+    knows.
     """
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = _build_backbone(config.model, vocabulary_size)
+        source = config.model.upcycled_from
+        if source is not None and not next(model.parameters()).is_meta:
+            load_dense(model, source)
         if config.moe is not None:
             moe = config.moe
 
@@ -35,12 +50,17 @@ def build_model(config: RunConfig, vocabulary_size: int | None = None) -> nn.Mod
                 torch.manual_seed(1_000_003 * (config.seed + 1) + slot.index)
                 return build_moe_layer(slot, moe)
 
-            insert_moe(model, moe.blocks, make_layer, residual=build_residual(moe))
+            put_in = insert_moe if source is None else upcycle
+            put_in(model, moe.blocks, make_layer, residual=build_residual(moe), dropout=moe.dropout)
+        if isinstance(config.model, SwinModelConfig):
+            drop_ffn_paths(model, config.model)
     return model
 
 
 def _build_backbone(config: ModelConfig, vocabulary_size: int | None) -> nn.Module:
-    if isinstance(config, VisionModelConfig):
+    if isinstance(config, SwinModelConfig):
+        return build_swin(config)
+    if not isinstance(config, LanguageModelConfig):
         return build_vit(config)
     if vocabulary_size is None:
         raise ValueError("vocabulary_size must be given for a language model, got None")
@@ -69,6 +89,28 @@ class DenseFFN(Protocol):
     def ffn_size(self) -> int: ...  # noqa: D102
     @property
     def activation(self) -> str | None: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class StageFFN:
+    """The dense FFN of a block of a Swin: as wide as its stage says."""
+
+    hidden_size: int
+    ffn_size: int
+    activation: str
+
+
+def ffns_of(config: RunConfig) -> list[DenseFFN]:
+    """Return the dense FFNs that the MoE layers of ``config`` replace, each size once."""
+    model = config.model
+    if not isinstance(model, SwinModelConfig):
+        return [model]
+    found = []
+    for block in config.moe.blocks if config.moe else ():
+        stage = next(s for s in range(len(model.depths)) if block < sum(model.depths[: s + 1]))
+        width = model.embed_dim * 2**stage
+        found.append(StageFFN(width, int(model.ffn_ratio * width), model.activation))
+    return list(dict.fromkeys(found))
 
 
 def build_moe_layer(ffn: DenseFFN, moe: MoEConfig) -> MoELayer:

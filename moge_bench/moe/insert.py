@@ -87,6 +87,7 @@ def insert_moe(
     make_layer: Callable[[Slot], MoELayer],
     *,
     residual: Residual | None = None,
+    dropout: float = 0.0,
 ) -> nn.Module:
     """Replace the FFN of the named ``blocks`` of ``model`` by ``make_layer(slot)``.
 
@@ -94,7 +95,8 @@ def insert_moe(
     their order and finds in the slot how wide the layer must be. The layer takes the dtype, device
     and mode of what it replaces, and its output the dropout that the FFN applied inside. The rest
     of the model, its weights included, is untouched. ``residual`` says how the outputs join the
-    stream (plain by default). Returns ``model``.
+    stream (plain by default). ``dropout`` is one more on the layers' outputs: of what both leave,
+    the share is (1 - slot.dropout) (1 - dropout). Returns ``model``.
 
     Raises ValueError, before anything is replaced: for a block that does not exist, is named twice
     or has no known FFN (an MoE layer, for one); for a layer of another width; and for a residual
@@ -113,7 +115,8 @@ def insert_moe(
                 f"make_layer must return a layer of hidden_size={slot.hidden_size} for {slot.name},"
                 f" got {layer.router.hidden_size}"
             )
-        ffn = MoEFFN(layer, index, residual, slot.dropout)
+        share = 1 - (1 - slot.dropout) * (1 - dropout)
+        ffn = MoEFFN(layer, index, residual, share if dropout else slot.dropout)
         weight = next(slot.linear_in.parameters())
         ffns.append(ffn.to(weight.device, weight.dtype).train(slot.parent.training))
     for slot, ffn in zip(slots, ffns, strict=True):

@@ -18,6 +18,7 @@ def upcycle(
     make_layer: Callable[[Slot], MoELayer],
     *,
     residual: Residual | None = None,
+    dropout: float = 0.0,
 ) -> nn.Module:
     """Replace the FFN of the named ``blocks`` by MoE layers whose experts are all copies of it.
 
@@ -42,4 +43,4 @@ def upcycle(
         layer.experts.upcycle_(*dense)
         return layer
 
-    return insert_moe(model, blocks, make_copy, residual=residual)
+    return insert_moe(model, blocks, make_copy, residual=residual, dropout=dropout)

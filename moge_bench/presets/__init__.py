@@ -7,10 +7,13 @@ from typing import Any
 
 from moge_bench.config import RunConfig, build_config, nearest, set_path
 from moge_bench.methods import METHODS
-from moge_bench.presets import smoe, tiny
+from moge_bench.presets import smoe, swin, tiny, upcycled, vmoe
 from moge_bench.presets.preset import Preset
 
-PRESETS: dict[str, Preset] = {preset.name: preset for preset in (*tiny.PRESETS, *smoe.PRESETS)}
+_FAMILIES = (tiny, smoe, vmoe, swin, upcycled)
+PRESETS: dict[str, Preset] = {
+    preset.name: preset for family in _FAMILIES for preset in family.PRESETS
+}
 _BY_THEMSELVES = {
     "seed": "--seed, or base.seeds of a study",
     "method": "--method, or base.method or an axis of a study",

@@ -21,10 +21,11 @@ PACKAGE = Path(__file__).resolve().parents[1]
 CHECKOUT = PACKAGE.parent
 # What a result can depend on; results and documents may change without making a run "dirty".
 CODE = ("moge_bench", "csrc", "setup.py", "pyproject.toml", "constraints.txt")
-LIBRARIES = ("numpy", "accelerate", "transformers", "tokenizers", "pydantic")
+LIBRARIES = ("numpy", "accelerate", "transformers", "tokenizers", "pydantic", "pillow")
 # The Python that can change what a run computes: nothing here formats, times or reads records.
 _COMPUTES = (
-    "config/models.py", "config/schema.py", "ops", "routing", "moe", "models", "data", "training",
+    "config/data.py", "config/models.py", "config/schema.py",
+    "ops", "routing", "moe", "models", "data", "training",
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from moge_bench.data.decoded import DecodedSplit
 from moge_bench.data.images import ImageSplit, evaluation_batches
 from moge_bench.moe.insert import collect_aux
 from moge_bench.moe.layer import MoEAux
@@ -122,8 +123,9 @@ def evaluating(model: nn.Module) -> Iterator[torch.device]:
 
 
 def evaluate_images(
-    model: nn.Module, split: ImageSplit, *, name: str, step: int, batch_size: int = 500
-) -> Evaluation:
+    model: nn.Module, split: ImageSplit | DecodedSplit, *, name: str, step: int,
+    batch_size: int = 500,
+) -> Evaluation:  # fmt: skip
     """Evaluate an image classifier on the whole split.
 
     Metrics: top1_accuracy and top5_accuracy in percent, cross_entropy in nats per image.

@@ -7,7 +7,6 @@ random number of the training is used.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
 import torch
@@ -52,8 +51,6 @@ class Transformed:
 class ProbeInputs:
     """Examples of the validation split, at equal distances over all of it.
 
-    Its first ones are no sample of it: of Fashion-MNIST they are of 6 of the 10 classes.
-
     Attributes:
         inputs: images (B, channels, height, width) float32, or token ids (B, L) int64.
         labels: (T,) int64: the class of a token's image, or the id of the token that follows it.
@@ -68,10 +65,7 @@ class ProbeInputs:
     def of(cls, config: RunConfig, task: Task) -> ProbeInputs:
         """Return the inputs for the runs on the data of ``config``."""
         per_example = config.model.tokens_per_example
-        inputs, labels = task.first_validation(sys.maxsize)  # all of them
-        count = min(-(-NUM_TOKENS // per_example), len(inputs))
-        chosen = torch.arange(count) * len(inputs) // count
-        inputs, labels = inputs[chosen], labels[chosen]
+        inputs, labels = task.validation_examples(-(-NUM_TOKENS // per_example))
         positions = torch.arange(per_example, dtype=torch.int32).repeat(len(inputs))
         # A text has a label a token already.
         per_token = labels.flatten() if labels.dim() > 1 else labels.repeat_interleave(per_example)

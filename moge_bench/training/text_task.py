@@ -16,7 +16,7 @@ from moge_bench.data.tokenizers import make_tokenizer
 from moge_bench.moe.insert import collect_aux
 from moge_bench.training.evaluate import Evaluation, Metric, RoutingStatistics, evaluating
 from moge_bench.training.perplexity import score_stream
-from moge_bench.training.task import Batch, Task
+from moge_bench.training.task import Batch, Task, spread
 
 _ATTACK_SEED = 0  # the attacked text is part of the data set: every run is given the same
 
@@ -66,11 +66,11 @@ class TextTask(Task):
         """Windows of the training split."""
         return self._windows
 
-    def first_validation(self, count: int) -> Batch:
+    def validation_examples(self, count: int) -> Batch:
         """Return windows of the clean text, and the tokens that follow theirs."""
         stream = self._tokenizer.stream(self._corpus["validation"])
         windows = Windows(stream, self._context)
-        return windows.__getitems__(range(min(count, len(windows))))
+        return windows.__getitems__(spread(count, len(windows)).tolist())
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Return the cross-entropy per token."""

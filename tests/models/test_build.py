@@ -68,7 +68,9 @@ def test_forward_gives_class_logits_and_one_aux_per_layer():
 def test_a_setting_of_the_config_is_one_of_the_layer_or_known_to_be_none():
     """What both call by one name is handed on by it, so a name of its own would reach nothing."""
     layer = {field.name for field in fields(MoESettings)}
-    assert MoEConfig.model_fields.keys() - layer == {"blocks", "expert_size", "residual", "group"}
+    assert MoEConfig.model_fields.keys() - layer == {
+        "blocks", "expert_size", "residual", "dropout", "group"
+    }  # fmt: skip
     # As group_size, group_weight, and sigma.start.
     assert GroupConfig.model_fields.keys() - (layer - {"sigma"}) == {"size", "weight", "sigma"}
 

@@ -6,7 +6,7 @@ import torch
 from moge_bench import group_norm
 from moge_bench.config import GroupConfig
 from moge_bench.models.build import build_moe_layer
-from moge_bench.presets import PRESETS, resolve
+from moge_bench.presets import PRESETS, resolve, smoe
 from moge_bench.presets.smoe import OFFICIAL_LANGUAGE, OFFICIAL_LANGUAGE_TOKENS, on_token_mean
 
 AUX_WEIGHT = 0.01
@@ -90,7 +90,7 @@ _S_RUN = {"steps": 60_000, "batch_size": 96, "warmup_steps": 3000}
 _M_RUN = {"steps": 80_000, "batch_size": 48, "warmup_steps": 4000}
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if not name.startswith("tiny")])
+@pytest.mark.parametrize("name", [preset.name for preset in smoe.PRESETS])
 def test_language_systems_have_the_settings_of_the_method(name):
     config = resolve(name)
     small = re.search("-s(-|$)", name) is not None
