@@ -3,7 +3,8 @@
 Times depend on the processor, the instruction set that torch and the kernels take, the cores, the
 compiler and torch; on a GPU on the device, its driver and torch. Counts of instructions are of one
 compiler's code for fixed instruction sets: they depend on the compiler alone, so that they go on
-from one hired machine to the next.
+from one hired machine to the next (measured: all 36 counts of 27d4d0f are equal on an AVX-512 and
+on an AVX2 processor, with g++ 12.2.0).
 """
 
 from __future__ import annotations
