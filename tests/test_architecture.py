@@ -33,7 +33,7 @@ ARROWS = {
     "training": "ops routing moe models config methods metrics data system",
     "runs": "moge_bench ops moe models training config methods metrics presets data system",
     "study": "ops models runs training config methods metrics presets data system analysis.store",
-    "publish": "config methods metrics presets runs study system",
+    "publish": "analysis.store config methods metrics presets runs study system",
     "analysis": "ops.topography config methods metrics runs.record runs.store training.probes "
     "system",
     "perf": "moge_bench ops moe config metrics data models training runs study system cache",
@@ -232,8 +232,10 @@ def test_the_wheel_holds_the_package_and_its_data_alone(tmp_path):
     # Found at run time beside the code, so a wheel without one of them is broken.
     data = {f"moge_bench/data/assets/{path.name}" for path in
             (ROOT / "moge_bench/data/assets").iterdir()}  # fmt: skip
-    data |= {path.relative_to(ROOT).as_posix() for suffix in ("yaml", "csv")
+    data |= {path.relative_to(ROOT).as_posix() for suffix in ("yaml", "csv", "json")
              for path in (ROOT / "moge_bench").rglob(f"*.{suffix}")}  # fmt: skip
+    data |= {path.relative_to(ROOT).as_posix() for path in
+             (ROOT / "moge_bench/publish/templates").iterdir()}  # fmt: skip
     assert names - modules == data | {"moge_bench/py.typed"}
     assert any(name.endswith("quick.yaml") for name in data)
     apart = re.compile(r"\b(simt|ptx|gpu_check|tools|tests|csrc)\b")

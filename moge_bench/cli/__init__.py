@@ -15,7 +15,7 @@ app = typer.Typer(
     help="Topographic group-norm routing for Mixture-of-Experts models: benchmarks and ablations.",
 )  # fmt: skip
 for command in (look.doctor, look.presets, run.train, run.ablate, analysis.analyze,
-                read.tables, read.figures, read.show, read.diff):  # fmt: skip
+                read.tables, read.figures, read.report, read.show, read.diff):  # fmt: skip
     app.command()(command)
 app.add_typer(gate.app, name="perf")
 

@@ -1,4 +1,4 @@
-"""Commands that read records: ``tables``, ``figures``, ``show`` and ``diff``. They need no data."""
+"""Commands that read records: tables, figures, report, show and diff. They need no data."""
 
 from __future__ import annotations
 
@@ -39,12 +39,32 @@ def figures(results: ResultsDir = RESULTS) -> None:
     """Redraw the figures of every study in the results folder."""
 
     def draw(name: str) -> None:
+        from moge_bench.analysis.store import AnalysisStore
         from moge_bench.publish.figures import write_figures
+        from moge_bench.study.answer import make_answer
 
-        for path in write_figures(_collect(results, name), results / "studies" / name):
+        answer, folder = make_answer(_collect(results, name)), results / "studies" / name
+        for path in write_figures(answer, folder, AnalysisStore(results)):
             out.print(escape(f"written: {path}"))
 
     _for_every_study(results, draw)
+
+
+def report(results: ResultsDir = RESULTS) -> None:
+    """Write report.html: every answer with its figure and tables, and the runs behind a number."""
+    answers: list[Answer] = []
+
+    def answer(name: str) -> None:
+        from moge_bench.study.answer import make_answer
+
+        answers.append(make_answer(_collect(results, name)))
+
+    def write() -> None:
+        from moge_bench.publish.report import write_report
+
+        out.print(escape(f"written: {write_report(answers, results)}"))
+
+    _for_every_study(results, answer, write)
 
 
 def _for_every_study(

@@ -13,14 +13,14 @@ from moge_bench.study.verdicts import CANNOT_TELL, Tested
 NOTHING_DECLARED = "No primary contrast is declared: nothing in this study is a claim."
 
 
-def _text(value: Any) -> str:
+def axis_value(value: Any) -> str:
     """Return an axis value for people: 100, not 100.0."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def subject(declared: DeclaredContrast) -> str:
     """Return what is compared: "moge against moe", "group size 3 against 2"."""
-    ours, theirs = map(_text, declared.contrast)
+    ours, theirs = map(axis_value, declared.contrast)
     title = "" if declared.axis == "method" else f"{axis_title(declared.axis)} "
     return f"{title}{ours} against {theirs}"
 
@@ -30,13 +30,13 @@ def quantity(declared: DeclaredContrast) -> str:
     number = f"{declared.where.replace('_', ' ')} {declared.number.title}".strip()
     words = f"{declared.number.contrast_unit} of {number}".strip().removeprefix("of ")
     if declared.at:
-        at = [f"{axis_title(a)} {' or '.join(map(_text, v))}" for a, v in declared.at.items()]
+        at = [f"{axis_title(a)} {' or '.join(map(axis_value, v))}" for a, v in declared.at.items()]
         words += f" at {', '.join(at)}"
     if declared.over is None:
         return words
     over = axis_title(declared.over)
     if declared.between is not None:
-        first, second = map(_text, declared.between)
+        first, second = map(axis_value, declared.between)
         return f"{words} more at {over} {first} than at {second}"
     step = {"log2": "doubling", "log10": "tenfold", "linear": "unit"}[declared.scale]
     return f"{words} per {step} of {over}"
@@ -45,7 +45,7 @@ def quantity(declared: DeclaredContrast) -> str:
 def place(cell: CellResult) -> str:
     """Return where a cell stands: "experts 64, k 1"; "everywhere" where no other axis matters."""
     at = cell.pair.at
-    return key_label(list(at), tuple(map(_text, at.values()))) if at else "everywhere"
+    return key_label(list(at), tuple(map(axis_value, at.values()))) if at else "everywhere"
 
 
 def signed(value: float, declared: DeclaredContrast) -> str:

@@ -61,7 +61,7 @@ def test_tables_are_at_most_six_columns_wide(study):
 @pytest.mark.parametrize("study", STUDIES)
 def test_figures_are_there(study):
     names = {path.name for path in (RESULTS / "studies" / study).iterdir()}
-    for figure in ("quality", "differences", "curves"):
+    for figure in ("answer", "curves"):
         assert {f"{figure}.png", f"{figure}.svg"} <= names
 
 
