@@ -67,7 +67,7 @@ class Analysis(_File):
     """
 
     run_id: str
-    code: str | None
+    code: str | None = None
     maps: list[LayerMap]
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from moge_bench.analysis.analyze import analyze_run
 from moge_bench.analysis.pictures import principal_components
 from moge_bench.analysis.probe import read_probe
-from moge_bench.analysis.store import VERSION, AnalysisStore
+from moge_bench.analysis.store import VERSION, Analysis, AnalysisStore
 from moge_bench.cli import app
 from moge_bench.presets import resolve
 from moge_bench.runs.execute import execute_run
@@ -193,3 +193,10 @@ def test_colours_are_principal_components_with_a_defined_sign():
     expected = rows / 3
     assert principal_components(rows) == pytest.approx(expected, abs=1e-12)
     assert principal_components(-rows)[:, 0] == pytest.approx(expected[:, 0])
+
+
+def test_an_analysis_of_a_record_that_knows_no_code_can_be_read(tmp_path):
+    """Records of schema 1 have no digest of the code."""
+    store = AnalysisStore(tmp_path)
+    store.write(Analysis(version=VERSION, run_id="ab12", code=None, numbers=[], maps=[]))
+    assert store.read("ab12").code is None
