@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from model_samples import make, make_batch, mixtral
+from integration_samples import make, make_batch, mixtral
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 

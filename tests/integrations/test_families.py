@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from model_samples import FAMILIES, make, make_batch
+from integration_samples import FAMILIES, make, make_batch
 
 from moge_bench import group_norm
 from moge_bench.integrations.transformers import attach_group_sparsity

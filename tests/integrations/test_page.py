@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_samples import TEXT, make, make_batch
+from integration_samples import TEXT, make, make_batch
 from transformers import GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForCausalLM
 from transformers import TrainingArguments as Arguments
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from model_samples import make, make_batch
+from integration_samples import make, make_batch
 from transformers import Trainer, TrainingArguments
 
 from moge_bench import SigmaSchedule

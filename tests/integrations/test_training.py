@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from model_samples import make, make_batch
+from integration_samples import make, make_batch
 from torch.distributed import destroy_process_group, init_process_group
 from torch.nn.parallel import DistributedDataParallel
 
