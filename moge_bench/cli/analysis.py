@@ -28,5 +28,10 @@ def analyze(results: ResultsDir = RESULTS) -> None:
                 err.print(f"moge-bench: {escape(f'{report.name}: {report.reason}')}")
     written, there = outcomes["written"], outcomes["there already"]
     out.print(escape(f"{results / 'analysis'}: {written} made, {there} there already"))
+    if not outcomes:
+        err.print(
+            f"moge-bench: {escape(str(results / 'probes'))} has no probe: a run leaves one where "
+            "it was trained; copy that folder with the records"
+        )
     if outcomes["failed"]:
         raise typer.Exit(1)

@@ -39,7 +39,7 @@ def train(
     """Train one run and save its record; a run that has one is not trained again."""
     with user_errors():
         from moge_bench.data.registry import find_data
-        from moge_bench.presets import resolve
+        from moge_bench.presets import check_effect, resolve
         from moge_bench.runs.execute import drop_state, pending
         from moge_bench.runs.store import RecordStore, check_layout
         from moge_bench.system import check_writable
@@ -47,6 +47,7 @@ def train(
 
         overrides = dict(map(_assignment, settings or []))
         config = find_data(resolve(preset, method, overrides, seed))
+        check_effect(config.method, overrides)
         check_tasks([config])
         check_layout(results)
         store = RecordStore(results)

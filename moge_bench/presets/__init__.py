@@ -64,6 +64,25 @@ def resolve(
     return build_config(values)
 
 
+def check_effect(method: str, overrides: Mapping[str, Any]) -> None:
+    """Raise ValueError for an override that ``method`` lets have no effect.
+
+    ``resolve`` lets it pass, for the arms of a grid; who asks for one run means what is set.
+    """
+    rules = METHODS[method]
+    for path, value in overrides.items():
+        gone = [section for section in rules.drops if f"{path}.".startswith(f"{section}.")]
+        if gone:
+            raise ValueError(
+                f"{path}={value!r} would have no effect: method={method!r} has no {gone[0]}"
+            )
+        if path in rules.sets and value != rules.sets[path]:
+            raise ValueError(
+                f"{path}={value!r} would have no effect: method={method!r} fixes it to "
+                f"{rules.sets[path]!r}; take another method, one of {', '.join(METHODS)}"
+            )
+
+
 def drop_path(values: dict[str, Any], path: str) -> None:
     """Set the optional section ``path`` of nested ``values`` to None."""
     *parents, leaf = path.split(".")

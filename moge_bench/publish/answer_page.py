@@ -104,7 +104,12 @@ def _declaration(answer: Answer, count: int) -> str:
         after = f"after {older} of its {count} records were started"
         before = f"before any of its {count} records was started"
         when = f"{answer.declared}, {after if older else before}"
-    return f"Declared (digest {answer.results.study.digest}): {when}."
+    digest = answer.results.study.digest
+    said = f"Declared (digest {digest}): {when}."
+    for each in answer.results.declarations:
+        if each.digest != digest:
+            said += f" An earlier declaration (digest {each.digest}): {each.declared}."
+    return said
 
 
 def _missing(primary: Estimate) -> list[str]:

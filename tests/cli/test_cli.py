@@ -80,6 +80,21 @@ def test_doctor_says_what_cuda_can_do(monkeypatch):
     assert result.exit_code == 0 and "MOGE_CUDA=1" in result.output
 
 
+@pytest.mark.parametrize(
+    ("setting", "why"),
+    [
+        ("moe.regularizer=simbal", "method='moe' fixes it to 'none'; take another method"),
+        ("moe.regularizer=simbl", "method='moe' fixes it to 'none'; take another method"),
+        ("moe.group.weight=1", "method='moe' has no moe.group"),
+    ],
+)
+def test_train_refuses_a_setting_that_its_method_lets_have_no_effect(tmp_path, setting, why):
+    result = run("train", "tiny-vit", "--method", "moe", "--set", setting, "--results", tmp_path)
+    assert result.exit_code == 2
+    assert why in " ".join(result.output.split())
+    assert not list(tmp_path.rglob("*.json"))
+
+
 def test_train_saves_a_record_and_says_where(tmp_path):
     result = run(
         "train", "tiny-vit", "--method", "dense", "--seed", 4, *TINY, "--results", tmp_path

@@ -215,3 +215,14 @@ def test_probabilities():
         "0.034",
         "1.000",
     ]
+
+
+def test_a_margin_that_is_moved_later_shows(tmp_path):
+    answer(tmp_path)
+    moved = STUDY.replace("margin: 0.5", "margin: 0.001")
+    make_study(tmp_path, moved, GROWING)
+    write_tables(read_answer(tmp_path), tmp_path / "studies/golden")
+    first, second = read_answer(tmp_path).results.declarations
+    page = (tmp_path / "studies/golden/answer.md").read_text()
+    assert f"Declared (digest {second.digest})" in page
+    assert f"An earlier declaration (digest {first.digest}): {first.declared}." in page
