@@ -46,6 +46,7 @@ FAMILIES = (
     Family(
         "V-MoE, from scratch", "top1_accuracy",
         (
+            System("vmoe-s16-dense"),
             System(
                 "vmoe-s16",
                 ("V-MoE-S/32, 8 experts k=2 last-2 300 epochs from scratch",
@@ -58,7 +59,7 @@ FAMILIES = (
         "SwinV2-MoE, from scratch", "top1_accuracy",
         (
             System(
-                "dense twin",
+                "swinv2-t12-dense",
                 ("SwinV2-T dense, 256 px window 8", "SwinV2-T dense, 256 px window 16"),
             ),
             System("swinv2-moe-t12", _SWIN_MOE),
@@ -69,7 +70,7 @@ FAMILIES = (
         "ViT-S/16, upcycled", "top1_accuracy",
         (
             System(
-                "dense twin",
+                "vit-s16-dense",
                 ("ViT-S/16 AugReg, 21k pretrain then 1K, 224 px",
                  "ViT-S/16 AugReg, 1K from scratch, 224 px"),
             ),
@@ -80,7 +81,7 @@ FAMILIES = (
         "SwinV1-T/7, upcycled", "top1_accuracy",
         (
             System(
-                "dense twin",
+                "swin-t7-dense",
                 ("Swin-T dense, 224 px 1K", "Swin-T dense, 22K pretrain then 1K",
                  "Swin-T, 22K pretrain then 1K, 224 px"),
             ),

@@ -75,7 +75,7 @@ def test_failed_run_leaves_a_record_that_says_why_and_the_others_run(tmp_path):
     assert reports[good.run_id].status == "finished"
     record = store.read(bad.run_id)
     assert record.error.type == "ValueError"
-    assert "no image set is called 'no-such-data'" in record.error.message
+    assert "no image set or folder is called 'no-such-data'" in record.error.message
     assert pending([bad], store) == [bad]
 
 

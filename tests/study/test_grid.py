@@ -137,7 +137,7 @@ BROKEN = [
     ),
     (setter("skip", [{"moe.group.size": 1}, {"moe.group.size": 2}]), "skip leaves no combination"),
     (setter("base", "seeds", [0, 0]), r"base\.seeds: a seed is named twice: \[0, 0\]"),
-    (setter("base", "data", "fashion-mnist"), "'fashion-mnist'; the nearest is 'fashion-mnist-10k"),
+    (setter("base", "data", "fashion-mnist10"), "'fashion-mnist10'; the nearest is 'fashion-mnist"),
     (
         setter("base", "set", {"training.step": 4}),
         "'training.step'; the nearest is 'training.steps'",
