@@ -43,11 +43,11 @@ def test_a_divergence_is_the_reason_of_what_breaks_after_it(monkeypatch):
     config = resolve("tiny-vit", "dense", {"training.steps": 4, "training.batch_size": 8})
     step, made = Trainer.step, []
 
-    def breaking(self, batches, index):
+    def breaking(self, batches, index, **options):
         made.append(index)
         if index == 2:
             raise RuntimeError("of NaN")
-        losses = step(self, batches, index)
+        losses = step(self, batches, index, **options)
         return losses.fill_(math.nan) if index == 1 else losses
 
     monkeypatch.setattr(Trainer, "step", breaking)
