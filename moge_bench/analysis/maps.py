@@ -7,10 +7,9 @@ from functools import cached_property
 
 import numpy as np
 
-from moge_bench.ops.topography import Topography, group_filter
+from moge_bench.ops.topography import AUTO_GROUP, Topography, group_filter, resolve_group_size
 
 DEFAULT_BORDER = "torus"
-_GROUP = 3
 _SIGMA = 1.0  # of the filter that all arms are measured with
 
 
@@ -30,7 +29,7 @@ class Map:
     @property
     def group_size(self) -> int:
         """Side of a group."""
-        return _GROUP if self.border == "torus" else min(_GROUP, self.rows, self.cols)
+        return resolve_group_size(AUTO_GROUP, self.rows, self.cols, self.border)
 
     @property
     def num_experts(self) -> int:

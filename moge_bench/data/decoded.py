@@ -5,7 +5,7 @@ Legend: n images of a split, B of a batch, C channels, S the side of the model's
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -198,14 +198,25 @@ def divide(
         found["test"] = found.pop("validation")
     divided = {split: (it, torch.arange(len(it.labels))) for split, it in found.items()}
     if "validation" not in found:
-        labels = torch.as_tensor(training.labels)
-        held_out = torch.zeros(len(labels), dtype=torch.bool)
-        for label in labels.unique():
-            mine = (labels == label).nonzero().flatten()
-            held_out[mine[-max(int(len(mine) * validation_share), 1) :]] = True
+        held_out = of_each_class(
+            torch.as_tensor(training.labels),
+            lambda count: slice(-max(int(count * validation_share), 1), None),
+        )
         divided["training"] = training, (~held_out).nonzero().flatten()
         divided["validation"] = training, held_out.nonzero().flatten()
     return {split: divided[split] for split in SPLITS}
+
+
+def of_each_class(labels: torch.Tensor, which: Callable[[int], slice]) -> torch.Tensor:
+    """Return, (n,) bool, the images that are ``which`` of their class, in their order.
+
+    ``which`` is given the number of images of a class.
+    """
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique():
+        mine = (labels == label).nonzero()
+        chosen[mine[which(len(mine))]] = True
+    return chosen
 
 
 def measure(labelled: Labelled, channels: int) -> Standard:

@@ -17,7 +17,14 @@ from torch.utils.data import Dataset
 
 from moge_bench.config import ImageDataConfig, nearest
 from moge_bench.data.assets import ASSETS
-from moge_bench.data.decoded import DecodedSplit, Standard, divide, measure, num_workers
+from moge_bench.data.decoded import (
+    DecodedSplit,
+    Standard,
+    divide,
+    measure,
+    num_workers,
+    of_each_class,
+)
 from moge_bench.data.image_files import find_splits
 from moge_bench.data.image_hub import HUB, load_hub
 
@@ -69,6 +76,10 @@ class ImageSplit(Dataset):
         """Return a whole batch with one gather; a DataLoader calls this when it exists."""
         chosen = torch.as_tensor(indices)
         return self.images[chosen], self.labels[chosen]
+
+    def batches(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield the whole split in order; the last batch may be smaller."""
+        yield from zip(self.images.split(batch_size), self.labels.split(batch_size), strict=True)
 
 
 def is_known(name: str) -> bool:
@@ -142,21 +153,13 @@ def load_images(name: str) -> dict[str, ImageSplit]:
         training = ImageSplit(*_to_tensors(known, arrays["train_images"], arrays["train_labels"]))
         test = ImageSplit(*_to_tensors(known, arrays["test_images"], arrays["test_labels"]))
     if known.test_per_class is not None:
-        test = _subset(test, _of_each_class(test.labels, slice(known.test_per_class)))
-    held_out = _of_each_class(training.labels, slice(-_VALIDATION_PER_CLASS, None))
+        test = _subset(test, of_each_class(test.labels, lambda _: slice(known.test_per_class)))
+    held_out = of_each_class(training.labels, lambda _: slice(-_VALIDATION_PER_CLASS, None))
     return {
         "training": _subset(training, ~held_out),
         "validation": _subset(training, held_out),
         "test": test,
     }
-
-
-def _of_each_class(labels: torch.Tensor, which: slice) -> torch.Tensor:
-    """Return, (n,) bool, the images that are ``which`` of their class, in the order of the file."""
-    chosen = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique():
-        chosen[(labels == label).nonzero()[which]] = True
-    return chosen
 
 
 def _subset(split: ImageSplit, chosen: torch.Tensor) -> ImageSplit:
@@ -168,14 +171,3 @@ def _to_tensors(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     pixels = torch.from_numpy(images).to(torch.float32).unsqueeze(1) / 255.0
     return (pixels - known.mean) / known.std, torch.from_numpy(labels).to(torch.int64)
-
-
-def evaluation_batches(
-    split: ImageSplit | DecodedSplit, batch_size: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield the whole split in order; the last batch may be smaller."""
-    if isinstance(split, DecodedSplit):
-        yield from split.batches(batch_size)
-        return
-    for begin in range(0, len(split), batch_size):
-        yield split.images[begin : begin + batch_size], split.labels[begin : begin + batch_size]

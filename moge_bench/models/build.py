@@ -21,7 +21,7 @@ from moge_bench.models.pretrained import load_dense
 from moge_bench.models.swin import build_swin, drop_ffn_paths
 from moge_bench.models.vit import build_vit
 from moge_bench.moe.insert import insert_moe
-from moge_bench.moe.layer import MoELayer
+from moge_bench.moe.layer import MoELayer, moe_layers
 from moge_bench.moe.residual import AdamResidual, MomentumResidual, Residual
 from moge_bench.moe.settings import MoESettings
 from moge_bench.moe.slots import Slot
@@ -151,9 +151,8 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
     """Return {"total", "active"}: all parameters, and those that one token meets."""
     total = sum(p.numel() for p in model.parameters())
     idle = 0
-    for layer in model.modules():
-        if isinstance(layer, MoELayer):
-            experts, chosen = layer.router.num_experts, layer.router.top_k
-            per_expert = sum(p.numel() for p in layer.experts.parameters()) // experts
-            idle += per_expert * (experts - chosen)
+    for layer in moe_layers(model):
+        experts, chosen = layer.router.num_experts, layer.router.top_k
+        per_expert = sum(p.numel() for p in layer.experts.parameters()) // experts
+        idle += per_expert * (experts - chosen)
     return {"total": total, "active": total - idle}

@@ -216,3 +216,8 @@ class MoELayer(nn.Module):
             num_dropped=dropped.sum(),
             experts_backend=choose_backend(self.experts.backend, experts, "expert_ffn"),
         )
+
+
+def moe_layers(model: nn.Module) -> list[MoELayer]:
+    """Return every MoE layer of ``model``, in the order of its modules."""
+    return [module for module in model.modules() if isinstance(module, MoELayer)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from moge_bench.config import (
     GroupConfig,
     ImageDataConfig,
@@ -10,6 +12,7 @@ from moge_bench.config import (
     SigmaConfig,
     TrainingConfig,
 )
+from moge_bench.presets.preset import Preset
 from moge_bench.presets.smoe import on_token_mean
 
 NUM_IMAGES = 1_281_167  # in the training split of ImageNet-1K
@@ -52,6 +55,17 @@ def recipe(
     )  # fmt: skip
 
 
+# Of both systems that are trained from scratch.
+FROM_SCRATCH = recipe(
+    epochs=150,
+    warmup_epochs=15,
+    batch_size=1024,
+    learning_rate=1e-3,
+    final_learning_rate=1e-5,
+    weight_decay=0.05,
+)
+
+
 def with_group(system: RunConfig, group: GroupConfig, tokens: int) -> RunConfig:
     """Return ``system`` with ``group`` on the mean over tokens, as strong as over ``tokens``."""
     assert system.moe is not None
@@ -78,3 +92,36 @@ def at_official_scale(
             "training": training.model_copy(update=per_step),
         }
     )
+
+
+def presets_of(
+    system: RunConfig,
+    groups: Mapping[str, GroupConfig],
+    images_per_device: int,
+    *,
+    names: tuple[str, str, str],
+    moe: str,
+    dense: str,
+    anchor: str,
+    cost: str,
+) -> list[Preset]:
+    """Return ``system`` as MoE, as MoGE, as MoGE at each official scale, and its dense twin.
+
+    ``names`` are those of MoE, MoGE and the twin; ``moe`` and ``dense`` say what they are, and
+    ``anchor`` the nearest published result.
+    """
+    reaches = (
+        "not known here: no run has been made, and no table of MoGE could be read; nearest "
+        f"published: {anchor} (results/published_results.csv)"
+    )
+    plain, moge, twin = names
+    official = [
+        at_official_scale(system, f"{moge}-{scale}", group, images_per_device)
+        for scale, group in groups.items()
+    ]
+    return [
+        Preset(plain, system, "moe", moe, reaches, cost),
+        Preset(moge, system, "moge", moe, reaches, cost),
+        *[Preset(each.preset, each, "moge", moe, reaches, cost) for each in official],
+        Preset(twin, system, "dense", dense, reaches, cost),
+    ]

@@ -23,12 +23,12 @@ from moge_bench.config import (
     TrainingConfig,
 )
 from moge_bench.presets.imagenet import (
+    FROM_SCRATCH,
     IMAGENET,
     SCALES,
-    at_official_scale,
     official_group,
     official_moe,
-    recipe,
+    presets_of,
     with_group,
 )
 from moge_bench.presets.preset import Preset
@@ -49,28 +49,13 @@ _SYSTEM = with_group(
         ),
         moe=official_moe((9, 11), dropout=0.1).model_copy(update={"group": _GROUPS["released"]}),
         data=IMAGENET,
-        training=recipe(
-            epochs=150, warmup_epochs=15, batch_size=1024, learning_rate=1e-3,
-            final_learning_rate=1e-5, weight_decay=0.05,
-        ),
+        training=FROM_SCRATCH,
     ),
     _GROUPS["released"],
     IMAGES_PER_DEVICE * STAGE_3_TOKENS,
 )  # fmt: skip
 
 _ABOUT = "SwinV2-T, width 96 to 768, depths 2-2-6-2, windows of 12, 192 x 192"
-_MOE = f"{_ABOUT}; 32 experts, 1 active, in the last block of stages 3 and 4"
-_REACHES = (
-    "not known here: no run has been made, and no table of MoGE could be read; nearest published: "
-    "SwinV2-T dense, 256 px, window 8, 300 epochs, 81.8 % top-1 (results/published_results.csv)"
-)
-_COST = "not known; 187,650 steps of 1,024 images, for GPUs"
-
-
-def _official(scale: str) -> Preset:
-    name = f"swinv2-moge-t12-{scale}"
-    system = at_official_scale(_SYSTEM, name, _GROUPS[scale], IMAGES_PER_DEVICE)
-    return Preset(name, system, "moge", _MOE, _REACHES, _COST)
 
 
 def _tiny(name: str, backbone: Literal["swin", "swinv2"]) -> Preset:
@@ -107,8 +92,12 @@ def _tiny(name: str, backbone: Literal["swin", "swinv2"]) -> Preset:
 PRESETS = [
     _tiny("tiny-swin", "swin"),
     _tiny("tiny-swinv2", "swinv2"),
-    Preset("swinv2-moe-t12", _SYSTEM, "moe", _MOE, _REACHES, _COST),
-    Preset("swinv2-moge-t12", _SYSTEM, "moge", _MOE, _REACHES, _COST),
-    *[_official(scale) for scale in SCALES],
-    Preset("swinv2-t12-dense", _SYSTEM, "dense", f"{_ABOUT}, every FFN dense", _REACHES, _COST),
-]
+    *presets_of(
+        _SYSTEM, _GROUPS, IMAGES_PER_DEVICE,
+        names=("swinv2-moe-t12", "swinv2-moge-t12", "swinv2-t12-dense"),
+        moe=f"{_ABOUT}; 32 experts, 1 active, in the last block of stages 3 and 4",
+        dense=f"{_ABOUT}, every FFN dense",
+        anchor="SwinV2-T dense, 256 px, window 8, 300 epochs, 81.8 % top-1",
+        cost="not known; 187,650 steps of 1,024 images, for GPUs",
+    ),
+]  # fmt: skip

@@ -18,9 +18,9 @@ from moge_bench.config import ImageModelConfig, RunConfig, SwinModelConfig, Visi
 from moge_bench.presets.imagenet import (
     IMAGENET,
     SCALES,
-    at_official_scale,
     official_group,
     official_moe,
+    presets_of,
     recipe,
     with_group,
 )
@@ -67,27 +67,14 @@ _SWIN = _system(
     STAGE_3_TOKENS,
 )  # fmt: skip
 
-_COST = "not known; 150,120 steps of 256 images, for GPUs"
-
 
 def _presets(name: str, system: RunConfig, about: str, dense: str, anchor: str) -> list[Preset]:
-    moe = f"{about}, upcycled: 32 experts, 1 active, in blocks 9 and 11"
-    reaches = (
-        "not known here: no run has been made, and no table of MoGE could be read; nearest "
-        f"published: {anchor} (results/published_results.csv)"
-    )
-    official = {
-        f"{name}-moge-{scale}": at_official_scale(
-            system, f"{name}-moge-{scale}", _GROUPS[scale], IMAGES_PER_DEVICE
-        )
-        for scale in SCALES
-    }
-    return [
-        Preset(name, system, "moe", moe, reaches, _COST),
-        Preset(f"{name}-moge", system, "moge", moe, reaches, _COST),
-        *[Preset(each, at, "moge", moe, reaches, _COST) for each, at in official.items()],
-        Preset(dense, system, "dense", f"{about}, dense, from the same weights", reaches, _COST),
-    ]
+    return presets_of(
+        system, _GROUPS, IMAGES_PER_DEVICE, names=(name, f"{name}-moge", dense),
+        moe=f"{about}, upcycled: 32 experts, 1 active, in blocks 9 and 11",
+        dense=f"{about}, dense, from the same weights", anchor=anchor,
+        cost="not known; 150,120 steps of 256 images, for GPUs",
+    )  # fmt: skip
 
 
 PRESETS = [

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 from moge_bench.config import RunConfig, VisionModelConfig
 from moge_bench.presets.imagenet import (
+    FROM_SCRATCH,
     IMAGENET,
     SCALES,
-    at_official_scale,
     official_group,
     official_moe,
-    recipe,
+    presets_of,
     with_group,
 )
-from moge_bench.presets.preset import Preset
 
 LAMBDAS = {"released": 0.003, "submitted": 0.005}
 IMAGES_PER_DEVICE = 256
@@ -36,33 +35,17 @@ _SYSTEM = with_group(
         model=_MODEL,
         moe=official_moe((5, 7)).model_copy(update={"group": _GROUPS["released"]}),
         data=IMAGENET,
-        training=recipe(
-            epochs=150, warmup_epochs=15, batch_size=1024, learning_rate=1e-3,
-            final_learning_rate=1e-5, weight_decay=0.05,
-        ),
+        training=FROM_SCRATCH,
     ),
     _GROUPS["released"],
     IMAGES_PER_DEVICE * _MODEL.tokens_per_example,
 )  # fmt: skip
 
 _ABOUT = "ViT, 8 layers, width 512, 8 heads, 16 x 16 patches of 224 x 224"
-_MOE = f"{_ABOUT}; 32 experts, 1 active, in blocks 5 and 7"
-_REACHES = (
-    "not known here: no run has been made, and no table of MoGE could be read; nearest published: "
-    "V-MoE-S/32, 8 experts, 300 epochs, 73.1 % top-1 (results/published_results.csv)"
-)
-_COST = "not known; 187,650 steps of 1,024 images, for GPUs"
-
-
-def _official(scale: str) -> Preset:
-    name = f"vmoge-s16-{scale}"
-    system = at_official_scale(_SYSTEM, name, _GROUPS[scale], IMAGES_PER_DEVICE)
-    return Preset(name, system, "moge", _MOE, _REACHES, _COST)
-
-
-PRESETS = [
-    Preset("vmoe-s16", _SYSTEM, "moe", _MOE, _REACHES, _COST),
-    Preset("vmoge-s16", _SYSTEM, "moge", _MOE, _REACHES, _COST),
-    *[_official(scale) for scale in SCALES],
-    Preset("vmoe-s16-dense", _SYSTEM, "dense", f"{_ABOUT}, every FFN dense", _REACHES, _COST),
-]
+PRESETS = presets_of(
+    _SYSTEM, _GROUPS, IMAGES_PER_DEVICE, names=("vmoe-s16", "vmoge-s16", "vmoe-s16-dense"),
+    moe=f"{_ABOUT}; 32 experts, 1 active, in blocks 5 and 7",
+    dense=f"{_ABOUT}, every FFN dense",
+    anchor="V-MoE-S/32, 8 experts, 300 epochs, 73.1 % top-1",
+    cost="not known; 187,650 steps of 1,024 images, for GPUs",
+)  # fmt: skip

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from moge_bench.moe.layer import MoEAux, MoELayer
+from moge_bench.moe.layer import MoEAux, moe_layers
 
 POINTS = 25  # a run's measurements of the dose
-TERMS = ("balance", "group", "regularizer")
 
 
 def is_measured(step: int, total: int) -> bool:
@@ -29,11 +28,11 @@ def measure_doses(
     """Return |w grad L| / |grad task loss| at the gate weight, (layers,), by the name of L.
 
     w is the whole weight of the term in the objective, aux_weight included, and L its sum over the
-    MoE layers. A term that no layer has, or that has no gradient, is left out; so is a layer whose
-    gate the task does not reach (it would be infinite: it is given as 0). The gradients that
+    MoE layers. A term that no layer has, or that has no gradient, is left out. At a gate that the
+    task does not reach the ratio would be infinite: it is given as 0. The gradients that
     training accumulates are not touched; the graph is kept. Nothing waits for the device.
     """
-    layers = [module for module in model.modules() if isinstance(module, MoELayer)]
+    layers = moe_layers(model)
     gates = [layer.router.gate.weight for layer in layers]
     terms: dict[str, torch.Tensor] = {}
     for layer, aux in zip(layers, auxes, strict=True):

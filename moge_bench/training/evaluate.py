@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from moge_bench.data.decoded import DecodedSplit
-from moge_bench.data.images import ImageSplit, evaluation_batches
+from moge_bench.data.images import ImageSplit
 from moge_bench.moe.insert import collect_aux
 from moge_bench.moe.layer import MoEAux
 from moge_bench.ops.group_norm import group_norm
@@ -133,7 +133,7 @@ def evaluate_images(
     statistics = RoutingStatistics()
     losses, hits_at = [], []
     with evaluating(model) as device:
-        for images, labels in evaluation_batches(split, batch_size):
+        for images, labels in split.batches(batch_size):
             images, labels = to_device(images, device), to_device(labels, device)
             with collect_aux(model) as auxes:
                 logits = model(images).logits.float()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from moge_bench.moe.layer import MoEAux, MoELayer
+from moge_bench.moe.layer import MoEAux, MoELayer, moe_layers
 
 
 def check_gradients(model: nn.Module, auxes: list[MoEAux]) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def check_gradients(model: nn.Module, auxes: list[MoEAux]) -> dict[str, Any]:
     is not part of the objective. Raises RuntimeError if a group loss with lambda > 0 has no
     gradient at some gate. Gradients that training accumulates are not touched.
     """
-    layers = [module for module in model.modules() if isinstance(module, MoELayer)]
+    layers = moe_layers(model)
     norms: dict[str, list[float]] = {"balance": [], "group": []}
     for index, (layer, aux) in enumerate(zip(layers, auxes, strict=True)):
         if layer.balance != "none":

@@ -12,7 +12,7 @@ from moge_bench.data.augment import augment, augment_pixels
 from moge_bench.data.decoded import DecodedSplit, Standard, TrainingSplit, finish
 from moge_bench.data.images import DATASETS, ImageSplit, load_decoded, load_images
 from moge_bench.training.evaluate import Evaluation, evaluate_images
-from moge_bench.training.task import Batch, Task, spread
+from moge_bench.training.task import Batch, Task, check_batch_size, spread
 
 
 class ImageTask(Task):
@@ -61,8 +61,7 @@ class ImageTask(Task):
         split = self._splits["training"]
         if isinstance(split, ImageSplit):
             return super().loader(batch_size, seed, pin_memory=pin_memory)
-        if batch_size > len(split):
-            raise ValueError(f"batch_size must be at most {len(split)} examples, got {batch_size}")
+        check_batch_size(batch_size, len(split))
         training = TrainingSplit(split, self._data, self._num_classes)
         return training.loader(batch_size, seed, pin_memory=pin_memory)
 

@@ -30,7 +30,7 @@ from torch import nn
 
 from moge_bench.config import RunConfig
 from moge_bench.moe.insert import collect_aux
-from moge_bench.moe.layer import MoELayer
+from moge_bench.moe.layer import MoELayer, moe_layers
 from moge_bench.system import write_atomically
 from moge_bench.training.evaluate import evaluating
 from moge_bench.training.probe_inputs import ProbeInputs
@@ -118,7 +118,7 @@ class Prober:
         tensors = {"labels": inputs.labels, "positions": inputs.positions, **self._history}
         if inputs.tokens is not None:
             tensors["tokens"] = inputs.tokens
-        layers = [module for module in model.modules() if isinstance(module, MoELayer)]
+        layers = moe_layers(model)
         passes = self._route(model, inputs.inputs)
         for block, layer, seen in zip(self._blocks, layers, passes, strict=True):
             found = {
@@ -160,9 +160,8 @@ class Prober:
         """Return what every MoE layer does with ``inputs``, in evaluation, in their order."""
         given: list[torch.Tensor] = []
         hooks = [
-            module.register_forward_pre_hook(lambda _, args: given.append(args[0]))
-            for module in model.modules()
-            if isinstance(module, MoELayer)
+            layer.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+            for layer in moe_layers(model)
         ]
         try:
             with evaluating(model) as device, collect_aux(model) as auxes:

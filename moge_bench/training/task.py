@@ -21,6 +21,12 @@ def spread(count: int, total: int) -> torch.Tensor:
     return torch.arange(count) * total // max(count, 1)
 
 
+def check_batch_size(batch_size: int, count: int) -> None:
+    """Raise ValueError unless ``count`` examples make a full batch."""
+    if batch_size > count:
+        raise ValueError(f"batch_size must be at most {count} examples, got {batch_size}")
+
+
 class Task(ABC):
     """A data set and its objective; ``train`` knows nothing else of either."""
 
@@ -44,9 +50,7 @@ class Task(ABC):
 
         Batches in pinned memory go to a GPU without a wait.
         """
-        count = len(self.training_data)  # type: ignore[arg-type]
-        if batch_size > count:
-            raise ValueError(f"batch_size must be at most {count} examples, got {batch_size}")
+        check_batch_size(batch_size, len(self.training_data))  # type: ignore[arg-type]
         generator = torch.Generator().manual_seed(seed)
         return DataLoader(
             self.training_data, batch_size, shuffle=True, drop_last=True, generator=generator,
