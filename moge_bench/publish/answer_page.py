@@ -9,11 +9,12 @@ from moge_bench.publish.conditions import fixed_settings
 from moge_bench.publish.render import Cell, Table, escape_markdown, markdown_line, to_markdown
 from moge_bench.publish.sentences import (
     answer_sentence,
+    declaration,
     estimate_cell,
     place,
     probability,
-    quantity,
-    signed,
+    sample_cell,
+    smallest_cell,
     subject,
 )
 from moge_bench.study.answer import Answer
@@ -60,17 +61,13 @@ def _contrasts(answer: Answer, folder: Path) -> Table:
 
 
 def _row(kind: str, tested: Tested) -> tuple[Cell, ...]:
-    found, declared, contrast = tested.found, tested.found.declared, tested.found.contrast
-    margin = f"margin {declared.margin:g} {declared.unit}".strip()
-    smallest = "-"
-    if contrast is not None and contrast.smallest_effect is not None:
-        smallest = f"{contrast.smallest_effect:.{declared.number.digits}f}"
+    found = tested.found
     return (
-        Cell(f"{kind}: {subject(declared)}, {quantity(declared)}; {margin}"),
+        Cell(declaration(kind, found.declared)),
         Cell(estimate_cell(found), tested.p is not None and tested.p < LEVEL),
         Cell(probability(tested.p)),
         Cell(probability(tested.equivalence_p)),
-        Cell(smallest),
+        Cell(smallest_cell(found)),
         Cell(tested.verdict),
     )  # fmt: skip
 
@@ -81,9 +78,7 @@ def _cells(primary: Estimate) -> Table:
         text, n = "-", 0
         if cell.contrast is not None:
             sample = cell.contrast.sample
-            text, n = signed(sample.mean, declared), sample.n
-            if sample.low is not None and sample.high is not None:
-                text += f" [{signed(sample.low, declared)}; {signed(sample.high, declared)}]"
+            text, n = sample_cell(sample, declared), sample.n
         weight = "left out" if cell.weight is None else f"{cell.weight:+.3f}"
         rows.append((Cell(place(cell)), Cell(text), Cell(str(n)), Cell(weight)))
     unit = f" ({declared.number.contrast_unit})" if declared.number.contrast_unit else ""

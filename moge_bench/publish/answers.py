@@ -16,6 +16,7 @@ from moge_bench.publish.conditions import code_name
 from moge_bench.publish.numbers import Shown
 from moge_bench.publish.sentences import answer_sentence, place, sentence
 from moge_bench.study.answer import Answer
+from moge_bench.study.contrasts import Contrast
 from moge_bench.study.declared import DeclaredContrast
 from moge_bench.study.estimate import CellResult
 from moge_bench.study.verdicts import Tested
@@ -38,6 +39,14 @@ def rounded(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [rounded(each) for each in value]
     return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
+
+
+def interval_values(contrast: Contrast | None) -> dict[str, float | None]:
+    """Return a contrast's estimate and interval by name, None where there is none."""
+    if contrast is None:
+        return dict.fromkeys(("estimate", "low", "high"))
+    sample = contrast.sample
+    return {"estimate": sample.mean, "low": sample.low, "high": sample.high}
 
 
 def _values(answer: Answer, numbers: list[Shown]) -> dict[str, Any]:
@@ -80,9 +89,7 @@ def _contrast(tested: Tested) -> dict[str, Any]:
         "sentence": sentence(tested),
         "unit": declared.unit,
         "better": declared.number.better,
-        "estimate": sample and sample.mean,
-        "low": sample and sample.low,
-        "high": sample and sample.high,
+        **interval_values(contrast),
         "p": sample and sample.p,
         "p_holm": tested.p,
         "family": tested.family,
@@ -114,15 +121,12 @@ def _declared(declared: DeclaredContrast) -> dict[str, Any]:
 
 
 def _cell(cell: CellResult) -> dict[str, Any]:
-    sample = cell.contrast.sample if cell.contrast is not None else None
     return {
         "at": cell.pair.at,
         "place": place(cell),
         "weight": cell.weight,
-        "n": sample.n if sample else 0,
-        "estimate": sample and sample.mean,
-        "low": sample and sample.low,
-        "high": sample and sample.high,
+        "n": cell.contrast.sample.n if cell.contrast is not None else 0,
+        **interval_values(cell.contrast),
         "arms": [cell.pair.arm_id, cell.pair.baseline_id],
         "runs": {
             seed: [ours.run_id, theirs.run_id] for seed, (ours, theirs) in cell.records.items()
@@ -147,7 +151,7 @@ def _differences(answer: Answer, numbers: list[Shown]) -> list[dict[str, Any]]:
                     "metric": name, "split": shown.split or None, "unit": shown.difference_unit,
                     "arm": number.arm.label, "baseline": other.label,
                     "arms": [arm_id, other.entry.arm_id],
-                    "estimate": sample.mean, "low": sample.low, "high": sample.high,
+                    **interval_values(number.contrast),
                     "p": sample.p, "p_holm": number.p_holm, "family": shown.family,
                     "n": sample.n, "smallest_effect": number.contrast.smallest_effect,
                     "runs": {s: [number.arm.entry.runs[s], other.entry.runs[s]] for s in seeds},

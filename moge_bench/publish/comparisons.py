@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,8 +13,8 @@ from moge_bench.publish.sentences import (
     axis_value,
     place,
     quantity,
+    sample_cell,
     seeds,
-    signed,
     subject,
 )
 from moge_bench.study.answer import Answer
@@ -55,10 +55,7 @@ def headline(answer: Answer) -> str:
     word = answer.primary.verdict.capitalize() + ("" if found.complete else ", provisional")
     if found.contrast is None:
         return f"{word}: {subject(declared)} in {quantity(declared)}, no seed has both arms"
-    sample = found.contrast.sample
-    text = signed(sample.mean, declared)
-    if sample.low is not None and sample.high is not None:
-        text += f" [{signed(sample.low, declared)}; {signed(sample.high, declared)}]"
+    text = sample_cell(found.contrast.sample, declared)
     return f"{word}: {subject(declared)}, {text} {quantity(declared)}, n = {seeds(found)}"
 
 
@@ -206,3 +203,9 @@ def by_series(found: Mapping[str, Comparison]) -> dict[str, list[Comparison]]:
     for each in sorted(found.values(), key=lambda each: each.kind == "other"):
         series.setdefault(each.series, []).append(each)
     return series
+
+
+def numbers_of_seeds(found: Iterable[Comparison]) -> str:
+    """Return how many seeds the comparisons have: "10", or "7 to 10"."""
+    counts = sorted({each.contrast.sample.n for each in found if each.contrast})
+    return " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))) if counts else "0"

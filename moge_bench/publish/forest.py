@@ -14,7 +14,14 @@ from matplotlib.patches import Rectangle
 
 from moge_bench.publish import beside
 from moge_bench.publish.captions import Captions
-from moge_bench.publish.comparisons import Comparison, bounds, headline, listed, same_number
+from moge_bench.publish.comparisons import (
+    Comparison,
+    bounds,
+    headline,
+    listed,
+    numbers_of_seeds,
+    same_number,
+)
 from moge_bench.publish.design import colour
 from moge_bench.publish.marks import BAND, BAND_ALPHA, DOT, band_handle, bar, declared_handle, dots
 from moge_bench.publish.numbers import Shown
@@ -60,7 +67,8 @@ def draw_forest(
             note += "Rows: the primary contrast, its cells, the secondary ones, all others. "
         else:
             note += f"Filled: p < 0.05 after Holm's correction. {captions.difference(first)} "
-        note += f"n = {_ns(parts[0])} seeds. {beside.note(right)} {said} {captions.tail('figures')}"
+        note += f"n = {numbers_of_seeds(parts[0])} seeds. {beside.note(right)} {said} "
+        note += captions.tail("figures")
         yield finish(figure, captions.question, [handles], note, headline(answer))
 
 
@@ -99,8 +107,3 @@ def _draw_margins(axes: Axes, answer: Answer, shown: Shown, rows: Sequence[Compa
                 Rectangle((low, row - 0.5), high - low, 1, color=BAND, alpha=BAND_ALPHA,
                           linewidth=0, zorder=0)
             )  # fmt: skip
-
-
-def _ns(rows: Sequence[Comparison]) -> str:
-    counts = sorted({each.contrast.sample.n for each in rows if each.contrast})
-    return " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))) if counts else "0"

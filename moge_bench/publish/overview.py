@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moge_bench.publish.answers import rounded
+from moge_bench.publish.answers import interval_values, rounded
 from moge_bench.publish.captions import results_folder
 from moge_bench.publish.render import Cell, Table, markdown_line, to_markdown
 from moge_bench.publish.sentences import (
@@ -19,8 +19,9 @@ from moge_bench.publish.sentences import (
     estimate_cell,
     probability,
     quantity,
-    signed,
     subject,
+    verdict_cell,
+    with_interval,
 )
 from moge_bench.study.answer import Answer
 from moge_bench.study.contrasts import LEVEL, holm
@@ -93,16 +94,12 @@ def pooled_contrasts(answers: Sequence[Answer]) -> list[Shared]:
 
 
 def _study(answer: Answer, tested: Tested, adjusted: float | None) -> dict[str, Any]:
-    contrast = tested.found.contrast
-    sample = contrast.sample if contrast is not None else None
     return {
         "study": answer.results.study.name,
         "question": answer.results.study.question,
         "verdict": tested.verdict,
         "complete": tested.found.complete,
-        "estimate": sample and sample.mean,
-        "low": sample and sample.low,
-        "high": sample and sample.high,
+        **interval_values(tested.found.contrast),
         "unit": tested.found.declared.unit,
         "n": tested.found.n,
         "p": tested.p,
@@ -127,14 +124,13 @@ def _values(shared: Shared) -> dict[str, Any]:
 
 def _row(answer: Answer, tested: Tested, adjusted: float | None) -> tuple[Cell, ...]:
     declared = tested.found.declared
-    word = tested.verdict if tested.found.complete else f"{tested.verdict} (provisional)"
     return (
         Cell(answer.results.study.name),
         Cell(f"{subject(declared)}, {quantity(declared)}"),
         Cell(estimate_cell(tested.found), adjusted is not None and adjusted < LEVEL),
         Cell(probability(tested.p)),
         Cell(probability(adjusted)),
-        Cell(word),
+        Cell(verdict_cell(tested)),
     )
 
 
@@ -153,9 +149,7 @@ def _pooled_table(shared: Sequence[Shared], made: str) -> Table:
     rows = []
     for each in shared:
         declared, pooled = each.example.found.declared, each.pooled
-        text = signed(pooled.estimate, declared)
-        if pooled.low is not None and pooled.high is not None:
-            text += f" [{signed(pooled.low, declared)}; {signed(pooled.high, declared)}]"
+        text = with_interval(pooled.estimate, pooled.low, pooled.high, declared)
         what = f"{subject(declared)}, {quantity(declared)}; {each.preset}, {each.data}"
         counts = f"{pooled.pairs} pairs, {pooled.seeds} seeds"
         cells = (what, ", ".join(each.studies), text, counts, probability(pooled.p))

@@ -10,7 +10,14 @@ from moge_bench.publish.cells import difference_cell, ratio_cell, value_cell
 from moge_bench.publish.layout import axis_title, key_label
 from moge_bench.publish.numbers import Number, Shown
 from moge_bench.publish.render import MAX_COLUMNS
-from moge_bench.publish.sentences import estimate_cell, probability, quantity, subject
+from moge_bench.publish.sentences import (
+    declaration,
+    estimate_cell,
+    probability,
+    smallest_cell,
+    subject,
+    verdict_cell,
+)
 from moge_bench.study.answer import Answer
 from moge_bench.study.contrasts import LEVEL, Sample, holm
 from moge_bench.study.estimate import Estimate
@@ -189,12 +196,10 @@ def arms_of(found: Estimate) -> tuple[str, ...]:
 
 
 def _contrast(kind: str, tested: Tested) -> tuple[Datum, ...]:
-    found, declared, contrast = tested.found, tested.found.declared, tested.found.contrast
+    found, contrast = tested.found, tested.found.contrast
     arms = arms_of(found) if contrast is not None else ()
-    margin = f"margin {declared.margin:g} {declared.unit}".strip()
     smallest = contrast.smallest_effect if contrast is not None else None
-    words = f"{kind}: {subject(declared)}, {quantity(declared)}; {margin}"
-    text = f"{smallest:.{declared.number.digits}f}" if smallest is not None else "-"
+    words = declaration(kind, found.declared)
     return (
         Datum(words, words),
         Datum(estimate_cell(found), _mean(contrast.sample if contrast is not None else None), arms,
@@ -202,7 +207,7 @@ def _contrast(kind: str, tested: Tested) -> tuple[Datum, ...]:
         Datum(probability(tested.p), tested.p, arms if tested.p is not None else ()),
         Datum(probability(tested.equivalence_p), tested.equivalence_p,
               arms if tested.equivalence_p is not None else ()),
-        Datum(text, smallest, arms if smallest is not None else ()),
+        Datum(smallest_cell(found), smallest, arms if smallest is not None else ()),
         Datum(tested.verdict, tested.verdict),
     )  # fmt: skip
 
@@ -219,7 +224,7 @@ def overview_table(answers: Sequence[Answer]) -> Sortable:
             rows.append((*head, *(Datum("-"),) * 3, Datum("nothing declared", "~")))
             continue
         contrast = primary.found.contrast
-        word = primary.verdict + ("" if primary.found.complete else " (provisional)")
+        word = verdict_cell(primary)
         what = f"{subject(primary.found.declared)}, {estimate_cell(primary.found)}"
         value = contrast.sample.mean if contrast is not None else None
         arms = arms_of(primary.found) if contrast is not None else ()

@@ -6,7 +6,8 @@ from typing import Any
 
 from moge_bench.publish.layout import axis_title, key_label
 from moge_bench.study.answer import Answer
-from moge_bench.study.declared import DeclaredContrast
+from moge_bench.study.contrasts import Sample
+from moge_bench.study.declared import STEPS, DeclaredContrast
 from moge_bench.study.estimate import CellResult, Estimate
 from moge_bench.study.verdicts import CANNOT_TELL, Tested
 
@@ -38,8 +39,7 @@ def quantity(declared: DeclaredContrast) -> str:
     if declared.between is not None:
         first, second = map(axis_value, declared.between)
         return f"{words} more at {over} {first} than at {second}"
-    step = {"log2": "doubling", "log10": "tenfold", "linear": "unit"}[declared.scale]
-    return f"{words} per {step} of {over}"
+    return f"{words} per {STEPS[declared.scale][0]} of {over}"
 
 
 def place(cell: CellResult) -> str:
@@ -54,16 +54,49 @@ def signed(value: float, declared: DeclaredContrast) -> str:
     return f"{round(value, digits) + 0.0:+,.{digits}f}"
 
 
+def with_interval(
+    value: float, low: float | None, high: float | None, declared: DeclaredContrast
+) -> str:
+    """Return "+0.38 [+0.07; +0.68]", or "+0.38" without an interval."""
+    text = signed(value, declared)
+    if low is None or high is None:
+        return text
+    return f"{text} [{signed(low, declared)}; {signed(high, declared)}]"
+
+
+def sample_cell(sample: Sample, declared: DeclaredContrast) -> str:
+    """Return ``with_interval`` of a sample."""
+    return with_interval(sample.mean, sample.low, sample.high, declared)
+
+
 def estimate_cell(found: Estimate) -> str:
     """Return "+0.38 [+0.07; +0.68] (n = 4 seeds)"."""
     text = "-"
     if found.contrast is not None:
-        sample = found.contrast.sample
-        text = signed(sample.mean, found.declared)
-        if sample.low is not None and sample.high is not None:
-            low, high = signed(sample.low, found.declared), signed(sample.high, found.declared)
-            text += f" [{low}; {high}]"
+        text = sample_cell(found.contrast.sample, found.declared)
     return f"{text} (n = {seeds(found)})"
+
+
+def margin(declared: DeclaredContrast) -> str:
+    """Return the margin with its unit: "0.5 points"."""
+    return f"{declared.margin:g} {declared.unit}".strip()
+
+
+def declaration(kind: str, declared: DeclaredContrast) -> str:
+    """Return "primary: moge against moe, points of test top-1; margin 0.5 points"."""
+    return f"{kind}: {subject(declared)}, {quantity(declared)}; margin {margin(declared)}"
+
+
+def smallest_cell(found: Estimate) -> str:
+    """Return the smallest effect that would have been seen, or a dash."""
+    if found.contrast is None or found.contrast.smallest_effect is None:
+        return "-"
+    return f"{found.contrast.smallest_effect:.{found.declared.number.digits}f}"
+
+
+def verdict_cell(tested: Tested) -> str:
+    """Return the verdict, and whether runs are still to come."""
+    return tested.verdict if tested.found.complete else f"{tested.verdict} (provisional)"
 
 
 def probability(p: float | None) -> str:
@@ -102,9 +135,8 @@ def sentence(tested: Tested) -> str:
 
 def _meaning(found: Estimate, word: str) -> str:
     declared = found.declared
-    margin = f"{declared.margin:g} {declared.unit}".strip()
     if word == "equivalent":
-        return f" within {margin}"
+        return f" within {margin(declared)}"
     if declared.over is None or declared.between is not None or word == CANNOT_TELL:
         return ""
     return f" with more {axis_title(declared.over)}"
@@ -140,13 +172,12 @@ def _null(tested: Tested, word: str) -> str:
             f"({_p('p', tested.equivalence_p)})"
         )
     if found.contrast is not None and found.contrast.smallest_effect is not None:
-        smallest = f"{found.contrast.smallest_effect:.{declared.number.digits}f} {unit}".strip()
+        smallest = f"{smallest_cell(found)} {unit}".strip()
         said += f"; the smallest true effect that this n shows with 80 % power is {smallest}"
     if word == CANNOT_TELL and found.equivalence is not None:
         needed = found.equivalence.needed_n
         count = f"about {needed:,}" if needed is not None else "more than a million"
-        margin = f"{declared.margin:g} {unit}".strip()
-        said += f"; {count} seeds would decide on the margin of {margin}"
+        said += f"; {count} seeds would decide on the margin of {margin(declared)}"
     return said
 
 

@@ -5,7 +5,6 @@ Under the panel, on the same x, what the loss did to the router (beside.py).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -22,15 +21,17 @@ from moge_bench.publish.comparisons import (
     bounds,
     by_series,
     headline,
+    numbers_of_seeds,
     same_number,
 )
 from moge_bench.publish.design import Design, Panel, colour, dodge
 from moge_bench.publish.marks import BAND, BAND_ALPHA, DOT, band_handle, bar, declared_handle, dots
 from moge_bench.publish.numbers import Number, Shown
 from moge_bench.publish.panels import BETTER, INK, finish, method_handles, pages, stack
+from moge_bench.publish.sentences import margin
 from moge_bench.study.answer import Answer
 from moge_bench.study.contrasts import Scale
-from moge_bench.study.declared import DeclaredContrast
+from moge_bench.study.declared import STEPS, DeclaredContrast
 from moge_bench.study.estimate import Estimate
 
 _ACROSS = 3  # panels
@@ -58,7 +59,8 @@ def draw_trend(
         unit = f" ({shown.difference_unit})" if shown.difference_unit else ""
         rows[0][0].set_ylabel(f"difference in\n{shown.title}{unit}{BETTER[shown.metric.better]}")
         _draw_under(rows, plan, part, under)
-        note = f"{DOT} Filled: the primary contrast. {_margin_note(answer)} n = {_ns(found)} seeds."
+        note = f"{DOT} Filled: the primary contrast. {_margin_note(answer)} "
+        note += f"n = {numbers_of_seeds(found.values())} seeds."
         note = f"{note} {beside.note(under)} {said} {captions.tail('figures')}"
         drawn = {each.arm.method for each in found.values()}
         rest = [name for name in plan.methods if name not in drawn] if under else []
@@ -207,10 +209,7 @@ def _line(found: Estimate) -> _Line | None:
     Least squares through the seeds' differences: it goes through their mean at the mean of x.
     """
     declared = found.declared
-    steps: dict[str, Callable[[float], float]] = {
-        "log2": math.log2, "log10": math.log10, "linear": float,
-    }  # fmt: skip
-    step, scale = steps[declared.scale], Scale(declared.number.compared == "ratio")
+    (_, step), scale = STEPS[declared.scale], Scale(declared.number.compared == "ratio")
     cells = [cell for cell in found.entered if found.differences]
     if found.contrast is None or not cells:
         return None
@@ -224,14 +223,10 @@ def _margin_note(answer: Answer) -> str:
     declared = answer.primary.found.declared
     if _is_slope(declared):
         return (
-            f"Dashed: the fitted slope; shaded: slopes within the margin of {_margin(declared)}, "
+            f"Dashed: the fitted slope; shaded: slopes within the margin of {margin(declared)}, "
             "through its middle."
         )
-    return f"Shaded: the margin of {_margin(declared)}."
-
-
-def _margin(declared: DeclaredContrast) -> str:
-    return f"{declared.margin:g} {declared.unit}".strip()
+    return f"Shaded: the margin of {margin(declared)}."
 
 
 def _handles(found: Mapping[str, Comparison], answer: Answer) -> list[Any]:
@@ -247,10 +242,5 @@ def _handles(found: Mapping[str, Comparison], answer: Answer) -> list[Any]:
     return [
         *series,
         declared_handle("primary contrast"),
-        band_handle(f"margin, {_margin(declared)}"),
+        band_handle(f"margin, {margin(declared)}"),
     ]
-
-
-def _ns(found: Mapping[str, Comparison]) -> str:
-    counts = sorted({each.contrast.sample.n for each in found.values() if each.contrast})
-    return " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))) if counts else "0"

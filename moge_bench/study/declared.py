@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -20,6 +20,13 @@ from pydantic import Field, field_validator
 from moge_bench.config import Frozen
 from moge_bench.metrics import METRICS, Metric
 from moge_bench.study.names import canonical, check_name, coordinates_key, find_value
+
+# Of a trend's scale: the word for one step of it, and the function that makes steps equal.
+STEPS: dict[str, tuple[str, Callable[[float], float]]] = {
+    "log2": ("doubling", math.log2),
+    "log10": ("tenfold", math.log10),
+    "linear": ("unit", float),
+}
 
 
 class DeclaredContrast(Frozen):
@@ -59,8 +66,7 @@ class DeclaredContrast(Frozen):
         """The unit of the contrast and its margin: "points per doubling of experts"."""
         if self.over is None or self.between is not None:
             return self.number.contrast_unit
-        step = {"log2": "doubling", "log10": "tenfold", "linear": "unit"}[self.scale]
-        return f"{self.number.contrast_unit} per {step}".strip()
+        return f"{self.number.contrast_unit} per {STEPS[self.scale][0]}".strip()
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,7 @@ def weigh(declared: DeclaredContrast, pairs: Sequence[Pair]) -> list[float] | No
             return None
         counts = {True: sum(first), False: len(pairs) - sum(first)}
         return [(1 if is_first else -1) / counts[is_first] for is_first in first]
-    function = {"log2": math.log2, "log10": math.log10, "linear": float}[declared.scale]
+    _, function = STEPS[declared.scale]
     x = np.array([function(pair.level) for pair in pairs])
     centred = x - x.mean()
     square = float(centred @ centred)
