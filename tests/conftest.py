@@ -1,3 +1,5 @@
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,17 @@ table:
   rows: [moe.num_experts, moe.group.size, method]
   metrics: [top1_accuracy, peak_memory_mib, tokens_per_second]
 """
+
+
+@pytest.fixture(autouse=True)
+def accelerate_set_up_by_nobody() -> Iterator[None]:
+    """An Accelerator keeps its precision for the process: a test leaves none behind."""
+    yield
+    if "accelerate.state" in sys.modules:
+        from accelerate.state import AcceleratorState, GradientState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
 
 
 @pytest.fixture

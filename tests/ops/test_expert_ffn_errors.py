@@ -21,7 +21,7 @@ ERRORS = [
     ({"weights": torch.zeros(13, 3)}, r"weights must be .*= \(13, 2\), got \(13, 3\)"),
     ({"weights": torch.zeros(13, 2).int()}, "weights must be float32, .*, got torch.int32"),
     ({"weights": [[1.0]]}, "weights must be a torch.Tensor, got list"),
-    ({"experts": torch.zeros(13, 2)}, "experts must be int64, got torch.float32"),
+    ({"experts": torch.zeros(13, 2)}, "experts must be int64 or int32, got torch.float32"),
     ({"experts": torch.full((13, 2), 4)}, "experts must hold -1 .dropped. or .* 0 to 3, got 4"),
     ({"experts": torch.full((13, 2), -2)}, "experts must hold -1 .dropped. or .* 0 to 3, got -2"),
     ({"experts": torch.zeros(13, 0).long()}, "experts must hold at least one choice a token"),

@@ -116,14 +116,10 @@ def test_two_precisions_train_in_one_process_as_they_do_alone():
 
 
 def test_an_accelerator_of_the_caller_is_left_alone():
-    try:
-        mine = Accelerator(mixed_precision="bf16", gradient_accumulation_steps=3)
-        train(config())
-        assert mine.mixed_precision == AcceleratorState().mixed_precision == "bf16"
-        assert mine.gradient_accumulation_steps == 3
-    finally:
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
+    mine = Accelerator(mixed_precision="bf16", gradient_accumulation_steps=3)
+    train(config())
+    assert mine.mixed_precision == AcceleratorState().mixed_precision == "bf16"
+    assert mine.gradient_accumulation_steps == 3
 
 
 def test_steps_of_two_precisions_and_accumulations_take_turns():
