@@ -67,6 +67,13 @@ def test_only_kernels_indexed_by_data_may_have_conflicts():
     assert [v.column for v in broken_bounds([spills])] == ["spill_bytes"]
 
 
+def test_only_a_kernel_that_uses_all_registers_may_spill_one_instruction_in_a_hundred():
+    full = replace(GOOD, registers=64)
+    assert broken_bounds([replace(full, spill_bytes=32)]) == []  # 4 bytes x 812 / 100 = 32.48
+    found = broken_bounds([replace(full, spill_bytes=36), replace(GOOD, spill_bytes=4)])
+    assert [v.bound for v in found] == ["at most 32", "at most 0"]
+
+
 def test_rows_that_vanish_or_appear_are_told():
     other = replace(GOOD, architecture="sm_100")
     assert [str(v) for v in regressions([GOOD], [GOOD, other])] == [
