@@ -1,5 +1,5 @@
 #!/bin/sh
-# Usage: keep_history.sh BRANCH. Measures HEAD against its parent, appends to history.jsonl on the data branch
+# Usage: keep_history.sh BRANCH. Measures HEAD against its parent, and what the gate does not judge, appends both to history.jsonl on the data branch
 # BRANCH of origin, redraws history.html there, and pushes both. The first time it makes the branch, without
 # a common ancestor. A slower HEAD is recorded like any other and fails at the end, with 1; 2 is an error.
 # MOGE_BENCH names another command than .venv's.
@@ -19,6 +19,7 @@ slower=0
 "$bench" perf gate --base HEAD~1 --head HEAD --output "$data" --summary "$data/summary.md" || slower=$?
 [ -f "$data/summary.md" ] || exit 2 # the gate ended without a verdict: there is nothing to keep
 [ -z "${GITHUB_STEP_SUMMARY-}" ] || cat "$data/summary.md" >>"$GITHUB_STEP_SUMMARY"
+"$bench" perf series --wheel --output "$data"
 "$bench" perf history --output "$data"
 git -C "$data" add history.jsonl history.html
 git -C "$data" -c user.name=performance-history -c user.email=performance-history@users.noreply.github.com \

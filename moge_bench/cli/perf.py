@@ -120,3 +120,35 @@ def count(
         data = {"commit": head.commit, "build": head.key, "instructions": counts}
         write_atomically(output / "instructions.json", json.dumps(data, indent=1) + "\n")
     print(text)
+
+
+@app.command()
+def series(
+    output: Output = OUTPUT,
+    wheel: Annotated[
+        bool, typer.Option("--wheel", help="Make a wheel too: minutes of compiling.")
+    ] = False,
+) -> None:
+    """Add to history.jsonl what the gate does not judge: memory, import, sizes, tiny presets.
+
+    They are drawn by perf history. Figures of a tree with uncommitted changes are printed only.
+    """
+    from tabulate import tabulate
+
+    from moge_bench.perf import history, revisions, rows
+    from moge_bench.perf import series as measured
+    from moge_bench.system import run_git
+
+    with errors(OSError, ValueError, RuntimeError):
+        repo = revisions.repository_root(Path.cwd())
+        figures = list(measured.measure_all(repo, with_wheel=wheel))
+        print(
+            tabulate([(f.case, f"{f.value:.4g}", f.unit) for f in figures], disable_numparse=True)
+        )
+        if run_git(repo, "status", "--porcelain").strip():
+            err.print("the working tree has uncommitted changes: not recorded in the history")
+            return
+        commit = revisions.resolve(repo, "HEAD")
+        entries = measured.entries(figures, commit, rows.environment("cpu"))
+        history.append(output / "history.jsonl", entries)
+    err.print(f"added {len(figures)} figures to {output / 'history.jsonl'}", markup=False)

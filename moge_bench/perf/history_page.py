@@ -49,38 +49,48 @@ show();
 """
 LEGEND = (
     "Lower is better. A triangle is a regression, a diamond a slowdown that was accepted, a ring "
-    "an alert that measuring again took back. Bars are quartiles; counts of instructions are exact "
-    "and have none. Figures of different machines are never joined."
+    "an alert that measuring again took back. Bars are quartiles; counts, of instructions or "
+    "bytes or modules, are exact and have none. Figures of different machines are never joined."
 )
 
 
 def value(entry: Entry) -> float:
-    """Return what is drawn of an entry: instructions per token, or the median in ms."""
+    """Return what is drawn of an entry: instructions per token, the median in ms, or its value."""
     if "instructions" in entry:
         return float(entry["instructions"]) / float(entry["num_tokens"])
-    return float(entry["median_ms"])
+    return float(entry["median_ms"] if "median_ms" in entry else entry["value"])
 
 
 def unit(entry: Entry) -> str:
     """Return the unit of ``value``."""
+    if "unit" in entry:
+        return str(entry["unit"])
     return "instructions per token" if "instructions" in entry else "ms"
+
+
+def interval(entry: Entry) -> tuple[float, float] | None:
+    """Return the quartiles: of an exact figure it twice, None of a single time."""
+    for lower, upper in (("lower_quartile_ms", "upper_quartile_ms"),
+                         ("lower_quartile", "upper_quartile")):  # fmt: skip
+        if lower in entry:
+            return float(entry[lower]), float(entry[upper])
+    exact = "instructions" in entry or entry.get("exact")
+    return (value(entry), value(entry)) if exact else None
 
 
 def last_change(series: Sequence[Entry]) -> int | None:
     """Return the index of the last entry that differs from the one before it; None without one.
 
-    Counts differ from 0.1 % on; times where the quartiles of the two do not overlap, or, of entries
-    without quartiles, never.
+    Exact figures differ from 0.1 % on; times where the quartiles of the two do not overlap, or, of
+    entries without quartiles, never.
     """
     for index in range(len(series) - 1, 0, -1):
-        before, after = series[index - 1], series[index]
-        if "instructions" in after:
-            if abs(value(after) / value(before) - 1) >= SMALLEST_CHANGE:
-                return index
-        elif "lower_quartile_ms" in before and "lower_quartile_ms" in after:
-            slower = after["lower_quartile_ms"] > before["upper_quartile_ms"]
-            if slower or after["upper_quartile_ms"] < before["lower_quartile_ms"]:
-                return index
+        before, after = interval(series[index - 1]), interval(series[index])
+        if before is None or after is None:
+            continue
+        apart = after[0] > before[1] or after[1] < before[0]
+        if apart and abs(value(series[index]) / value(series[index - 1]) - 1) >= SMALLEST_CHANGE:
+            return index
     return None
 
 
@@ -107,15 +117,14 @@ def _point(entry: Entry, commits: Commits) -> Point:
         words += f"; first looked {entry['cleared']:.3f}, not when measured again"
     if mark == ACCEPTED:
         words += f"\n{entry['reason']}"
-    low = entry.get("lower_quartile_ms", value(entry))
-    high = entry.get("upper_quartile_ms", value(entry))
+    low, high = interval(entry) or (value(entry), value(entry))
     return Point(value(entry), low, high, mark, words)
 
 
 def _row(case: str, series: Sequence[Entry], commits: Commits) -> str:
     last, index = series[-1], last_change(series)
     change, commit = "-", "none seen" if len(series) > 1 else "measured once"
-    if "median_ms" in last and "lower_quartile_ms" not in last:
+    if interval(last) is None:
         commit = "no interval was kept"
     if index is not None:
         ratio = value(series[index]) / value(series[index - 1])

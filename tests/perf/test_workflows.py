@@ -34,7 +34,10 @@ def repo(tmp_path, monkeypatch):
     bench.parent.mkdir()
     bench.write_text(
         f"#!{sys.executable}\nimport sys\nfrom moge_bench.cli import main\n"
-        "sys.argv += ['--no-time'] * (sys.argv[2] == 'gate')\nmain()\n"
+        "sys.argv += ['--no-time'] * (sys.argv[2] == 'gate')\n"
+        "if sys.argv[2] == 'series':  # minutes, of a package that this clone does not have\n"
+        "    sys.exit(open('../series.log', 'a').write('x') != 1)\n"
+        "main()\n"
     )
     bench.chmod(0o755)
     for name, value in (("MOGE_BENCH", bench), ("PYTHONPATH", ROOT), ("XDG_CACHE_HOME", tmp_path),
@@ -81,6 +84,7 @@ def test_the_history_keeps_itself_on_its_branch(repo, tmp_path):
     assert names == ["history.html", "history.jsonl"]
     lines = git(repo, "show", "FETCH_HEAD:history.jsonl").splitlines()
     assert [json.loads(line)["verdict"] for line in lines] == ["pass", "regression"]
+    assert (tmp_path / "series.log").read_text() == "xx"
     assert git(repo, "rev-list", "--count", "FETCH_HEAD") == "2"  # no ancestor in main
     assert git(repo, "worktree", "list").count("\n") == 0  # nothing is left behind
 
