@@ -1,15 +1,20 @@
 """Since when, and by which commit: searches over histories of a small repository."""
 
 import json
+import re
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from fake_revisions import git, write_revision
 from typer.testing import CliRunner
 
 from moge_bench.cli import gate as cli
-from moge_bench.perf import bisect, history, registry, revisions
+from moge_bench.perf import bisect, gate, history, registry, revisions
 from moge_bench.perf.registry import Case
+from moge_bench.perf.statistics import INCONCLUSIVE, PASS, REGRESSION
+
+PACKAGE = "moge_bench/__init__.py"
 
 needs_valgrind = pytest.mark.skipif(
     shutil.which("valgrind") is None, reason="valgrind is not installed"
@@ -104,16 +109,50 @@ def test_bad_requests_end_in_one_sentence(repo, tmp_path, arguments, message):
     assert result.exit_code == 2 and message in result.output.replace("\n", " ")
 
 
-@pytest.mark.slow
-def test_by_time_the_gate_judges(repo, tmp_path, monkeypatch):
+@pytest.fixture
+def judged(repo, tmp_path, monkeypatch):
+    """by_time where the gate, tested elsewhere, reads how long the route of a revision burns."""
     monkeypatch.setitem(registry.SETS, "gate", [Case("router", 16, 8, 2, 2, threads=1)])
-    made = []
-    for n, seconds in enumerate((0.001, 0.001, 0.006, 0.006)):
-        write_revision(repo, seconds=seconds, loops=1000)
-        made.append(commit(repo, f"commit {n}"))
-    policy = bisect.Policy(blocks=6, generations=2, max_generations=8)
-    found = bisect.by_time(repo, made[0], "HEAD", None, tmp_path / "cache", policy, print)
+    asked = []
+
+    def run(base, head, cases, policy, *, instructions, backend, progress):
+        assert not instructions and backend == "extension"
+        burned = [
+            float(re.search(r"process_time\(\) \+ (\S+)", (r.tree / PACKAGE).read_text())[1])
+            for r in (base, head)
+        ]
+        asked.append(head.commit)
+        ratio = burned[1] / burned[0]
+        verdict = INCONCLUSIVE if ratio < 1 else REGRESSION if ratio > 1.1 else PASS
+        decision = SimpleNamespace(verdict=verdict, ratio=ratio, reason="noise")
+        return SimpleNamespace(decisions=[decision])
+
+    monkeypatch.setattr(gate, "run", run)
+
+    def search(*seconds):
+        made = []
+        for n, each in enumerate(seconds):
+            write_revision(repo, seconds=each, loops=1000)
+            made.append(commit(repo, f"commit {n}"))
+        arguments = (repo, made[0], "HEAD", None, tmp_path / "cache", bisect.Policy(), print)
+        return made, asked, bisect.by_time(*arguments)
+
+    return search
+
+
+def test_by_time_the_gate_judges(judged):
+    made, asked, found = judged(0.001, 0.001, 0.006, 0.006)
     assert found.commit == made[2] and "slower by time" in str(found)
+    assert asked == [made[3], made[2], made[1]]  # the bad end first, then halves
+
+
+@pytest.mark.parametrize(
+    ("last", "kind", "message"),
+    [(0.001, ValueError, "HEAD is not slower"), (0.0005, RuntimeError, "cannot be told from")],
+)
+def test_by_time_says_why_it_stops(judged, last, kind, message):
+    with pytest.raises(kind, match=message):
+        judged(0.001, last)
 
 
 def test_the_anchor_is_a_release_or_thirty_days_old(repo, monkeypatch):
