@@ -1,6 +1,7 @@
 # Every target sets up what it needs in .venv: Python >= 3.10, a C++ compiler and make are enough.
 PYTHON ?= python3
 VENV   ?= .venv
+TEST_JOBS ?= auto
 BIN    := $(VENV)/bin
 CSRC   := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 TOOLS  := $(shell find tools tests/tools -name '*.cpp' -o -name '*.h' -o -name '*.cu')
@@ -87,7 +88,7 @@ lint: lint-workflows $(VENV)/.dev
 	$(BIN)/clang-format --dry-run --Werror $(CSRC) $(TOOLS)
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal
 
 check: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not slow"
