@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transform_cases import cpu_kernels
@@ -18,7 +19,15 @@ CPU = torch.device("cpu")
 triton = pytest.importorskip("triton", reason="Triton has no build for this system or Python")
 
 
+def number(version):
+    return tuple(int(part) for part in version.split(".")[:2])
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(
+    number(triton.__version__) < (3, 7) and number(np.__version__) >= (2, 4),
+    reason="the interpreter of Triton before 3.7 breaks with numpy 2.4",
+)
 def test_the_kernels_interpreted_on_the_cpu():
     """The tests of tests/gpu on numbers, NaN, strides, derivatives and errors."""
     command = [sys.executable, "-m", "pytest", "tests/gpu/test_products_on_device.py", "-m", "gpu",
