@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from moge_bench.config import RECORDED
+from moge_bench.config import RECORDED, faults
 from moge_bench.config.identity import migrate
 from moge_bench.runs.record import Record, to_json
 from moge_bench.system import write_atomically
@@ -64,9 +64,7 @@ def read_record(path: Path) -> Record:
                 f"it holds the run {record.run_id}; a record's file has the name of its run"
             )
     except ValidationError as error:
-        issue = error.errors()[0]
-        where = ".".join(str(part) for part in issue["loc"]) or "record"
-        reason = f"{where}: {issue['msg'].removeprefix('Value error, ')}"
+        reason = faults(error, Record)[0]
         raise ValueError(f"{path} is not a record: {reason}; {_MEND}") from None
     except (ValueError, OSError) as error:
         raise ValueError(f"{path} is not a record: {error}; {_MEND}") from None

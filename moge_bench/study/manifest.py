@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from moge_bench.config import Frozen
+from moge_bench.config import Frozen, faults
 from moge_bench.study.grid import Arm, Grid, GridFile
 from moge_bench.study.names import coordinates_key
 from moge_bench.system import write_atomically
@@ -79,9 +79,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        issue = error.errors()[0]
-        where = ".".join(str(part) for part in issue["loc"]) or "manifest"
-        reason = f"{where}: {issue['msg']}"
+        reason = faults(error, Manifest)[0]
     except OSError as error:
         reason = str(error)
     raise ValueError(
