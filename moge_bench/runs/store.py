@@ -5,8 +5,8 @@ The same run is the same file on every machine, so folders merge by copying.
 
 from __future__ import annotations
 
-import glob
 import json
+import re
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -42,8 +42,8 @@ class RecordStore:
 
     def find(self, prefix: str) -> Record:
         """Return the one record whose run_id starts with ``prefix``; ValueError if not one."""
-        pattern = f"{glob.escape(prefix[:2])}*/{glob.escape(prefix)}*.json"
-        found = sorted(self.runs.glob(pattern)) if prefix else []
+        digits = re.fullmatch("[0-9a-f]+", prefix)  # anything else might be a path or a pattern
+        found = sorted(self.runs.glob(f"{prefix[:2]}*/{prefix}*.json")) if digits else []
         if self.path(prefix) in found:  # whatever else, a copy say, begins as it does
             found = [self.path(prefix)]
         if len(found) != 1:

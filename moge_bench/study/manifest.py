@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -19,6 +19,8 @@ from moge_bench.study.names import coordinates_key
 from moge_bench.system import write_atomically
 
 FILE = "manifest.json"
+# Files are named by it: nothing else may stand there, least of all a path that leaves the folder.
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
 
 class ArmEntry(Frozen):
@@ -28,10 +30,10 @@ class ArmEntry(Frozen):
     ``coordinates`` lists them all, the first one first.
     """
 
-    arm_id: str
+    arm_id: Digest
     coordinates: tuple[dict[str, Any], ...]
     settings: dict[str, Any] = Field(description="resolved, less the seed")
-    runs: dict[int, str] = Field(description="seed -> run_id")
+    runs: dict[int, Digest] = Field(description="seed -> run_id")
 
 
 class Declaration(Frozen):
