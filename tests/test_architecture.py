@@ -3,10 +3,8 @@
 import ast
 import os
 import re
-import shutil
 import subprocess
 import sys
-import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -241,23 +239,6 @@ def test_the_wheel_holds_the_package_and_its_data_alone(tmp_path):
     assert any(name.endswith("quick.yaml") for name in data)
     apart = re.compile(r"\b(simt|ptx|gpu_check|tools|tests|csrc)\b")
     assert [name for name in names if apart.search(name)] == []
-
-
-@pytest.mark.slow
-def test_a_real_wheel_adds_the_extension_only(tmp_path):
-    tree = tmp_path / "tree"  # apart from the checkout, whose build folder may hold earlier files
-    ignored = shutil.ignore_patterns(".*", "build", "results", "*.so", "__pycache__", "*.egg-info")
-    shutil.copytree(ROOT, tree, ignore=ignored, symlinks=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w",
-         str(tmp_path), "."],
-        cwd=tree, env=os.environ | {"MOGE_CUDA": "0"}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
-    (wheel,) = tmp_path.glob("*.whl")
-    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    (extension,) = names - files_of_the_wheel(tmp_path / "expected")
-    assert re.fullmatch(r"moge_bench/_C\..*\.so", extension)
 
 
 SOURCES = (".py", ".cpp", ".h", ".cu", ".cuh")
