@@ -34,7 +34,8 @@ ARROWS = {
     "publish": "analysis.store config methods metrics presets runs study system",
     "analysis": "ops.topography config methods metrics runs.record runs.store training.probes "
     "system",
-    "perf": "moge_bench ops moe config metrics data models training runs study system cache",
+    "perf": "moge_bench ops moe config metrics presets data models training runs study system "
+    "cache",
     # Beside the packages of docs/design.md.
     "doctor": "moge_bench ops data.assets system",
 }  # fmt: skip

@@ -26,6 +26,7 @@ _GO_ON = {
     "perf count": _BUILDS,
     "perf gate": _BUILDS,
     "perf bisect": _BUILDS,
+    "perf series": "nothing was recorded; the same command measures anew",
     "perf history": "counted commits are in history.jsonl; the same command does the rest",
 }
 
