@@ -12,7 +12,7 @@ BUILD  := setup.py scripts/build_cuda.py scripts/compiler_log.py
 HOST   := $(BUILD) $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h)
 DEVICE := $(BUILD) csrc/kernels.h csrc/plan.h csrc/plan.cpp $(wildcard csrc/cuda/*)
 
-.PHONY: FORCE help build kernels ablation test lint lint-workflows check check-ops bench sanitize mutants gpu-check gpu-run tables report clean
+.PHONY: FORCE help api build kernels ablation test lint lint-workflows check check-ops bench sanitize mutants gpu-check gpu-run tables report clean
 .DELETE_ON_ERROR:
 
 help:
@@ -29,6 +29,7 @@ help:
 	@echo "make gpu-run    all that only a GPU can say, in one call of ten minutes; OUT=folder for the results"
 	@echo "make tables     rebuild the committed tables and figures from the committed records"
 	@echo "make report     results/report.html: answers, figures, tables and the runs behind each number, on one page"
+	@echo "make api        the page of the public Python surface, from the docstrings: build/api"
 	@echo "make build      set up $(VENV), compile the extension, and the CUDA library where nvcc is found"
 	@echo "make clean      remove the build and $(VENV)"
 
@@ -59,7 +60,7 @@ kernels: $(VENV)/.kernels $(if $(filter 1,$(CUDA)),$(VENV)/.cuda)
 build: $(VENV)/.suite $(VENV)/.kernels $(VENV)/.cuda
 
 ablation tables report test bench gpu-check gpu-run: $(VENV)/.kernels $(VENV)/.cuda
-check check-ops sanitize mutants: $(VENV)/.kernels
+api check check-ops sanitize mutants: $(VENV)/.kernels
 
 ablation: $(VENV)/.suite
 	$(BIN)/moge-bench ablate ablations/quick.yaml --results results/local
@@ -104,6 +105,9 @@ sanitize: $(VENV)/.dev
 
 mutants: $(VENV)/.dev
 	$(BIN)/python -m tools.simt.mutants
+
+api: $(VENV)/.dev
+	$(BIN)/python -m scripts.api_page build/api
 
 gpu-check: $(VENV)/.gpu-check
 	$(BIN)/python -m tools.gpu_check

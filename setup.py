@@ -30,6 +30,7 @@ import build_cuda  # noqa: E402
 import compiler_log  # noqa: E402
 
 LOG = ROOT / "build/compile.log"
+WITHOUT = "MOGE_COMPILE=0 installs what needs no compiler: the slow reference of every op."
 
 
 def files(folders: tuple[str, ...], *suffixes: str) -> list[Path]:
@@ -90,7 +91,8 @@ class Build(BuildExtension):
         compiler = self.compiler.compiler_cxx[0]
         if shutil.which(compiler) is None:
             sys.exit(
-                f"moge-bench needs a C++ compiler: {compiler!r} was not found; install g++ >= 10."
+                f"moge-bench needs a C++ compiler: {compiler!r} was not found; install g++ >= 10. "
+                f"{WITHOUT}"
             )
         log = LOG.relative_to(ROOT)
         print(f"moge-bench: compiling; what the compilers say goes to {log}", flush=True)
@@ -102,7 +104,7 @@ class Build(BuildExtension):
             cause = str(error).splitlines()[0]
             sys.exit(
                 f"{compiler_log.first_errors(said)}\nmoge-bench: building the extension failed "
-                f"({cause}); the errors stand above, everything is in {log}."
+                f"({cause}); the errors stand above, everything is in {log}. {WITHOUT}"
             )
         warnings = compiler_log.num_warnings(LOG.read_text(errors="replace"))
         print(f"moge-bench: built, {warnings} warnings in {log}")

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Source = Literal["evaluation", "speed", "record", "analysis"]
+Side = Literal["higher", "lower"] | None
+Data = Literal["", "images", "text"]
 
 
 @dataclass(frozen=True)
@@ -33,23 +35,31 @@ class Metric:
             "routing.NAME": NAME in the record's ``routing`` of the split, mean over the layers.
         compared: how two values stand to each other: "difference" in the metric's unit, or
             "ratio", the exponential of a mean difference of logarithms, told in percent.
+        data: the data.kind that it is a number of, "" for any.
+        of_training: whether it tells of the training, and is the same on every split.
     """
 
     name: str
     title: str
     unit: str
     digits: int
-    better: Literal["higher", "lower"] | None
+    better: Side
     source: Source
     kind: Literal["quality", "routing", "analysis", "speed", "memory", "size"]
     published: str | None = None
     path: str = ""
     compared: Literal["difference", "ratio"] = "difference"
+    data: Data = ""
+    of_training: bool = False
 
     @property
     def heading(self) -> str:
         """Title and unit, as a column's head has them."""
         return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    def title_on(self, split: str) -> str:
+        """Split and title; what tells of the training has no split."""
+        return f"{'' if self.of_training else split.replace('_', ' ')} {self.title}".strip()
 
     @property
     def paired(self) -> bool:
@@ -64,12 +74,11 @@ class Metric:
         return "points" if self.unit == "%" else self.unit
 
 
-Side = Literal["higher", "lower"] | None
-
-
-def _analysis(name: str, title: str, unit: str, digits: int, better: Side = None) -> Metric:
+def _analysis(
+    name: str, title: str, unit: str, digits: int, better: Side = None, data: Data = ""
+) -> Metric:
     """Return a number of docs/analyses.md, the mean over the MoE layers."""
-    return Metric(name, title, unit, digits, better, "analysis", "analysis")
+    return Metric(name, title, unit, digits, better, "analysis", "analysis", data=data)
 
 
 _ANALYSES = (
@@ -81,8 +90,8 @@ _ANALYSES = (
     _analysis("diversity_output_cka", "CKA of outputs", "", 4, "lower"),
     _analysis("diversity_weight_cosine", "cosine of weights", "", 4, "lower"),
     _analysis("diversity_router_cosine", "cosine of router rows", "", 4, "lower"),
-    _analysis("specialisation_class", "class information", "bits", 3, "higher"),
-    _analysis("specialisation_token", "token information", "bits", 3, "higher"),
+    _analysis("specialisation_class", "class information", "bits", 3, "higher", "images"),
+    _analysis("specialisation_token", "token information", "bits", 3, "higher", "text"),
     _analysis("specialisation_position", "position information", "bits", 3, "higher"),
     _analysis("topography_score_excess", "correlation of neighbours", "", 4),
     _analysis("topography_coselection_excess", "co-selection of neighbours", "", 4),
@@ -100,21 +109,22 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("top1_accuracy", "top-1", "%", 2, "higher", "evaluation", "quality",
-               "top-1 accuracy"),
+               "top-1 accuracy", data="images"),
         Metric("top5_accuracy", "top-5", "%", 2, "higher", "evaluation", "quality",
-               "top-5 accuracy"),
+               "top-5 accuracy", data="images"),
         Metric("cross_entropy", "cross-entropy", "nats", 4, "lower", "evaluation", "quality"),
         Metric("perplexity", "perplexity", "", 2, "lower", "evaluation", "quality", "perplexity",
-               compared="ratio"),
+               compared="ratio", data="text"),
         Metric("bits_per_byte", "bits per byte", "bits", 4, "lower", "evaluation", "quality",
-               "bits per byte"),
+               "bits per byte", data="text"),
         Metric("load_entropy", "load entropy", "", 4, None, "evaluation", "routing",
                path="routing.load_entropy_normalized"),
         Metric("dead_experts", "dead experts", "", 4, None, "evaluation", "routing",
                path="routing.dead_expert_share"),
         Metric("dropped_share", "dropped choices", "", 4, None, "evaluation", "routing",
                path="routing.dropped_share"),
-        Metric("dose", "dose", "", 3, None, "evaluation", "routing", path="routing.dose"),
+        Metric("dose", "dose", "", 3, None, "evaluation", "routing", path="routing.dose",
+               of_training=True),
         Metric("score_entropy", "score entropy", "", 4, None, "evaluation", "routing",
                path="routing.score_entropy_normalized"),
         Metric("top_score", "largest score", "", 4, None, "evaluation", "routing",

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import os
 import platform
+import secrets
 import subprocess
 import tempfile
 from collections.abc import Iterable
@@ -23,7 +24,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     file.
     """
     # Not tempfile's: its files are readable by their owner alone, and results are to be shared.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # A number of its own: on a shared disk two machines have equal process ids.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:

@@ -1,3 +1,4 @@
+import gc
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,16 @@ table:
   rows: [moe.num_experts, moe.group.size, method]
   metrics: [top1_accuracy, peak_memory_mib, tokens_per_second]
 """
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Leave what the imports made out of every later collection, of which accelerate asks for many.
+
+    The Trainer alone does at the end of each training: with torch._dynamo imported it takes longer
+    there than in the steps of a test.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

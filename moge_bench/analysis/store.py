@@ -14,7 +14,7 @@ from typing import Literal, TypeVar
 from pydantic import Field, FiniteFloat, ValidationError
 
 from moge_bench.analysis.numbers import Number
-from moge_bench.config import Frozen
+from moge_bench.config import Frozen, faults
 from moge_bench.system import write_atomically
 
 VERSION = 1  # of the definitions: an analysis of an older one is made again
@@ -117,9 +117,11 @@ def _read(path: Path, kind: type[_Kind]) -> _Kind | None:
         return None
     try:
         return kind.model_validate_json(path.read_bytes())
-    except (ValidationError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path} is not an analysis ({reason}); delete it") from None
+    except ValidationError as error:
+        reason = faults(error, kind)[0]
+    except OSError as error:
+        reason = str(error)
+    raise ValueError(f"{path} is not an analysis: {reason}; delete it")
 
 
 def _write(path: Path, found: Analysis | SeedNull) -> Path:

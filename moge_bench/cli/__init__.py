@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
-from moge_bench import __version__
-from moge_bench.cli import analysis, gate, look, read, run
-from moge_bench.cli.terminal import forgiving
-
-app = typer.Typer(
-    no_args_is_help=True, pretty_exceptions_enable=False,
-    help="Topographic group-norm routing for Mixture-of-Experts models: benchmarks and ablations.",
-)  # fmt: skip
-for command in (look.doctor, look.presets, run.train, run.ablate, analysis.analyze,
-                read.tables, read.figures, read.report, read.show, read.diff):  # fmt: skip
-    app.command()(command)
-app.add_typer(gate.app, name="perf")
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(__version__)
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show it.")
-    ] = False,
-) -> None:
-    pass
+from typing import Any
 
 
 def main() -> None:
-    """Entry point of the console script."""
-    with forgiving():
-        app()
+    """Entry point of the console script. Everything is imported where Ctrl-C is provided for."""
+    try:
+        from moge_bench.cli.terminal import forgiving
+
+        with forgiving():
+            from moge_bench.cli.commands import app
+
+            app()
+    except KeyboardInterrupt:
+        from moge_bench.cli.interrupted import tell
+
+        raise SystemExit(tell("")) from None
+
+
+def __getattr__(name: str) -> Any:
+    if name == "app":
+        from moge_bench.cli.commands import app
+
+        return app
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

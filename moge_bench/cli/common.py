@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +15,22 @@ from rich.markup import escape
 
 from moge_bench.cli.terminal import reader_is_gone
 
-out = Console(soft_wrap=True, highlight=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+# For a terminal lines are broken between words; what goes to a file or a pipe is not.
+out = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+err = Console(stderr=True, soft_wrap=not sys.stderr.isatty(), highlight=False)
 
 RESULTS = Path("results/local")
 ResultsDir = Annotated[Path, typer.Option("--results", help="Folder of runs, studies and speed.")]
+
+
+def print_markdown(text: str) -> None:
+    """Print ``text``: to a terminal laid out in its width, to a file or a pipe as it is."""
+    if out.is_terminal:
+        from rich.markdown import Markdown
+
+        out.print(Markdown(text))
+    else:
+        sys.stdout.write(text + "\n")
 
 
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC)
@@ -51,6 +63,3 @@ def user_errors() -> Iterator[None]:
             raise  # ``main`` ends quietly
         err.print(f"moge-bench: {escape(sentence(error))}")
         raise typer.Exit(2 if isinstance(error, ValueError) else 1) from None
-    except KeyboardInterrupt:
-        err.print("moge-bench: interrupted; finished runs are kept, the rest will run next time")
-        raise typer.Exit(130) from None

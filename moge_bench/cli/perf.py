@@ -11,8 +11,11 @@ from typing import Annotated
 import typer
 
 from moge_bench.cli.common import err
+from moge_bench.cli.interrupted import Commands
 
-app = typer.Typer(help="Benchmarks of router and layer, and the gate that guards them.")
+app = typer.Typer(
+    cls=Commands, help="Benchmarks of router and layer, and the gate that guards them."
+)
 
 Output = Annotated[Path, typer.Option(help="Folder of the report.")]
 OUTPUT = Path("results/perf")

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from moge_bench.cli.common import RESULTS, ResultsDir, err, out, sentence, user_errors
+from moge_bench.cli.common import (
+    RESULTS,
+    ResultsDir,
+    err,
+    out,
+    print_markdown,
+    sentence,
+    user_errors,
+)
+from moge_bench.cli.complete import complete_run
 from moge_bench.cli.terminal import reader_is_gone
 
 if TYPE_CHECKING:
@@ -101,7 +110,7 @@ def print_tables(results: Path, study: str) -> Answer:
 
     folder = results / "studies" / study
     answer = make_answer(_collect(results, study))
-    sys.stdout.write(write_tables(answer, folder) + "\n")
+    print_markdown(write_tables(answer, folder))
     out.print(escape(f"written: {folder}"))
     out.print(escape(f"{study}: {answer_sentence(answer)}"))
     return answer
@@ -118,10 +127,13 @@ def _collect(results: Path, study: str) -> Results:
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the file's own JSON.")]
+RunId = Annotated[
+    str, typer.Argument(help="The first digits are enough.", autocompletion=complete_run)
+]
 
 
-def show(run_id: str, results: ResultsDir = RESULTS, as_json: AsJson = False) -> None:
-    """Print one record: what ran, how well, on what. The first digits of its id are enough."""
+def show(run_id: RunId, results: ResultsDir = RESULTS, as_json: AsJson = False) -> None:
+    """Print one record: what ran, how well, on what."""
     with user_errors():
         from moge_bench.publish.record_view import show_record
         from moge_bench.runs.record import to_json
@@ -134,7 +146,7 @@ def show(run_id: str, results: ResultsDir = RESULTS, as_json: AsJson = False) ->
             sys.stdout.write(show_record(record))
 
 
-def diff(a: str, b: str, results: ResultsDir = RESULTS) -> None:
+def diff(a: RunId, b: RunId, results: ResultsDir = RESULTS) -> None:
     """Print what differs between two records: settings, code, machine, then results."""
     with user_errors():
         from moge_bench.publish.record_view import compare_records

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 from rich.markup import escape
 
 from moge_bench.cli.common import RESULTS, ResultsDir, err, out, user_errors
+from moge_bench.cli.complete import complete_method, complete_preset
 from moge_bench.cli.read import print_tables
 from moge_bench.methods import METHODS
 
@@ -22,9 +24,14 @@ if TYPE_CHECKING:
 
 
 def train(
-    preset: str,
+    preset: Annotated[
+        str, typer.Argument(help="`moge-bench presets` lists them.", autocompletion=complete_preset)
+    ],
     method: Annotated[
-        str | None, typer.Option(help=f"{', '.join(METHODS)}; default: the preset's.")
+        str | None,
+        typer.Option(
+            help=f"{', '.join(METHODS)}; default: the preset's.", autocompletion=complete_method
+        ),
     ] = None,
     seed: int = 0,
     settings: Annotated[
@@ -96,20 +103,22 @@ def ablate(
         check_tasks([arm.configs[0] for arm in grid.arms])
         check_layout(results)
         store = RecordStore(results)
-        todo = pending(grid.configs, store)
-        done = len(grid.configs) - len(todo)
-        out.print(f"{grid.file.name}: {len(grid.configs)} runs, {done} done, {len(todo)} to do")
+        todo = {config.run_id: config for config in pending(grid.configs, store)}
+        # Of all runs, not of those left: jobs that start later must not divide them anew.
+        share = [run_id for *_, run_id in grid.runs][first::step]
+        waiting = [run_id for run_id in share if run_id in todo]
+        chosen = [todo[run_id] for run_id in waiting[:limit]]
+        name = grid.file.name if step == 1 else f"{grid.file.name}, shard {shard}"
+        done = len(share) - len(waiting)
+        out.print(f"{name}: {len(share)} runs, {done} done, {len(waiting)} to do")
         manifest = make_manifest(grid)
         for note in compare_manifest(results, manifest):
             out.print(f"note: {escape(note)}")
-        # Of all runs, not of those left: jobs that start later must not divide them anew.
-        share = {config.run_id for config in grid.configs[first::step]}
         if dry_run:
-            _list_runs(grid, {config.run_id for config in todo}, share)
+            _list_runs(grid, set(share), set(waiting), set(waiting[:limit]))
             return
         check_writable(store.runs)
         save_manifest(results, manifest)
-        chosen = [config for config in todo if config.run_id in share][:limit]
         failed = _execute(chosen, store, jobs=jobs, executor=executor)
         # Arms are timed against each other, so those still to come would make it stale.
         left = len(todo) - len(chosen)
@@ -134,14 +143,17 @@ def _shard(text: str) -> tuple[int, int]:
     return int(index) - 1, int(count)
 
 
-def _list_runs(grid: Grid, todo: set[str], share: set[str]) -> None:
-    """Print a line a run of ``share``: state, id, and the axis values that tell it from others."""
+def _list_runs(grid: Grid, share: set[str], waiting: set[str], chosen: set[str]) -> None:
+    """Print a line a run of ``share``: state, id, and the axis values that tell it from others.
+
+    "to do" are those ``chosen``; --limit leaves the others for later.
+    """
     lines = []
     for arm, config, run_id in grid.runs:
         if run_id in share:
             values = " ".join(f"{axis}={value}" for axis, value in arm.coordinates[0].items())
-            state = "to do   " if run_id in todo else "finished"
-            lines.append(f"{state} {run_id} {values} seed={config.seed}")
+            state = "to do" if run_id in chosen else "later" if run_id in waiting else "finished"
+            lines.append(f"{state:<8} {run_id} {values} seed={config.seed}")
     print("\n".join(lines))
 
 
@@ -171,10 +183,14 @@ def _execute(
         TextColumn("runs {task.description}"), BarColumn(), MofNCompleteColumn(),
         TextColumn("steps, left"), TimeRemainingColumn(elapsed_when_finished=True),
     )  # fmt: skip
-    with Bar(*columns, console=err, disable=not sys.stderr.isatty()) as bar:
+    with (
+        Bar(*columns, console=err, disable=not sys.stderr.isatty()) as bar,
+        # Wherever Ctrl-C falls, the runs under way are ended.
+        closing(_reports(configs, store, jobs, executor)) as reports,
+    ):
         total = sum(config.training.steps for config in configs)
         task = bar.add_task(f"0/{len(configs)}", total=total)
-        for report in _reports(configs, store, jobs, executor):
+        for report in reports:
             steps[report.config.run_id] = report.steps
             if report.status is not None:
                 ended += 1
@@ -187,7 +203,7 @@ def _execute(
 
 def _reports(
     configs: list[RunConfig], store: RecordStore, jobs: int | None, executor: str
-) -> Iterator[Progress]:
+) -> Generator[Progress, None, None]:
     if executor == "ray":
         from moge_bench.runs.executors.ray import run_on_ray
 

@@ -2,6 +2,7 @@
 
 from moge_bench.config.build import build_config
 from moge_bench.config.data import DataConfig, ImageDataConfig, TextDataConfig
+from moge_bench.config.faults import faults
 from moge_bench.config.frozen import RECORDED, Frozen
 from moge_bench.config.models import (
     ImageModelConfig,
@@ -40,6 +41,7 @@ __all__ = [
     "TrainingConfig",
     "VisionModelConfig",
     "build_config",
+    "faults",
     "field_paths",
     "nearest",
     "set_path",

@@ -29,7 +29,7 @@ from moge_bench.perf.kernel_check import check_kernels
 from moge_bench.perf.memory import MIB, peak_cuda_bytes, peak_tensor_bytes
 from moge_bench.perf.timing import interleave, summarize
 from moge_bench.runs import provenance
-from moge_bench.runs.processes import tie_to_parent
+from moge_bench.runs.processes import deaf_to_interrupts, tie_to_parent
 from moge_bench.runs.speed import SpeedPass, SpeedStore
 from moge_bench.runs.store import RecordStore
 from moge_bench.study.grid import Grid
@@ -108,7 +108,8 @@ def _measure_in_fresh_process(configs: list[RunConfig]) -> dict[str, dict[str, A
     process = context.Process(
         target=_child, args=([config.model_dump_json() for config in configs], sender)
     )
-    process.start()
+    with deaf_to_interrupts():
+        process.start()
     sender.close()
     try:
         answer = json.loads(receiver.recv())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from moge_bench.publish.conditions import Conditions, fixed_settings
@@ -84,11 +85,18 @@ class Captions:
 
 
 def results_folder(folder: Path) -> str:
-    """Return the results folder of studies/NAME as a command names it, never an absolute path."""
-    parts = folder.parts[:-2]
-    if "results" in parts:
-        return "/".join(parts[len(parts) - 1 - parts[::-1].index("results") :])
-    return parts[-1] if parts else "results"
+    """Return the results folder of studies/NAME as a command names it.
+
+    One called results is named from there on, wherever it lies: what is committed holds no path of
+    a machine. Any other is named as it was given, or from the working folder if it lies below.
+    """
+    root = folder.parent.parent
+    if "results" in root.parts:
+        last = len(root.parts) - 1 - root.parts[::-1].index("results")
+        root = Path(*root.parts[last:])
+    elif root.is_absolute() and root.is_relative_to(Path.cwd()):
+        root = root.relative_to(Path.cwd())
+    return shlex.quote(root.as_posix())
 
 
 def _seeds(results: Results) -> str:

@@ -65,7 +65,7 @@ class Shown:
     @property
     def title(self) -> str:
         """Split and metric, without the unit."""
-        return f"{self.split.replace('_', ' ')} {self.metric.title}".strip()
+        return self.metric.title_on(self.split)
 
     @property
     def heading(self) -> str:

@@ -49,14 +49,17 @@ class Table:
 
 
 def escape_markdown(text: str) -> str:
-    """Return ``text`` as one line, fit for a cell, in which nothing is markup."""
-    return re.sub(r"([\\|*`<>])", r"\\\1", " ".join(text.split()))
+    """Return ``text`` as one line, fit for a cell, in which nothing is markup.
+
+    A "<" begins a tag or a link only where a letter or one of "/!?" follows: "p < 0.05" stays.
+    """
+    return re.sub(r"([\\|*`]|<(?=[A-Za-z/!?]))", r"\\\1", " ".join(text.split()))
 
 
 def markdown_line(text: str) -> str:
     """Return ``text`` as a paragraph of one line: no heading and no list either."""
     line = escape_markdown(text)
-    return f"\\{line}" if line.startswith(("#", "- ", "+ ")) else line
+    return f"\\{line}" if line.startswith(("#", ">", "- ", "+ ")) else line
 
 
 def escape_latex(text: str) -> str:

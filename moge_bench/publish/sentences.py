@@ -28,7 +28,7 @@ def subject(declared: DeclaredContrast) -> str:
 
 def quantity(declared: DeclaredContrast) -> str:
     """Return in what: "points of test top-1 at experts 64", with what a trend is over."""
-    number = f"{declared.where.replace('_', ' ')} {declared.number.title}".strip()
+    number = declared.number.title_on(declared.where)
     words = f"{declared.number.contrast_unit} of {number}".strip().removeprefix("of ")
     if declared.at:
         at = [f"{axis_title(a)} {' or '.join(map(axis_value, v))}" for a, v in declared.at.items()]

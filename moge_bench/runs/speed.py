@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, FiniteFloat, ValidationError
 
-from moge_bench.config import Frozen
+from moge_bench.config import Frozen, faults
 from moge_bench.system import write_atomically
 
 
@@ -76,11 +76,11 @@ class SpeedStore:
             return ()
         try:
             return SpeedFile.model_validate_json(path.read_bytes()).passes
-        except (ValidationError, OSError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(
-                f"{path} is not a speed file: {reason}; delete it to time the study again"
-            ) from None
+        except ValidationError as error:
+            reason = faults(error, SpeedFile)[0]
+        except OSError as error:
+            reason = str(error)
+        raise ValueError(f"{path} is not a speed file: {reason}; delete it to time the study again")
 
     def latest(self, study: str, arms: Collection[str]) -> SpeedPass | None:
         """Return the last pass that timed all of ``arms`` together, or else most of them."""

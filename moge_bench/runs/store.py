@@ -5,13 +5,13 @@ The same run is the same file on every machine, so folders merge by copying.
 
 from __future__ import annotations
 
-import glob
 import json
+import re
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from moge_bench.config import RECORDED
+from moge_bench.config import RECORDED, faults
 from moge_bench.config.identity import migrate
 from moge_bench.runs.record import Record, to_json
 from moge_bench.system import write_atomically
@@ -42,8 +42,8 @@ class RecordStore:
 
     def find(self, prefix: str) -> Record:
         """Return the one record whose run_id starts with ``prefix``; ValueError if not one."""
-        pattern = f"{glob.escape(prefix[:2])}*/{glob.escape(prefix)}*.json"
-        found = sorted(self.runs.glob(pattern)) if prefix else []
+        digits = re.fullmatch("[0-9a-f]+", prefix)  # anything else might be a path or a pattern
+        found = sorted(self.runs.glob(f"{prefix[:2]}*/{prefix}*.json")) if digits else []
         if self.path(prefix) in found:  # whatever else, a copy say, begins as it does
             found = [self.path(prefix)]
         if len(found) != 1:
@@ -64,9 +64,7 @@ def read_record(path: Path) -> Record:
                 f"it holds the run {record.run_id}; a record's file has the name of its run"
             )
     except ValidationError as error:
-        issue = error.errors()[0]
-        where = ".".join(str(part) for part in issue["loc"]) or "record"
-        reason = f"{where}: {issue['msg'].removeprefix('Value error, ')}"
+        reason = faults(error, Record)[0]
         raise ValueError(f"{path} is not a record: {reason}; {_MEND}") from None
     except (ValueError, OSError) as error:
         raise ValueError(f"{path} is not a record: {error}; {_MEND}") from None

@@ -140,12 +140,25 @@ def _baselines(arms: Sequence[Arm], study: GridFile) -> dict[str, Arm]:
 
 
 def figures(study: GridFile) -> list[tuple[Metric, str]]:
-    """Return (metric, split) of every figure the table shows; "" where no split is read."""
+    """Return (metric, split) of every figure the table shows; "" where no split is read.
+
+    What tells of the training stands with every split and is shown once.
+    """
     return [
         (METRICS[name], split)
         for name in study.table.metrics
-        for split in (study.table.splits if METRICS[name].source == "evaluation" else ("",))
+        for split in _splits(study, METRICS[name])
     ]
+
+
+def _splits(study: GridFile, metric: Metric) -> tuple[str, ...]:
+    splits = study.table.splits
+    if metric.source != "evaluation":
+        return ("",)
+    if not metric.of_training:
+        return splits
+    declared = [each.split for each in study.declared.values() if each.metric == metric.name]
+    return (declared[0] if declared else min(splits, key=lambda s: s.endswith("_attacked")),)
 
 
 def values_by_seed(arm: Arm, metric: Metric, split: str) -> dict[int, float]:

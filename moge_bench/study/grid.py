@@ -10,18 +10,19 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
-from moge_bench.config import MAX_SEED, Frozen, RunConfig, field_paths, nearest
+from moge_bench.config import MAX_SEED, Frozen, RunConfig, faults, field_paths
 from moge_bench.data.registry import find_data
 from moge_bench.methods import METHODS
 from moge_bench.metrics import METRICS, SPLITS
 from moge_bench.presets import PRESETS, resolve
 from moge_bench.study.declared import DeclaredContrast, check_declared, check_pairs, digest_of
 from moge_bench.study.names import canonical, check_name, find_value
+from moge_bench.study.obtainable import check_obtainable
 from moge_bench.study.published import published_results
 from moge_bench.study.strict_yaml import load_mapping
 
@@ -149,8 +150,13 @@ def parse_grid(content: str, source: str) -> Grid:
     try:
         file = _validate(load_mapping(content))
         grid = Grid(file, tuple(_expand(file)))
+        # After the arms: a misspelt value is the fault of its axis, not of a contrast.
         for field, declared in file.declared.items():
+            check_declared(field, declared, file.axes, file.table.metrics, file.table.splits)
             check_pairs(field, declared, file.axes, grid.arms)
+        check_obtainable(
+            file.table.metrics, file.table.splits, [arm.configs[0] for arm in grid.arms]
+        )
         return grid
     except yaml.YAMLError as error:
         raise ValueError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
@@ -162,7 +168,7 @@ def _validate(values: dict[str, Any]) -> GridFile:
     try:
         file = GridFile.model_validate(values)
     except ValidationError as error:
-        raise ValueError("; ".join(_explain(issue) for issue in error.errors())) from None
+        raise ValueError("; ".join(faults(error, GridFile))) from None
     _check_settings(file)
     for axis, axis_values in file.axes.items():
         if axis in ("seed", "preset"):
@@ -173,10 +179,10 @@ def _validate(values: dict[str, Any]) -> GridFile:
             raise ValueError(f"axes.{axis} has no values")
         if len({canonical(value) for value in axis_values}) < len(axis_values):
             raise ValueError(f"axes.{axis} names a value twice: {list(axis_values)}")
+    for method in file.axes.get("method", ()):
+        check_name("axes.method", "method", str(method), tuple(METHODS))
     _check_skip(file)
     _check_layout(file)
-    for field, declared in file.declared.items():
-        check_declared(field, declared, file.axes, file.table.metrics, file.table.splits)
     return file
 
 
@@ -194,23 +200,6 @@ def _check_skip(file: GridFile) -> None:
         for axis, value in combination.items():
             check_name(f"skip.{index}", "axis", axis, tuple(file.axes))
             find_value(f"skip.{index}", axis, value, file.axes[axis])
-
-
-def _explain(issue: Any) -> str:
-    path = ".".join(str(part) for part in issue["loc"])
-    if issue["type"] != "extra_forbidden":
-        return f"{path}: {issue['msg'].removeprefix('Value error, ')}"
-    owner: Any = GridFile
-    for part in issue["loc"][:-1]:
-        if isinstance(part, str):
-            owner = _model_of(owner.model_fields[part].annotation)
-    return f"no field is called {path!r}{nearest(str(issue['loc'][-1]), list(owner.model_fields))}"
-
-
-def _model_of(annotation: Any) -> Any:
-    """Return the model that a field holds: alone, in a tuple, or optional."""
-    kinds = (annotation, *get_args(annotation))
-    return next(k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel))
 
 
 def _check_layout(file: GridFile) -> None:

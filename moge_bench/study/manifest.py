@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from moge_bench.config import Frozen
+from moge_bench.config import Frozen, faults
 from moge_bench.study.grid import Arm, Grid, GridFile
 from moge_bench.study.names import coordinates_key
 from moge_bench.system import write_atomically
 
 FILE = "manifest.json"
+# Files are named by it: nothing else may stand there, least of all a path that leaves the folder.
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
 
 class ArmEntry(Frozen):
@@ -28,10 +30,10 @@ class ArmEntry(Frozen):
     ``coordinates`` lists them all, the first one first.
     """
 
-    arm_id: str
+    arm_id: Digest
     coordinates: tuple[dict[str, Any], ...]
     settings: dict[str, Any] = Field(description="resolved, less the seed")
-    runs: dict[int, str] = Field(description="seed -> run_id")
+    runs: dict[int, Digest] = Field(description="seed -> run_id")
 
 
 class Declaration(Frozen):
@@ -79,9 +81,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        issue = error.errors()[0]
-        where = ".".join(str(part) for part in issue["loc"]) or "manifest"
-        reason = f"{where}: {issue['msg']}"
+        reason = faults(error, Manifest)[0]
     except OSError as error:
         reason = str(error)
     raise ValueError(

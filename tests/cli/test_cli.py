@@ -212,6 +212,17 @@ def test_shards_divide_the_runs_of_a_study_whatever_is_done_already(tmp_path):
     for config in load_grid(default_grid_path()).configs[:5]:
         store.write(make_record(config))
     assert [listed(f"{i}/4") for i in (1, 2, 3, 4)] == shares
+    # Runs 0 to 4 are done, so of shard 2/4, which has runs 1, 5, 9, ..., the first one.
+    said = run("ablate", "--dry-run", "--shard", "2/4", "--results", tmp_path).output
+    count = len(shares[1])
+    assert said.startswith(f"quick, shard 2/4: {count} runs, 1 done, {count - 1} to do\n")
+
+
+def test_a_dry_run_tells_what_a_limit_leaves_for_later(tmp_path):
+    path = write_grid(tmp_path, batch_size=8, metrics="top1_accuracy")
+    result = run("ablate", path, "--dry-run", "--limit", 1, "--results", tmp_path)
+    states = re.findall(r"^(to do|later|finished) ", result.output, re.MULTILINE)
+    assert states == ["to do", "later"]
 
 
 def test_a_shard_trains_its_runs_and_no_other(tmp_path):

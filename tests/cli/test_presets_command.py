@@ -30,3 +30,18 @@ def test_presets_prints_size_reach_and_cost_of_each():
     ]
     official = lines[lines.index(next(line for line in lines if line.startswith("smoe-s "))) + 1]
     assert official.startswith("    size:    at most ")  # its words are counted in the data
+
+
+def test_presets_can_be_asked_for_by_a_part_of_the_name_or_a_glob():
+    def named(*which):
+        result = CliRunner().invoke(app, ["presets", *which])
+        assert result.exit_code == 0, result.output
+        return [line.split(" ")[0] for line in result.output.splitlines()[::4]]
+
+    assert named("tiny-vit") == ["tiny-vit"]
+    assert named("swinv2-moe-t") == named("swinv2-moe-t*") != []
+    result = CliRunner().invoke(app, ["presets", "tiny-vot"])
+    assert result.exit_code == 2
+    assert result.output == (
+        "moge-bench: no preset is called 'tiny-vot'; the nearest is 'tiny-vit'\n"
+    )

@@ -6,7 +6,14 @@ import pytest
 import yaml
 from study_samples import PIVOT, make_study, read_answer
 
-from moge_bench.publish.render import Cell, Table, escape_latex, escape_markdown, to_latex
+from moge_bench.publish.render import (
+    Cell,
+    Table,
+    escape_latex,
+    escape_markdown,
+    markdown_line,
+    to_latex,
+)
 from moge_bench.publish.tables import write_tables
 
 NAMES = (
@@ -65,6 +72,9 @@ def test_specials_are_escaped():
         "$-$0.31 [$-$1.2; +0.5] state-of-the-art 1e-3 -{}-results"
     )
     assert escape_markdown("a|b\n*c*") == r"a\|b \*c\*"
+    # A tag begins only where a letter follows; what people read in a terminal stays as it is.
+    assert escape_markdown("p < 0.05, <b>, </b>, a > b") == r"p < 0.05, \<b>, \</b>, a > b"
+    assert markdown_line("> no quote") == r"\> no quote"
 
 
 def test_a_table_in_latex():
@@ -110,7 +120,7 @@ def named(tmp_path):
     values = {
         "name": "golden", "question": "# Which | file\n% of $x$ & y?",
         "base": {"preset": "tiny-lm", "seeds": [0], "set": {"data.tokenizer": "bytes"}},
-        "axes": {"data.name": files}, "table": {"rows": "data.name", "metrics": "top1_accuracy"},
+        "axes": {"data.name": files}, "table": {"rows": "data.name", "metrics": "parameters"},
     }  # fmt: skip
     make_study(tmp_path, yaml.safe_dump(values), accuracy=lambda _: 1.0, speed=False)
     folder = tmp_path / "studies/golden"

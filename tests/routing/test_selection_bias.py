@@ -4,8 +4,7 @@ import copy
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import run_ranks
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
@@ -189,8 +188,6 @@ class Weights(nn.Module):
 
 
 def train_two_steps(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2, init_method=f"file://{folder}/store")
     model = Weights()
     ddp = DistributedDataParallel(model)
     # A token along a row of the gate goes to that row's expert: rank 0 sends 16 to expert 0, rank
@@ -201,12 +198,10 @@ def train_two_steps(rank, folder):
             ddp(x).sum().backward()
         update_selection_bias(ddp)
     torch.save(model.router.selection_bias, f"{folder}/bias{rank}")
-    dist.destroy_process_group()
 
 
-@pytest.mark.slow
 def test_bias_follows_the_load_of_all_ranks_and_is_equal_on_them(tmp_path):
-    mp.spawn(train_two_steps, args=(tmp_path,), nprocs=2)
+    run_ranks(train_two_steps, tmp_path)
     biases = [torch.load(tmp_path / f"bias{rank}") for rank in range(2)]
     # 3 * 16 choices against 3 * 24: expert 0 lies below the mean on both ranks, 2 * 0.1 up.
     torch.testing.assert_close(biases[0], torch.tensor([0.2, -0.2]))

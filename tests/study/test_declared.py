@@ -50,9 +50,12 @@ def test_what_is_not_said_has_its_default():
     ("changes", "message"),
     [
         ({"metrc": 1}, r"no field is called 'primary\.metrc'; the nearest is 'metric'"),
-        ({"margin": None}, r"primary\.margin: Field required"),
-        ({"margin": 0}, r"primary\.margin: .*greater than 0"),
-        ({"contrast": "[moge]"}, r"primary\.contrast\.1: Field required"),
+        ({"margin": None}, r"primary\.margin is missing \(in the unit of the contrast"),
+        ({"margin": 0}, r"primary\.margin must be above 0, got 0"),
+        ({"contrast": "[moge]"}, r"primary\.contrast: value 2 is missing \(two values of `axis`: "
+         r"an arm, its baseline\), got \['moge'\]"),
+        ({"contrast": "moge"}, r"primary\.contrast must be a list \(two values of.*, got 'moge'"),
+        ({"contrast": "[moge, moe, dense]"}, r"primary\.contrast must be a list of at most 2 "),
         ({"metric": "accuracy"}, r"primary\.metric: no metric .*; the nearest is 'top\d_accuracy'"),
         ({"metric": "tokens_per_second"}, r"primary\.metric: tokens_per_second .* cost.*top1_acc"),
         ({"metric": "top5_accuracy"}, r"\.metric: top5_accuracy is not among table\.metrics"),
@@ -65,7 +68,7 @@ def test_what_is_not_said_has_its_default():
         ({"at": "{method: moe}"}, r"primary\.at: method is what is compared; `contrast` names it"),
         ({"scale": "log2"}, r"primary\.scale: it needs `over`"),
         ({"over": "method"}, r"primary\.over: method is what is compared; name another axis"),
-        ({"over": "moe.num_experts", "scale": "log3"}, r"primary\.scale: .*'log2', 'log10' or"),
+        ({"over": "moe.num_experts", "scale": "log3"}, r"primary\.scale must be 'log2', 'log10'"),
         ({"over": "moe.num_experts", "between": "[16, 65]"}, r"primary\.between: .* no value 65"),
         (
             {"over": "moe.num_experts", "between": "[16, 64]", "scale": "log2"},

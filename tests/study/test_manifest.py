@@ -133,7 +133,7 @@ table: {rows: method, metrics: perplexity}
     [
         ("{", "is not a manifest: "),
         ("[]", "is not a manifest: "),
-        (json.dumps({"schema": 2, "study": {}, "arms": []}), "schema: Input should be 1"),
+        (json.dumps({"schema": 2, "study": {}, "arms": []}), "schema must be 1, got 2"),
     ],
 )
 def test_a_damaged_manifest_is_named_with_what_to_do(tmp_path, content, message):

@@ -10,7 +10,8 @@ import multiprocessing
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from moge_bench.config import RunConfig
 from moge_bench.runs import provenance
 from moge_bench.runs.execute import Progress, execute_run, failed_record, save_record
-from moge_bench.runs.processes import tie_to_parent
+from moge_bench.runs.processes import deaf_to_interrupts, tie_to_parent
 from moge_bench.runs.record import RunError
 from moge_bench.runs.store import RecordStore
 
@@ -26,11 +27,15 @@ JOBS_PER_GPU = 4  # each process has a context and a model of its own in the GPU
 _REPORT_EVERY_S = 0.5
 
 
-def run_locally(configs: list[RunConfig], store: RecordStore, jobs: int) -> Iterator[Progress]:
+def run_locally(
+    configs: list[RunConfig], store: RecordStore, jobs: int
+) -> Generator[Progress, None, None]:
     """Run ``configs`` in up to ``jobs`` processes at a time; yield what they report."""
     context = multiprocessing.get_context("forkserver")
     # Children are forked from a server that has the imports done, before any thread exists.
     context.set_forkserver_preload(["moge_bench.training.loop", __name__])
+    with deaf_to_interrupts():
+        forkserver.ensure_running()
     code = provenance.code_version()
     waiting = deque(configs)
     running: dict[Connection, tuple[Any, RunConfig]] = {}

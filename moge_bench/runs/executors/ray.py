@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ RETRIES = 3
 
 def run_on_ray(
     configs: list[RunConfig], store: RecordStore, jobs: int | None
-) -> Iterator[Progress]:
+) -> Generator[Progress, None, None]:
     """Run ``configs``, at most ``jobs`` at a time; yield their ends.
 
     The cluster is the one that RAY_ADDRESS names, or a new one on this machine with as many
