@@ -36,29 +36,35 @@ def train(
     ] = True,
     results: ResultsDir = RESULTS,
 ) -> None:
-    """Train one run and save its record; a run that has one is not trained again."""
+    """Train one run and save its record; a run that has one is not trained again.
+
+    Under torchrun or accelerate launch all processes share it: --set training.processes=N.
+    """
     with user_errors():
         from moge_bench.data.registry import find_data
         from moge_bench.presets import check_effect, resolve
         from moge_bench.runs.execute import drop_state, pending
         from moge_bench.runs.store import RecordStore, check_layout
         from moge_bench.system import check_writable
+        from moge_bench.training.ranks import Ranks, check_processes
         from moge_bench.training.tasks import check_tasks
 
         overrides = dict(map(_assignment, settings or []))
         config = find_data(resolve(preset, method, overrides, seed))
         check_effect(config.method, overrides)
+        check_processes(config)
+        main = Ranks.launched().is_main
         check_tasks([config])
         check_layout(results)
         store = RecordStore(results)
         check_writable(store.runs)  # before it trains for nothing
         todo = pending([config], store)
-        if not todo:
+        if not todo and main:
             out.print("it has a record already; move that away to train it again")
-        if not resume:
+        if not resume and main:
             drop_state(results, config)
-        failed = _execute(todo, store, jobs=1, executor="local")
-        record = store.read(config.run_id)
+        failed = _execute(todo, store, jobs=1, executor="local", speaks=main)
+        record = store.read(config.run_id) if main else None
     if record is not None:
         out.print(escape(record.summary))
         out.print(escape(f"record: {store.path(config.run_id)}"))
@@ -87,8 +93,14 @@ def ablate(
         from moge_bench.study.grid import default_grid_path, load_grid
         from moge_bench.study.manifest import compare_manifest, make_manifest, save_manifest
         from moge_bench.system import check_writable
+        from moge_bench.training.ranks import Ranks
         from moge_bench.training.tasks import check_tasks
 
+        if Ranks.launched().count > 1:
+            raise ValueError(
+                "ablate starts the processes of its runs itself, one a run; a run of many is "
+                "started by torchrun with the command train"
+            )
         if executor not in ("local", "ray"):
             raise ValueError(f"--executor must be 'local' or 'ray', got {executor!r}")
         first, step = _shard(shard)
@@ -155,9 +167,13 @@ def _assignment(text: str) -> tuple[str, Any]:
 
 
 def _execute(
-    configs: list[RunConfig], store: RecordStore, *, jobs: int | None, executor: str
-) -> int:
-    """Execute runs with a progress bar; return how many failed or could not be written."""
+    configs: list[RunConfig], store: RecordStore, *, jobs: int | None, executor: str,
+    speaks: bool = True,
+) -> int:  # fmt: skip
+    """Execute runs with a progress bar; return how many failed or could not be written.
+
+    Unless it ``speaks`` it tells of failures alone.
+    """
     if not configs:
         return 0
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -171,16 +187,18 @@ def _execute(
         TextColumn("runs {task.description}"), BarColumn(), MofNCompleteColumn(),
         TextColumn("steps, left"), TimeRemainingColumn(elapsed_when_finished=True),
     )  # fmt: skip
-    with Bar(*columns, console=err, disable=not sys.stderr.isatty()) as bar:
+    with Bar(*columns, console=err, disable=not (speaks and sys.stderr.isatty())) as bar:
         total = sum(config.training.steps for config in configs)
         task = bar.add_task(f"0/{len(configs)}", total=total)
         for report in _reports(configs, store, jobs, executor):
             steps[report.config.run_id] = report.steps
             if report.status is not None:
                 ended += 1
-                failed += report.status not in ("finished", "diverged")
+                fails = report.status not in ("finished", "diverged")
+                failed += fails
                 words = f"[{ended}/{len(configs)}] {report.status}: {label(report.config)}"
-                bar.console.print(escape(f"{words}, {report.message}"))
+                if speaks or fails:
+                    bar.console.print(escape(f"{words}, {report.message}"))
             bar.update(task, completed=sum(steps.values()), description=f"{ended}/{len(configs)}")
     return failed
 

@@ -10,6 +10,7 @@ declare it with ``added`` (config/identity.py): no id changes.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -132,17 +133,28 @@ class TrainingConfig(Frozen):
     clip_norm: float | None = Field(1.0, gt=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     gradient_accumulation: int = Field(1, ge=1)
-    precision: Literal["no", "bf16"] = "no"
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    ema_decay: float | None = added(
+        None, before=None, gt=0, lt=1,
+        description="evaluate averaged weights: decay * average + (1 - decay) * weights, each step",
+    )  # fmt: skip
+    gradient_checkpointing: bool = not_hashed(
+        default=False, description="compute blocks again in the backward pass, for less memory"
+    )
     threads: int = Field(1, ge=1, description="CPU threads; results depend on it in the last bits")
+    processes: int = added(
+        1, before=1, ge=1, description="that share every batch, as torchrun starts them"
+    )
     evaluate_every: int | None = Field(None, ge=1, description="steps; None: once, at the end")
 
     @model_validator(mode="after")
     def _check(self) -> TrainingConfig:
-        if self.batch_size % self.gradient_accumulation:
-            raise ValueError(
-                f"batch_size={self.batch_size} must be a multiple of "
-                f"gradient_accumulation={self.gradient_accumulation}"
-            )
+        parts = {"gradient_accumulation": self.gradient_accumulation}
+        if self.processes > 1:
+            parts["processes"] = self.processes
+        if self.batch_size % math.prod(parts.values()):
+            given = " * ".join(f"{name}={value}" for name, value in parts.items())
+            raise ValueError(f"batch_size={self.batch_size} must be a multiple of {given}")
         return self
 
 
@@ -175,6 +187,11 @@ class RunConfig(Frozen):
             stride, context = self.data.stride, self.model.context
             if stride is not None and stride > context:
                 raise ValueError(f"data.stride={stride} skips tokens: model.context is {context}")
+        if self.training.precision == "fp16" and self.device == "cpu":
+            raise ValueError(
+                "training.precision='fp16' needs device='cuda': on a CPU accelerate would compute "
+                "in float32 and say nothing; there take 'bf16' or 'no'"
+            )
         self._check_sections()
         if self.moe is not None:
             outside = [b for b in self.moe.blocks if not 0 <= b < self.model.depth]

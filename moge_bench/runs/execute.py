@@ -16,6 +16,7 @@ from moge_bench.config import RunConfig
 from moge_bench.runs import provenance
 from moge_bench.runs.record import Code, MetricValue, Record, RunError
 from moge_bench.runs.store import RecordStore
+from moge_bench.training.ranks import Ranks
 
 StepCallback = Callable[[int, int], None]
 
@@ -122,8 +123,13 @@ def pending(configs: list[RunConfig], store: RecordStore) -> list[RunConfig]:
 
 
 def save_record(config: RunConfig, store: RecordStore, record: Record) -> Progress:
-    """Write ``record`` and return the last report of its run; "unwritten" if the disk refuses."""
+    """Write ``record`` and return the last report of its run; "unwritten" if the disk refuses.
+
+    Of the processes that share a run the first one writes.
+    """
     message = f"{record.error.type}: {record.error.message}" if record.error else ""
+    if not Ranks.launched().is_main:
+        return Progress(config, config.training.steps, record.status, message)
     try:
         path = store.write(record)
     except OSError as error:
