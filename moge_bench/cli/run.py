@@ -85,9 +85,14 @@ def ablate(
         int | None, typer.Option(min=1, help="Train at most this many runs; time after the last.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the runs, train none.")] = False,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="With --dry-run: FLOPs, memory, GPU hours.")
+    ] = False,
 ) -> None:
     """Run the arms of a study that have no record, time them, print the tables."""
     with user_errors():
+        from moge_bench.cli.costs import print_costs
+        from moge_bench.data.registry import is_here
         from moge_bench.runs.execute import pending
         from moge_bench.runs.store import RecordStore, check_layout
         from moge_bench.study.grid import default_grid_path, load_grid
@@ -104,8 +109,12 @@ def ablate(
         if executor not in ("local", "ray"):
             raise ValueError(f"--executor must be 'local' or 'ray', got {executor!r}")
         first, step = _shard(shard)
+        if cost and not dry_run:
+            raise ValueError("--cost tells what runs would cost: give --dry-run too")
         grid = load_grid(grid_file or default_grid_path())
-        check_tasks([arm.configs[0] for arm in grid.arms])
+        # A dry run downloads nothing.
+        read = [arm.configs[0] for arm in grid.arms if not dry_run or is_here(arm.configs[0])]
+        check_tasks(read)
         check_layout(results)
         store = RecordStore(results)
         todo = pending(grid.configs, store)
@@ -118,6 +127,8 @@ def ablate(
         share = {config.run_id for config in grid.configs[first::step]}
         if dry_run:
             _list_runs(grid, {config.run_id for config in todo}, share)
+            if cost:
+                print_costs([config for config in todo if config.run_id in share])
             return
         check_writable(store.runs)
         save_manifest(results, manifest)

@@ -4,6 +4,7 @@ from moge_bench.config.build import build_config
 from moge_bench.config.data import DataConfig, ImageDataConfig, TextDataConfig
 from moge_bench.config.frozen import RECORDED, Frozen
 from moge_bench.config.models import (
+    DENSE_RUN,
     ImageModelConfig,
     LanguageModelConfig,
     ModelConfig,
@@ -22,6 +23,7 @@ from moge_bench.config.schema import (
 )
 
 __all__ = [
+    "DENSE_RUN",
     "MAX_SEED",
     "RECORDED",
     "DataConfig",

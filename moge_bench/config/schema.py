@@ -18,7 +18,12 @@ from pydantic import Field, field_validator, model_validator
 from moge_bench.config.data import DataConfig, ImageDataConfig, TextDataConfig
 from moge_bench.config.frozen import Frozen
 from moge_bench.config.identity import added, digest_of, hashed_settings, not_hashed
-from moge_bench.config.models import LanguageModelConfig, ModelConfig, VisionModelConfig
+from moge_bench.config.models import (
+    DENSE_RUN,
+    LanguageModelConfig,
+    ModelConfig,
+    VisionModelConfig,
+)
 from moge_bench.config.overrides import nearest
 from moge_bench.methods import METHODS
 from moge_bench.ops.topography import Topography, resolve_map_shape
@@ -145,6 +150,9 @@ class TrainingConfig(Frozen):
     processes: int = added(
         1, before=1, ge=1, description="that share every batch, as torchrun starts them"
     )
+    keep_weights: bool = not_hashed(
+        default=False, description="of a dense run, for upcycled_from='dense-run' to start from"
+    )
     evaluate_every: int | None = Field(None, ge=1, description="steps; None: once, at the end")
 
     @model_validator(mode="after")
@@ -192,6 +200,11 @@ class RunConfig(Frozen):
                 "training.precision='fp16' needs device='cuda': on a CPU accelerate would compute "
                 "in float32 and say nothing; there take 'bf16' or 'no'"
             )
+        if self.model.upcycled_from == DENSE_RUN and self.training.processes > 1:
+            raise ValueError(
+                f"model.upcycled_from={DENSE_RUN!r} is for one process, got training.processes="
+                f"{self.training.processes}: train the dense run by itself and name its weights"
+            )
         self._check_sections()
         if self.moe is not None:
             outside = [b for b in self.moe.blocks if not 0 <= b < self.model.depth]
@@ -211,6 +224,17 @@ class RunConfig(Frozen):
             if given != method.has(section):
                 rule = "needs" if method.has(section) else "has no"
                 raise ValueError(f"method={self.method!r} {rule} {section} settings")
+
+    @property
+    def from_scratch(self) -> RunConfig:
+        """The same with a model of fresh weights."""
+        fresh = {"upcycled_from": None, "upcycled_digest": None}
+        return self.model_copy(update={"model": self.model.model_copy(update=fresh)})
+
+    @property
+    def dense_run(self) -> RunConfig:
+        """The run that ``model.upcycled_from="dense-run"`` starts from."""
+        return self.from_scratch.model_copy(update={"method": "dense", "moe": None})
 
     @property
     def run_id(self) -> str:

@@ -9,13 +9,14 @@ says which.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save, save_model
 from torch import nn
 
 from moge_bench.system import write_atomically
@@ -61,6 +62,14 @@ def save_checkpoint(
     plain = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
     header = {"step": str(step), "measured": json.dumps(measured)}
     write_atomically(path, save(plain, header))
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Write the weights of ``model`` to ``path``, whole or not at all: for ``build_model``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    save_model(model, str(part))  # tied weights once
+    os.replace(part, path)
 
 
 def random_state() -> dict[str, torch.Tensor]:

@@ -19,6 +19,7 @@ from moge_bench.training.checkpoint import (
     random_state,
     restore,
     save_checkpoint,
+    save_weights,
 )
 from moge_bench.training.device import rounds_to_tf32
 from moge_bench.training.divergence import Diverged, DivergenceWatch, check_objective
@@ -65,6 +66,8 @@ def train(
     *,
     checkpoint: Path | None = None,
     probe: Path | None = None,
+    dense_run: Path | None = None,
+    keep: Path | None = None,
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
 ) -> RunResult:
     """Train and evaluate one run.
@@ -88,12 +91,14 @@ def train(
         checkpoint: a file to go on from where it exists, written every ``checkpoint_every_s``
             seconds, and removed at the end; None keeps no state.
         probe: a file for the routing of fixed inputs (training/probes.py).
+        dense_run: the file of weights that ``model.upcycled_from="dense-run"`` starts from.
+        keep: a file for the weights that are evaluated at the end; none of a diverged run.
 
     Raises ValueError for a checkpoint that is damaged or of another model, data that are not
     there, or a missing device.
     """
     with left_as_found(), freed_memory_kept(), peers_left_as_found():
-        trainer = Trainer(config, make_task(config))
+        trainer = Trainer(config, make_task(config), dense_run)
         with trainer.in_force():
             probes = probe is not None and trainer.ranks.is_main
             prober = make_prober(config, trainer.task) if probes else None
@@ -103,6 +108,8 @@ def train(
                 run.evaluate_at_end()
                 if probe is not None and prober is not None:
                     prober.save(probe, trainer.evaluated)
+                if keep is not None and trainer.ranks.is_main:
+                    save_weights(keep, trainer.evaluated)
             except Diverged as end:
                 run.result.diverged_at = end.step
     if checkpoint is not None and trainer.ranks.is_main:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,10 +39,11 @@ class Trainer:
     """Model, optimiser and schedules of one run; ``step`` makes one optimiser step.
 
     Everything but the constructor is to be called ``in_force``. The constructor seeds torch.
+    ``dense_run`` is the file of weights that ``model.upcycled_from="dense-run"`` starts from.
     """
 
-    def __init__(self, config: RunConfig, task: Task) -> None:
-        self.config, self.task = config, task
+    def __init__(self, config: RunConfig, task: Task, dense_run: Path | None = None) -> None:
+        self.config, self.task, self._dense_run = config, task, dense_run
         self._accelerate = AccelerateState()
         with self.in_force():
             self._build()
@@ -78,7 +80,7 @@ class Trainer:
             ),
         )
         self.ranks = Ranks(self.accelerator.process_index, self.accelerator.num_processes)
-        model = build_model(config, self.task.vocabulary_size)
+        model = build_model(config, self.task.vocabulary_size, self._dense_run)
         self.parameters = {
             **count_parameters(model),
             "flops_per_token": count_flops_per_token(config, self.task.vocabulary_size),
@@ -134,8 +136,8 @@ class Trainer:
 
         Returns (mean task loss, mean objective), (2,) float64 on the device. Where the objective is
         not finite the weights are lost: nobody has looked at it before they were updated. The means
-        are over all ranks. With
-        ``measures_dose`` the first micro-batch is differentiated once more a loss, for ``doses``.
+        are over all ranks. With ``measures_dose`` the first micro-batch is differentiated once more
+        a loss, for ``doses``.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.training.learning_rate * learning_rate_factor(
@@ -216,7 +218,8 @@ class TrainingStep:
 
     def __init__(self, config: RunConfig, task: Task) -> None:
         with left_as_found():
-            self._trainer = Trainer(config, task)
+            # Of a run that starts from another's weights, without them: the work is the same.
+            self._trainer = Trainer(config.from_scratch, task)
         per_step = config.training.gradient_accumulation
         size = config.training.batch_size // per_step
         self.device: torch.device = self._trainer.accelerator.device
