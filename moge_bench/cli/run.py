@@ -38,7 +38,7 @@ def train(
 ) -> None:
     """Train one run and save its record; a run that has one is not trained again.
 
-    Under torchrun or accelerate launch all processes share it: --set training.processes=N.
+    Under torchrun all processes share it: --set training.processes=N.
     """
     with user_errors():
         from moge_bench.data.registry import find_data

@@ -147,9 +147,10 @@ class ParallelExperts(nn.Module):
         local = torch.arange(self.num_local, device=tokens.device).repeat(self.count)
         local = local.repeat_interleave(arriving.flatten(), output_size=len(tokens))
         ones = torch.ones((len(tokens), 1), dtype=torch.float32, device=tokens.device)
-        w_in, b_in, w_out, b_out = (
+        w_in, w_out = (_MeanGradient.apply(p, self.count) for p in (self.w_in, self.w_out))
+        b_in, b_out = (
             None if p is None else _MeanGradient.apply(p, self.count)
-            for p in (self.w_in, self.b_in, self.w_out, self.b_out)
+            for p in (self.b_in, self.b_out)
         )
         return expert_ffn(
             tokens, ones, local[:, None], w_in, b_in, w_out, b_out, activation=self.activation,

@@ -52,7 +52,7 @@ def execute_run(
         return _record(config, code, started, wall_s, peak_rss_mib=rss, **values)
 
     try:
-        files = {} if folder is None else _files(folder, config, code)
+        files: dict[str, Any] = {} if folder is None else _files(folder, config, code)
         if config.model.upcycled_from == DENSE_RUN:
             files["dense_run"] = _find_dense_run(folder, config.dense_run, code)
         result = train(config, on_step, **files)

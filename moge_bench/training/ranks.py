@@ -1,6 +1,7 @@
 """The processes that train one run together, each on its share of every batch.
 
-Each is started by a launcher (torchrun, accelerate launch) and is told by it who it is.
+Each is started by a launcher, torchrun or what calls it (accelerate launch on GPUs), and is told by
+it who it is.
 """
 
 from __future__ import annotations

@@ -80,6 +80,11 @@ class Trainer:
             ),
         )
         self.ranks = Ranks(self.accelerator.process_index, self.accelerator.num_processes)
+        if self.ranks != Ranks.launched():  # as under mpirun, which accelerate knows by itself
+            raise RuntimeError(
+                f"accelerate found {self.ranks}, RANK and WORLD_SIZE tell of {Ranks.launched()}: "
+                "start the processes with torchrun"
+            )
         model = build_model(config, self.task.vocabulary_size, self._dense_run)
         self.parameters = {
             **count_parameters(model),
