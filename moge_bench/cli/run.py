@@ -43,29 +43,35 @@ def train(
     ] = True,
     results: ResultsDir = RESULTS,
 ) -> None:
-    """Train one run and save its record; a run that has one is not trained again."""
+    """Train one run and save its record; a run that has one is not trained again.
+
+    Under torchrun all processes share it: --set training.processes=N.
+    """
     with user_errors():
         from moge_bench.data.registry import find_data
         from moge_bench.presets import check_effect, resolve
         from moge_bench.runs.execute import drop_state, pending
         from moge_bench.runs.store import RecordStore, check_layout
         from moge_bench.system import check_writable
+        from moge_bench.training.ranks import Ranks, check_processes
         from moge_bench.training.tasks import check_tasks
 
         overrides = dict(map(_assignment, settings or []))
         config = find_data(resolve(preset, method, overrides, seed))
         check_effect(config.method, overrides)
+        check_processes(config)
+        main = Ranks.launched().is_main
         check_tasks([config])
         check_layout(results)
         store = RecordStore(results)
         check_writable(store.runs)  # before it trains for nothing
         todo = pending([config], store)
-        if not todo:
+        if not todo and main:
             out.print("it has a record already; move that away to train it again")
-        if not resume:
+        if not resume and main:
             drop_state(results, config)
-        failed = _execute(todo, store, jobs=1, executor="local")
-        record = store.read(config.run_id)
+        failed = _execute(todo, store, jobs=1, executor="local", speaks=main)
+        record = store.read(config.run_id) if main else None
     if record is not None:
         out.print(escape(record.summary))
         out.print(escape(f"record: {store.path(config.run_id)}"))
@@ -86,21 +92,36 @@ def ablate(
         int | None, typer.Option(min=1, help="Train at most this many runs; time after the last.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the runs, train none.")] = False,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="With --dry-run: FLOPs, memory, GPU hours.")
+    ] = False,
 ) -> None:
     """Run the arms of a study that have no record, time them, print the tables."""
     with user_errors():
+        from moge_bench.cli.costs import print_costs
+        from moge_bench.data.registry import is_here
         from moge_bench.runs.execute import pending
         from moge_bench.runs.store import RecordStore, check_layout
         from moge_bench.study.grid import default_grid_path, load_grid
         from moge_bench.study.manifest import compare_manifest, make_manifest, save_manifest
         from moge_bench.system import check_writable
+        from moge_bench.training.ranks import Ranks
         from moge_bench.training.tasks import check_tasks
 
+        if Ranks.launched().count > 1:
+            raise ValueError(
+                "ablate starts the processes of its runs itself, one a run; a run of many is "
+                "started by torchrun with the command train"
+            )
         if executor not in ("local", "ray"):
             raise ValueError(f"--executor must be 'local' or 'ray', got {executor!r}")
         first, step = _shard(shard)
+        if cost and not dry_run:
+            raise ValueError("--cost tells what runs would cost: give --dry-run too")
         grid = load_grid(grid_file or default_grid_path())
-        check_tasks([arm.configs[0] for arm in grid.arms])
+        # A dry run downloads nothing.
+        read = [arm.configs[0] for arm in grid.arms if not dry_run or is_here(arm.configs[0])]
+        check_tasks(read)
         check_layout(results)
         store = RecordStore(results)
         todo = {config.run_id: config for config in pending(grid.configs, store)}
@@ -116,6 +137,8 @@ def ablate(
             out.print(f"note: {escape(note)}")
         if dry_run:
             _list_runs(grid, set(share), set(waiting), set(waiting[:limit]))
+            if cost:
+                print_costs(chosen)
             return
         check_writable(store.runs)
         save_manifest(results, manifest)
@@ -167,9 +190,13 @@ def _assignment(text: str) -> tuple[str, Any]:
 
 
 def _execute(
-    configs: list[RunConfig], store: RecordStore, *, jobs: int | None, executor: str
-) -> int:
-    """Execute runs with a progress bar; return how many failed or could not be written."""
+    configs: list[RunConfig], store: RecordStore, *, jobs: int | None, executor: str,
+    speaks: bool = True,
+) -> int:  # fmt: skip
+    """Execute runs with a progress bar; return how many failed or could not be written.
+
+    Unless it ``speaks`` it tells of failures alone.
+    """
     if not configs:
         return 0
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -184,7 +211,7 @@ def _execute(
         TextColumn("steps, left"), TimeRemainingColumn(elapsed_when_finished=True),
     )  # fmt: skip
     with (
-        Bar(*columns, console=err, disable=not sys.stderr.isatty()) as bar,
+        Bar(*columns, console=err, disable=not (speaks and sys.stderr.isatty())) as bar,
         # Wherever Ctrl-C falls, the runs under way are ended.
         closing(_reports(configs, store, jobs, executor)) as reports,
     ):
@@ -194,9 +221,11 @@ def _execute(
             steps[report.config.run_id] = report.steps
             if report.status is not None:
                 ended += 1
-                failed += report.status not in ("finished", "diverged")
+                fails = report.status not in ("finished", "diverged")
+                failed += fails
                 words = f"[{ended}/{len(configs)}] {report.status}: {label(report.config)}"
-                bar.console.print(escape(f"{words}, {report.message}"))
+                if speaks or fails:
+                    bar.console.print(escape(f"{words}, {report.message}"))
             bar.update(task, completed=sum(steps.values()), description=f"{ended}/{len(configs)}")
     return failed
 

@@ -5,6 +5,7 @@ from moge_bench.config.data import DataConfig, ImageDataConfig, TextDataConfig
 from moge_bench.config.faults import faults
 from moge_bench.config.frozen import RECORDED, Frozen
 from moge_bench.config.models import (
+    DENSE_RUN,
     ImageModelConfig,
     LanguageModelConfig,
     ModelConfig,
@@ -23,6 +24,7 @@ from moge_bench.config.schema import (
 )
 
 __all__ = [
+    "DENSE_RUN",
     "MAX_SEED",
     "RECORDED",
     "DataConfig",

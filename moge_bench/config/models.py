@@ -10,9 +10,11 @@ from pydantic import Field, model_validator
 from moge_bench.config.frozen import Frozen
 from moge_bench.config.identity import added
 
+DENSE_RUN = "dense-run"
 UPCYCLED_FROM = (
     "a dense model in transformers' format, a folder or a hub name: the run starts from its "
-    "weights, and every expert from a copy of the FFN in its place"
+    "weights, and every expert from a copy of the FFN in its place; 'dense-run': the dense run of "
+    "the same settings and seed, from scratch"
 )
 UPCYCLED_DIGEST = "of the files of a local upcycled_from; None for a hub name"
 

@@ -10,6 +10,7 @@ declare it with ``added`` (config/identity.py): no id changes.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -17,7 +18,12 @@ from pydantic import Field, field_validator, model_validator
 from moge_bench.config.data import DataConfig, ImageDataConfig, TextDataConfig
 from moge_bench.config.frozen import Frozen
 from moge_bench.config.identity import added, digest_of, hashed_settings, not_hashed
-from moge_bench.config.models import LanguageModelConfig, ModelConfig, VisionModelConfig
+from moge_bench.config.models import (
+    DENSE_RUN,
+    LanguageModelConfig,
+    ModelConfig,
+    VisionModelConfig,
+)
 from moge_bench.config.overrides import nearest
 from moge_bench.methods import METHODS
 from moge_bench.ops.topography import Topography, resolve_map_shape
@@ -132,17 +138,31 @@ class TrainingConfig(Frozen):
     clip_norm: float | None = Field(1.0, gt=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     gradient_accumulation: int = Field(1, ge=1)
-    precision: Literal["no", "bf16"] = "no"
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    ema_decay: float | None = added(
+        None, before=None, gt=0, lt=1,
+        description="evaluate averaged weights: decay * average + (1 - decay) * weights, each step",
+    )  # fmt: skip
+    gradient_checkpointing: bool = not_hashed(
+        default=False, description="compute blocks again in the backward pass, for less memory"
+    )
     threads: int = Field(1, ge=1, description="CPU threads; results depend on it in the last bits")
+    processes: int = added(
+        1, before=1, ge=1, description="that share every batch, as torchrun starts them"
+    )
+    keep_weights: bool = not_hashed(
+        default=False, description="of a dense run, for upcycled_from='dense-run' to start from"
+    )
     evaluate_every: int | None = Field(None, ge=1, description="steps; None: once, at the end")
 
     @model_validator(mode="after")
     def _check(self) -> TrainingConfig:
-        if self.batch_size % self.gradient_accumulation:
-            raise ValueError(
-                f"batch_size={self.batch_size} must be a multiple of "
-                f"gradient_accumulation={self.gradient_accumulation}"
-            )
+        parts = {"gradient_accumulation": self.gradient_accumulation}
+        if self.processes > 1:
+            parts["processes"] = self.processes
+        if self.batch_size % math.prod(parts.values()):
+            given = " * ".join(f"{name}={value}" for name, value in parts.items())
+            raise ValueError(f"batch_size={self.batch_size} must be a multiple of {given}")
         return self
 
 
@@ -175,6 +195,16 @@ class RunConfig(Frozen):
             stride, context = self.data.stride, self.model.context
             if stride is not None and stride > context:
                 raise ValueError(f"data.stride={stride} skips tokens: model.context is {context}")
+        if self.training.precision == "fp16" and self.device == "cpu":
+            raise ValueError(
+                "training.precision='fp16' needs device='cuda': on a CPU accelerate would compute "
+                "in float32 and say nothing; there take 'bf16' or 'no'"
+            )
+        if self.model.upcycled_from == DENSE_RUN and self.training.processes > 1:
+            raise ValueError(
+                f"model.upcycled_from={DENSE_RUN!r} is for one process, got training.processes="
+                f"{self.training.processes}: train the dense run by itself and name its weights"
+            )
         self._check_sections()
         if self.moe is not None:
             outside = [b for b in self.moe.blocks if not 0 <= b < self.model.depth]
@@ -194,6 +224,17 @@ class RunConfig(Frozen):
             if given != method.has(section):
                 rule = "needs" if method.has(section) else "has no"
                 raise ValueError(f"method={self.method!r} {rule} {section} settings")
+
+    @property
+    def from_scratch(self) -> RunConfig:
+        """The same with a model of fresh weights."""
+        fresh = {"upcycled_from": None, "upcycled_digest": None}
+        return self.model_copy(update={"model": self.model.model_copy(update=fresh)})
+
+    @property
+    def dense_run(self) -> RunConfig:
+        """The run that ``model.upcycled_from="dense-run"`` starts from."""
+        return self.from_scratch.model_copy(update={"method": "dense", "moe": None})
 
     @property
     def run_id(self) -> str:

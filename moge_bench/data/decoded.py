@@ -6,7 +6,7 @@ Legend: n images of a split, B of a batch, C channels, S the side of the model's
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from moge_bench.system import available_cores
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Key = tuple[int, int]  # an image's number and a seed
+Part = Callable[[Sequence[Key]], Sequence[Key]]
 CENTRE = 0.875  # of the shorter side of a larger image is kept in evaluation, as 224 of 256
 _MOST_WORKERS = 8
 
@@ -81,6 +82,10 @@ class DecodedSplit(Dataset):
             for index in indices
         ]
 
+    def part(self, chosen: slice) -> DecodedSplit:
+        """Return the split of the images ``chosen``."""
+        return replace(self, indices=self.indices[chosen], labels=self.labels[chosen])
+
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Yield the whole split in order; no random number of the process is used."""
         yield from DataLoader(
@@ -127,11 +132,17 @@ class TrainingSplit(Dataset):
         labels = split.labels[torch.as_tensor(indices)]
         return finish(batch, labels, generator, self.data, self.num_classes)
 
-    def loader(self, batch_size: int, seed: int, *, pin_memory: bool) -> DataLoader:
-        """Return a loader of full batches; batches and their order depend on ``seed`` alone."""
+    def loader(
+        self, batch_size: int, seed: int, *, pin_memory: bool, part: Part | None = None
+    ) -> DataLoader:
+        """Return a loader of full batches; batches and their order depend on ``seed`` alone.
+
+        ``part`` returns what is wanted of a batch's keys: the images of one of several processes,
+        which are augmented and mixed among themselves.
+        """
         generator = torch.Generator().manual_seed(seed)
         return DataLoader(
-            self, batch_sampler=SeededBatches(len(self), batch_size, generator),
+            self, batch_sampler=SeededBatches(len(self), batch_size, generator, part),
             collate_fn=_as_is, num_workers=self.split.workers, pin_memory=pin_memory,
             generator=generator,
         )  # fmt: skip
@@ -144,8 +155,11 @@ class SeededBatches(BatchSampler):
     no generator, and so an epoch that is started anew from its state gives the same batches.
     """
 
-    def __init__(self, count: int, batch_size: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, count: int, batch_size: int, generator: torch.Generator, part: Part | None = None
+    ) -> None:
         self.count, self.batch_size, self.generator = count, batch_size, generator
+        self.part = part or list
         self.drop_last = True
 
     def __len__(self) -> int:
@@ -156,7 +170,7 @@ class SeededBatches(BatchSampler):
         seeds = torch.randint(2**62, (self.count,), generator=self.generator).tolist()
         for begin in range(0, len(self) * self.batch_size, self.batch_size):
             chosen = slice(begin, begin + self.batch_size)
-            yield list(zip(order[chosen], seeds[chosen], strict=True))
+            yield list(self.part(list(zip(order[chosen], seeds[chosen], strict=True))))
 
 
 def finish(

@@ -77,6 +77,10 @@ class ImageSplit(Dataset):
         chosen = torch.as_tensor(indices)
         return self.images[chosen], self.labels[chosen]
 
+    def part(self, chosen: slice) -> ImageSplit:
+        """Return the split of the images ``chosen``."""
+        return ImageSplit(self.images[chosen], self.labels[chosen])
+
     def batches(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield the whole split in order; the last batch may be smaller."""
         yield from zip(self.images.split(batch_size), self.labels.split(batch_size), strict=True)

@@ -9,13 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from moge_bench.cache import read_text, write_text
-from moge_bench.config import ImageDataConfig, LanguageModelConfig, RunConfig
+from moge_bench.config import DENSE_RUN, ImageDataConfig, LanguageModelConfig, RunConfig
 from moge_bench.data import images, text
 from moge_bench.data.decoded import Standard, measure
 from moge_bench.data.image_files import find_splits, image_set_files
 from moge_bench.system import digest_files
 
 _Stamp = tuple[tuple[Path, int, int], ...]  # files with their sizes and times of change
+
+
+def is_here(config: RunConfig) -> bool:
+    """Whether the data of ``config`` are shipped or local: to read them needs no hub."""
+    name = config.data.name
+    if isinstance(config.data, ImageDataConfig):
+        return name in images.DATASETS or not images.is_known(name)
+    return name == text.SHIPPED or not text.is_known(name)
 
 
 def find_data(config: RunConfig) -> RunConfig:
@@ -61,7 +69,7 @@ def _find_images(config: RunConfig, data: ImageDataConfig) -> RunConfig:
 
 def _find_checkpoint(config: RunConfig) -> RunConfig:
     source = config.model.upcycled_from
-    if source is None:
+    if source is None or source == DENSE_RUN:
         return config
     folder = Path(source).expanduser()
     if not folder.is_dir():

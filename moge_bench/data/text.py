@@ -21,6 +21,7 @@ from moge_bench.data.local_text import base_name, read_documents
 SPLITS = ("training", "validation", "test")
 Corpus = dict[str, list[str]]
 
+SHIPPED = "state-of-the-union"
 # Hub name and configuration.
 _HUB = {
     "wikitext-2": ("Salesforce/wikitext", "wikitext-2-v1"),
@@ -49,7 +50,7 @@ def load_corpus(name: str) -> Corpus:
     """
     check_name(name)
     path = local_path(name)
-    if name == "state-of-the-union":
+    if name == SHIPPED:
         corpus = _load_addresses()
     elif name in _HUB:
         corpus = _load_hub(name)
@@ -66,12 +67,12 @@ def load_corpus(name: str) -> Corpus:
 
 def is_known(name: str) -> bool:
     """Return whether ``name`` is a corpus that is known by name, not a path."""
-    return name == "state-of-the-union" or name in _HUB
+    return name == SHIPPED or name in _HUB
 
 
 def check_name(name: str) -> None:
     """Raise ValueError unless ``name`` is a known corpus or an existing file or folder."""
-    known = ["state-of-the-union", *_HUB]
+    known = [SHIPPED, *_HUB]
     path = local_path(name)
     # os.path.exists: False, not an error, for a name that is too long or a folder that is closed
     if name not in known and not os.path.exists(path):
@@ -98,7 +99,7 @@ def corpus_files(path: Path) -> list[Path]:
 def _load_addresses() -> Corpus:
     """Split by the last digit of the year: 8 validation, 9 test, the rest training."""
     corpus: Corpus = {split: [] for split in SPLITS}
-    with lzma.open(ASSETS["state-of-the-union"].check(), "rt", encoding="utf-8") as lines:
+    with lzma.open(ASSETS[SHIPPED].check(), "rt", encoding="utf-8") as lines:
         for line in lines:
             address = json.loads(line)
             split = {8: "validation", 9: "test"}.get(address["year"] % 10, "training")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors.torch import load_model
 from torch import nn
 
 from moge_bench.config import (
+    DENSE_RUN,
     GroupConfig,
     LanguageModelConfig,
     ModelConfig,
@@ -28,20 +31,26 @@ from moge_bench.moe.slots import Slot
 from moge_bench.moe.upcycle import upcycle
 
 
-def build_model(config: RunConfig, vocabulary_size: int | None = None) -> nn.Module:
+def build_model(
+    config: RunConfig, vocabulary_size: int | None = None, dense_run: Path | None = None
+) -> nn.Module:
     """Return the model of ``config``, initialised from its seed alone.
 
     The backbone is drawn first and in full, then each MoE layer from a seed of its own, so that
     dense, MoE and MoGE runs of one seed start from the same weights wherever they share them.
     With ``model.upcycled_from`` the backbone then takes the weights found there, and every expert
-    those of the FFN in its place. A language model needs ``vocabulary_size``, which the tokenizer
-    knows.
+    those of the FFN in its place; ``dense_run`` is the file of weights where that is a dense run's.
+    A language model needs ``vocabulary_size``, which the tokenizer knows.
     """
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = _build_backbone(config.model, vocabulary_size)
         source = config.model.upcycled_from
-        if source is not None and not next(model.parameters()).is_meta:
+        if source == DENSE_RUN:
+            if dense_run is None:
+                raise ValueError(f"model.upcycled_from={source!r} needs the weights of that run")
+            load_model(model, dense_run)
+        elif source is not None and not next(model.parameters()).is_meta:
             load_dense(model, source)
         if config.moe is not None:
             moe = config.moe

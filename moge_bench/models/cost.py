@@ -33,13 +33,21 @@ class Cost:
 
 def cost_of(config: RunConfig) -> Cost:
     """Return the cost of the model of ``config``; no data are read."""
-    size, exact = None, True
-    if isinstance(config.data, TextDataConfig):
-        size = _BYTES if config.data.tokenizer == "bytes" else config.data.vocabulary_size
-        exact = config.data.tokenizer != "words"
-    model = _model(config, size)
+    exact = not isinstance(config.data, TextDataConfig) or config.data.tokenizer != "words"
+    model = build_for_counting(config)
     counts = count_parameters(model)
     return Cost(counts["total"], counts["active"], _flops_per_token(model, config), exact)
+
+
+def build_for_counting(config: RunConfig) -> nn.Module:
+    """Return the model of ``config`` to be counted, with the largest vocabulary that it may have.
+
+    On the meta device, or, where the reference runs its experts, on the CPU.
+    """
+    size = None
+    if isinstance(config.data, TextDataConfig):
+        size = _BYTES if config.data.tokenizer == "bytes" else config.data.vocabulary_size
+    return _model(config, size)
 
 
 def count_flops_per_token(config: RunConfig, vocabulary_size: int | None = None) -> int:
@@ -57,26 +65,34 @@ def _model(config: RunConfig, vocabulary_size: int | None) -> nn.Module:
 
     The reference takes the experts one by one and must know how many tokens each has.
     """
+    config = config.from_scratch  # nothing that is counted depends on the weights
     moe = config.moe
     values = moe is not None and (moe.backend == "reference" or extension.load()[0] is None)
     if moe is not None and values:
         config = config.model_copy(update={"moe": moe.model_copy(update={"capacity_factor": None})})
     with torch.device("cpu" if values else "meta"):
-        return build_model(config, vocabulary_size).eval()
+        model = build_model(config, vocabulary_size).eval()
+    # As matrix products: of the fused attention FlopCounterMode knows some kernels, not the CPU's.
+    model.set_attn_implementation("eager")  # type: ignore[operator]
+    return model
 
 
 def _flops_per_token(model: nn.Module, config: RunConfig) -> int:
-    # As matrix products: of the fused attention FlopCounterMode knows some kernels, not the CPU's.
-    model.set_attn_implementation("eager")  # type: ignore[operator]
-    m = config.model
-    inputs = {}
+    inputs = example_inputs(model, config, 1)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(**inputs)
+    return round(counter.get_total_flops() / config.model.tokens_per_example)
+
+
+def example_inputs(model: nn.Module, config: RunConfig, count: int) -> dict[str, torch.Tensor]:
+    """Return what ``model`` takes of ``count`` examples, zeros on its device, by argument."""
+    m, inputs = config.model, {}
     with next(model.parameters()).device:
         if isinstance(m, LanguageModelConfig):
-            inputs["input_ids"] = torch.zeros((1, m.context), dtype=torch.int64)
+            inputs["input_ids"] = torch.zeros((count, m.context), dtype=torch.int64)
             # Without one transformers looks at the positions, which may have no values.
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         else:
-            inputs["pixel_values"] = torch.zeros((1, m.num_channels, m.image_size, m.image_size))
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(**inputs)
-    return round(counter.get_total_flops() / m.tokens_per_example)
+            shape = (count, m.num_channels, m.image_size, m.image_size)
+            inputs["pixel_values"] = torch.zeros(shape)
+    return inputs

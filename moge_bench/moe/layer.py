@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.utils.checkpoint import CheckpointFunction
 
@@ -17,7 +18,8 @@ from moge_bench.ops import pytrees
 from moge_bench.ops.extension import choose_backend, warn_once
 from moge_bench.ops.route import Routing
 from moge_bench.ops.validation import check_mask
-from moge_bench.routing.balance import BALANCE_LOSSES, z_loss
+from moge_bench.routing.balance import BALANCE_LOSSES, num_counted, z_loss
+from moge_bench.routing.global_batch import at_least_one, sum_over_ranks
 from moge_bench.routing.regularizers import entropy_loss, orthogonality_loss, simbal_loss
 from moge_bench.routing.router import TopographicRouter
 
@@ -33,8 +35,8 @@ class MoEAux:
         loss: aux_weight * (balance + z_loss_weight * z + group_weight * L_group +
             regularizer_weight * regularizer), (): add it to the task loss.
         losses: the unweighted terms by name: "balance", and "z", "group" and "regularizer" where
-            computed.
-        routing: the router's decision, before capacity.
+            computed. In training with a ``process_group`` those of the batch of all its ranks.
+        routing: the router's decision, before capacity, on the tokens of this rank.
         num_dropped: choices of tokens that count, dropped for lack of capacity, () int64.
         experts_backend: the backend that ran the experts; the router's is in ``routing``.
 
@@ -88,6 +90,12 @@ class MoELayer(nn.Module):
     reentrant one runs the first forward without gradients, so ``aux`` would hold constants: ``y``
     is right there, and reading ``aux.loss`` or ``aux.losses`` raises RuntimeError.
 
+    Under data parallelism set ``process_group`` (``moe.parallel.use_global_batch``): losses in
+    training are then those of the batch of all its ranks, equal on each, and the mean of the
+    ranks' gradients, which DDP and FSDP take, is theirs. All ranks must then call the layer alike,
+    one without tokens too. A copy of the layer belongs to no group. A capacity counts the tokens
+    of a rank, and official reductions, sums over a device, become the mean of the ranks' sums.
+
     Args:
         hidden_size: width d of a token.
         ffn_size: hidden width of one expert.
@@ -120,6 +128,10 @@ class MoELayer(nn.Module):
         self.z_loss_weight, self.aux_weight = s.z_loss_weight, s.aux_weight
         self.regularizer, self.regularizer_weight = s.regularizer, s.regularizer_weight
         self.batch_priority = s.batch_priority
+        self.process_group: dist.ProcessGroup | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "process_group": None}
 
     @classmethod
     def from_settings(cls, hidden_size: int, ffn_size: int, settings: MoESettings) -> Self:
@@ -184,21 +196,34 @@ class MoELayer(nn.Module):
         one = torch.ones((len(tokens), 1), dtype=torch.float32, device=tokens.device)
         return torch.stack([self.experts(tokens, one, e) for e in experts.split(1, 1)], dim=1)
 
+    @property
+    def _ranks(self) -> dist.ProcessGroup | None:
+        """The group whose batch the losses are of; an evaluation is a rank's own."""
+        return self.process_group if self.training else None
+
     def _regularizer(self, routing: Routing, outputs: torch.Tensor | None) -> torch.Tensor:
         if self.regularizer == "entropy":
-            return entropy_loss(routing)
+            return entropy_loss(routing, self._ranks)
         if self.regularizer == "simbal":
             return simbal_loss(self.router.gate.weight)
-        return orthogonality_loss(routing, outputs)
+        return orthogonality_loss(routing, outputs, group=self._ranks)
+
+    def _group_loss(self, routing: Routing) -> torch.Tensor:
+        if self._ranks is None:
+            return routing.group_loss
+        assert self.router.topography is not None
+        count = num_counted(routing) if self.router.topography.reduction == "token_mean" else 1
+        total, count = sum_over_ranks(self._ranks, routing.group_loss * count, count)
+        return total / at_least_one(count)
 
     def _aux(self, routing: Routing, experts: torch.Tensor, outputs: torch.Tensor | None) -> MoEAux:
-        losses = {"balance": BALANCE_LOSSES[self.balance](routing)}
+        losses = {"balance": BALANCE_LOSSES[self.balance](routing, self._ranks)}
         total = losses["balance"]
         if self.z_loss_weight:
-            losses["z"] = z_loss(routing)
+            losses["z"] = z_loss(routing, self._ranks)
             total = total + self.z_loss_weight * losses["z"]
         if self.router.group_size is not None:
-            losses["group"] = routing.group_loss
+            losses["group"] = self._group_loss(routing)
             if self.group_weight:  # lambda = 0 must not touch the graph of a plain MoE
                 total = total + self.group_weight * losses["group"]
         if self.regularizer != "none":

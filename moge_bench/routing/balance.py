@@ -3,7 +3,9 @@
 Every function returns a scalar, (), that is differentiable with respect to the logits, and 0
 for an empty batch. Softmax is applied once, in ``routing.scores``; no function applies it again.
 With sigmoid or sqrt-softplus scores ``importance`` is of scores divided by their sum over experts.
-Tokens outside ``routing.mask`` enter none of them, nor any mean. Legend: T tokens, N experts.
+Tokens outside ``routing.mask`` enter none of them, nor any mean. With a ``group`` the loss is that
+of the batch of all its ranks, equal on each (routing/global_batch.py): all of them must call it,
+one without a token too. Legend: T tokens, N experts.
 """
 
 from __future__ import annotations
@@ -12,29 +14,33 @@ import math
 from collections.abc import Callable
 
 import torch
+import torch.distributed as dist
 
 from moge_bench.ops.reference import activation
 from moge_bench.ops.route import Routing
+from moge_bench.routing.global_batch import sum_over_ranks
 
 
-def _num_counted(routing: Routing) -> int | torch.Tensor:
-    """Return how many tokens count, at least 1: an int, or () int64 where there is a mask."""
-    if routing.mask is None:
-        return routing.experts.shape[0]
-    return routing.mask.sum().clamp_min(1)
+def num_counted(routing: Routing) -> int | torch.Tensor:
+    """Return how many tokens of this rank count: an int, or () int64 where there is a mask."""
+    return routing.experts.shape[0] if routing.mask is None else routing.mask.sum()
 
 
-def switch_loss(routing: Routing) -> torch.Tensor:
+def switch_loss(routing: Routing, group: dist.ProcessGroup | None = None) -> torch.Tensor:
     """N * sum_e (fraction of tokens whose first choice is e) * (mean score of e).
 
     GShard (arXiv 2006.16668) and Switch Transformer (arXiv 2101.03961), eq. 4. It is 1 when
     first choices and scores are uniform, N when all go to one expert.
     """
-    if routing.experts.shape[0] == 0:
+    if routing.experts.shape[0] == 0 and group is None:
         return routing.importance.sum()
-    num_tokens, num_experts = _num_counted(routing), routing.load.shape[0]
-    fraction = routing.first_load.to(routing.importance.dtype) / num_tokens
-    return num_experts * (fraction * routing.importance / num_tokens).sum()
+    importance, first_load, num_tokens = sum_over_ranks(
+        group, routing.importance, routing.first_load, num_counted(routing)
+    )
+    if isinstance(num_tokens, torch.Tensor):
+        num_tokens = num_tokens.clamp_min(1)
+    fraction = first_load.to(importance.dtype) / num_tokens
+    return routing.load.shape[0] * (fraction * importance / num_tokens).sum()
 
 
 def squared_cv(values: torch.Tensor) -> torch.Tensor:
@@ -44,7 +50,7 @@ def squared_cv(values: torch.Tensor) -> torch.Tensor:
     return values.var(unbiased=True) / values.mean().square().clamp_min(1e-20)
 
 
-def vmoe_loss(routing: Routing) -> torch.Tensor:
+def vmoe_loss(routing: Routing, group: dist.ProcessGroup | None = None) -> torch.Tensor:
     """(CV^2(importance) + CV^2(load)) / 2 (V-MoE, arXiv 2106.05974, appendix A).
 
     importance_e = sum_t z[t, e]. load_e = sum_t of the probability that e would stay among the
@@ -55,7 +61,7 @@ def vmoe_loss(routing: Routing) -> torch.Tensor:
     Raises ValueError where there is noise and the choice is limited to ranges of experts: whether
     an expert stays then depends on the noise of others, and the paper has no load for it.
     """
-    if routing.experts.shape[0] == 0:
+    if routing.experts.shape[0] == 0 and group is None:
         return routing.importance.sum()
     if routing.noise is None:
         load = routing.load.to(routing.importance.dtype)
@@ -71,7 +77,8 @@ def vmoe_loss(routing: Routing) -> torch.Tensor:
         if routing.mask is not None:
             chance = torch.where(routing.mask[:, None], chance, 0)
         load = chance.sum(dim=0)
-    return (squared_cv(routing.importance) + squared_cv(load)) / 2
+    importance, load = sum_over_ranks(group, routing.importance, load)
+    return (squared_cv(importance) + squared_cv(load)) / 2
 
 
 def _threshold(routing: Routing, noise: torch.Tensor) -> torch.Tensor:
@@ -132,22 +139,25 @@ _THRESHOLDS = {
 }
 
 
-def z_loss(routing: Routing) -> torch.Tensor:
+def z_loss(routing: Routing, group: dist.ProcessGroup | None = None) -> torch.Tensor:
     """mean_t (logsumexp x)^2, the router z-loss of ST-MoE (arXiv 2202.08906), eq. 5."""
-    if routing.logits.shape[0] == 0:
+    if routing.logits.shape[0] == 0 and group is None:
         return routing.logits.sum()
     squares = torch.logsumexp(routing.logits, dim=-1).square()
-    if routing.mask is None:
+    if routing.mask is None and group is None:
         return squares.mean()
-    return torch.where(routing.mask, squares, 0).sum() / _num_counted(routing)
+    if routing.mask is not None:
+        squares = torch.where(routing.mask, squares, 0)
+    total, count = sum_over_ranks(group, squares.sum(), num_counted(routing))
+    return total / count.clamp_min(1)
 
 
-def no_balance_loss(routing: Routing) -> torch.Tensor:
+def no_balance_loss(routing: Routing, group: dist.ProcessGroup | None = None) -> torch.Tensor:
     """Return 0: balance by other means, such as the router's selection bias, or not at all."""
     return routing.importance.new_zeros(())
 
 
-BALANCE_LOSSES: dict[str, Callable[[Routing], torch.Tensor]] = {
+BALANCE_LOSSES: dict[str, Callable[[Routing, dist.ProcessGroup | None], torch.Tensor]] = {
     "switch": switch_loss,
     "vmoe": vmoe_loss,
     "none": no_balance_loss,

@@ -1,7 +1,8 @@
 """Losses that aim at what MoGE aims at, to be compared with it (docs/method.md "Controls").
 
 Each returns a scalar, (), differentiable; 0 for an empty batch. Tokens outside ``routing.mask``
-enter none. Legend: T tokens, N experts, k chosen, d hidden size.
+enter none. With a ``group`` a loss is that of the batch of all its ranks, as in routing/balance.py.
+Legend: T tokens, N experts, k chosen, d hidden size.
 """
 
 from __future__ import annotations
@@ -9,16 +10,24 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.distributed as dist
 
 from moge_bench.ops.route import Routing
+from moge_bench.routing.global_batch import at_least_one, sum_over_ranks
 
 REGULARIZERS = ("none", "entropy", "simbal", "orthogonality")
 
 
-def _mean_over_tokens(values_T: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    if mask is None:
-        return values_T.sum() / max(values_T.shape[0], 1)
-    return torch.where(mask, values_T, 0).sum() / mask.sum().clamp_min(1)
+def _mean_over_tokens(
+    values: torch.Tensor, mask: torch.Tensor | None, group: dist.ProcessGroup | None
+) -> torch.Tensor:
+    """Return the mean of ``values``, (T, ...), over the tokens that count."""
+    count: int | torch.Tensor = values.shape[0]
+    if mask is not None:
+        values = torch.where(mask.view(-1, *[1] * (values.dim() - 1)), values, 0)
+        count = mask.sum()
+    total, count = sum_over_ranks(group, values.sum(0), count)
+    return total / at_least_one(count)
 
 
 def normalized_entropies(scores_TN: torch.Tensor) -> torch.Tensor:
@@ -33,13 +42,13 @@ def normalized_entropies(scores_TN: torch.Tensor) -> torch.Tensor:
     return -(shares * shares.clamp_min(1e-20).log()).sum(-1) / math.log(num_experts)
 
 
-def entropy_loss(routing: Routing) -> torch.Tensor:
+def entropy_loss(routing: Routing, group: dist.ProcessGroup | None = None) -> torch.Tensor:
     """Minus the mean over tokens of the scores' normalised entropy, -1 to 0.
 
     The control arm "moe-entropy": it pulls scores towards uniform as the group norm does, without
     a map and without a border.
     """
-    return -_mean_over_tokens(normalized_entropies(routing.scores), routing.mask)
+    return -_mean_over_tokens(normalized_entropies(routing.scores), routing.mask, group)
 
 
 def simbal_loss(gate_weight_ND: torch.Tensor) -> torch.Tensor:
@@ -54,7 +63,10 @@ def simbal_loss(gate_weight_ND: torch.Tensor) -> torch.Tensor:
 
 
 def orthogonality_loss(
-    routing: Routing, outputs_TKD: torch.Tensor | None, eps: float = 1e-6
+    routing: Routing,
+    outputs_TKD: torch.Tensor | None,
+    eps: float = 1e-6,
+    group: dist.ProcessGroup | None = None,
 ) -> torch.Tensor:
     """Squared projections between outputs of a token's experts, minus the variance of the scores.
 
@@ -67,13 +79,11 @@ def orthogonality_loss(
         routing: of the T tokens.
         outputs_TKD: (T, k, d), what each chosen expert returned; None for k = 1.
         eps: keeps the projection on a zero output finite.
+        group: of the ranks whose batch it is.
     """
     scores, mask = routing.scores, routing.mask
-    if mask is None:
-        mean = scores.sum(0) / max(scores.shape[0], 1)
-    else:
-        mean = torch.where(mask[:, None], scores, 0).sum(0) / mask.sum().clamp_min(1)
-    spread = _mean_over_tokens((scores - mean).square().mean(-1), mask)
+    mean = _mean_over_tokens(scores, mask, group)
+    spread = _mean_over_tokens((scores - mean).square().mean(-1), mask, group)
     if outputs_TKD is None or outputs_TKD.shape[1] < 2:
         return -spread
     outputs = outputs_TKD.float()
@@ -82,4 +92,4 @@ def orthogonality_loss(
     projections = products.square() / (lengths[:, None, :] + eps)
     k = outputs.shape[1]
     between = projections.sum((1, 2)) - projections.diagonal(dim1=1, dim2=2).sum(-1)
-    return _mean_over_tokens(between / (k * (k - 1)), mask) - spread
+    return _mean_over_tokens(between / (k * (k - 1)), mask, group) - spread

@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from moge_bench.config import RunConfig
+from moge_bench.config import DENSE_RUN, RunConfig
 from moge_bench.runs import provenance
 from moge_bench.runs.record import Code, MetricValue, Record, RunError
 from moge_bench.runs.store import RecordStore
+from moge_bench.training.ranks import Ranks
 
 StepCallback = Callable[[int, int], None]
 
@@ -38,8 +39,9 @@ def execute_run(
 ) -> Record:
     """Train one run in this process and return its record; an exception becomes a failed one.
 
-    In ``folder``, a results folder, it keeps its state while it runs (checkpoints/) and what its
-    router did with fixed inputs (probes/); without one it keeps neither.
+    In ``folder``, a results folder, it keeps its state while it runs (checkpoints/), what its
+    router did with fixed inputs (probes/), and the weights of a dense run (weights/) that keeps
+    them; without one it keeps nothing, and cannot start from a dense run.
     """
     from moge_bench.training.loop import train
 
@@ -50,8 +52,10 @@ def execute_run(
         return _record(config, code, started, wall_s, peak_rss_mib=rss, **values)
 
     try:
-        checkpoint, probe = (None, None) if folder is None else _files(folder, config, code)
-        result = train(config, on_step, checkpoint=checkpoint, probe=probe)
+        files: dict[str, Any] = {} if folder is None else _files(folder, config, code)
+        if config.model.upcycled_from == DENSE_RUN:
+            files["dense_run"] = _find_dense_run(folder, config.dense_run, code)
+        result = train(config, on_step, **files)
         # A NaN among the figures is refused by the record, and so fails the run by name.
         return record(
             status="finished" if result.diverged_at is None else "diverged",
@@ -64,11 +68,35 @@ def execute_run(
         return record(status="failed", error=explain(error))
 
 
-def _files(folder: Path, config: RunConfig, code: dict[str, Any]) -> tuple[Path, Path]:
-    """Return where the run keeps its state, and where it leaves its probe."""
+def _files(folder: Path, config: RunConfig, code: dict[str, Any]) -> dict[str, Path]:
+    """Return where the run keeps its state, and where it leaves its probe and its weights."""
     # A checkpoint of other code is not found: a run is of one state of the code from end to end.
     state = f"{config.run_id}-{code['digest']}.safetensors"
-    return folder / "checkpoints" / state, folder / "probes" / f"{config.run_id}.safetensors"
+    files = {
+        "checkpoint": folder / "checkpoints" / state,
+        "probe": folder / "probes" / f"{config.run_id}.safetensors",
+    }
+    if config.training.keep_weights and config.method == "dense":
+        files["keep"] = folder / "weights" / state
+    return files
+
+
+def _find_dense_run(folder: Path | None, dense: RunConfig, code: dict[str, Any]) -> Path:
+    """Return the weights of ``dense`` in ``folder``; where they are not, it is trained for them."""
+    from moge_bench.training.loop import train
+
+    if folder is None:
+        raise ValueError("model.upcycled_from='dense-run' needs a results folder to find it in")
+    training = dense.training.model_copy(update={"keep_weights": True})
+    files = _files(folder, dense.model_copy(update={"training": training}), code)
+    if not files["keep"].exists():
+        result = train(dense, checkpoint=files["checkpoint"], keep=files["keep"])
+        if result.diverged_at is not None:
+            raise RuntimeError(
+                f"the dense run {dense.run_id} diverged at step {result.diverged_at}: it leaves no "
+                "weights to start from"
+            )
+    return files["keep"]
 
 
 def drop_state(folder: Path, config: RunConfig) -> None:
@@ -122,8 +150,13 @@ def pending(configs: list[RunConfig], store: RecordStore) -> list[RunConfig]:
 
 
 def save_record(config: RunConfig, store: RecordStore, record: Record) -> Progress:
-    """Write ``record`` and return the last report of its run; "unwritten" if the disk refuses."""
+    """Write ``record`` and return the last report of its run; "unwritten" if the disk refuses.
+
+    Of the processes that share a run the first one writes.
+    """
     message = f"{record.error.type}: {record.error.message}" if record.error else ""
+    if not Ranks.launched().is_main:
+        return Progress(config, config.training.steps, record.status, message)
     try:
         path = store.write(record)
     except OSError as error:

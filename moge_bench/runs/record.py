@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, FiniteFloat, ValidationInfo, model_validator
 
-from moge_bench.config import Frozen, RunConfig
+from moge_bench.config import Frozen, LanguageModelConfig, RunConfig, TextDataConfig
 from moge_bench.config.identity import SCHEMA
 
 # The fields in which two runs of one config and seed, on one machine and tree, may differ.
@@ -148,7 +148,8 @@ def summarize(record: Record) -> str:
     split = "test" if config.data.evaluate_test else "validation"
     for metric in record.metrics:
         if metric.split == split and metric.step == config.training.steps:
-            parts.append(f"{split} {metric.name} {metric.value:.4g} {metric.unit}")
+            unit = _unit_of_perplexity(config) if metric.name == "perplexity" else metric.unit
+            parts.append(f"{split} {metric.name} {metric.value:.4g} {unit}")
     if record.diverged_at is not None:
         parts.append(f"DIVERGED at step {record.diverged_at}")
     backends = ", ".join(f"{op}: {name}" for op, name in record.backends.items()) or "no MoE layer"
@@ -159,6 +160,16 @@ def summarize(record: Record) -> str:
     return f"{label(config)} on {config.data.name}, {config.training.steps} steps: " + "; ".join(
         parts
     )
+
+
+def _unit_of_perplexity(config: RunConfig) -> str:
+    """Return what a perplexity is of, without which no two can be compared."""
+    if not isinstance(config.data, TextDataConfig):
+        return ""
+    assert isinstance(config.model, LanguageModelConfig)  # RunConfig has checked the pair
+    token = {"words": "word", "bytes": "byte", "bpe": "BPE token"}[config.data.tokenizer]
+    context = config.model.context
+    return f"a {token} (windows of {context}, stride {config.data.stride or context})"
 
 
 def to_json(record: Record) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from moge_bench.study.strict_yaml import load_mapping
 class Base(Frozen):
     """What every arm has in common; further dotted settings go under ``set``."""
 
-    preset: str
+    preset: str | None = Field(None, description="None: an axis")
     method: str | None = None
     data: str | None = None
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="a number n means 0..n-1")
@@ -171,8 +171,6 @@ def _validate(values: dict[str, Any]) -> GridFile:
         raise ValueError("; ".join(faults(error, GridFile))) from None
     _check_settings(file)
     for axis, axis_values in file.axes.items():
-        if axis in ("seed", "preset"):
-            raise ValueError(f"axes.{axis}: not an axis; seeds and preset stand under base")
         if axis in file.base.set or (axis == "method" and file.base.method is not None):
             raise ValueError(f"axes.{axis}: it is held fixed in base too; keep one of the two")
         if not axis_values:
@@ -188,11 +186,18 @@ def _validate(values: dict[str, Any]) -> GridFile:
 
 def _check_settings(file: GridFile) -> None:
     """Check preset and dotted paths by themselves, so that a typo is not blamed on the table."""
-    check_name("base.preset", "preset", file.base.preset, tuple(PRESETS))
-    known = field_paths(PRESETS[file.base.preset].system.model_dump(mode="json"))
-    for field, paths in (("base.set", file.base.set), ("axes", file.axes)):
-        for path in paths:
-            check_name(field, "setting", path, known)
+    if "seed" in file.axes:
+        raise ValueError("axes.seed: not an axis; seeds stand under base")
+    if (file.base.preset is None) == ("preset" not in file.axes):
+        raise ValueError("the preset must stand under base or be an axis, one of the two")
+    presets = [file.base.preset] if file.base.preset is not None else file.axes["preset"]
+    for preset in presets:
+        field = "base.preset" if file.base.preset is not None else "axes.preset"
+        check_name(field, "preset", str(preset), tuple(PRESETS))
+        known = field_paths(PRESETS[preset].system.model_dump(mode="json"))
+        for field, paths in (("base.set", file.base.set), ("axes", file.axes)):
+            for path in paths:
+                check_name(field, "setting", path, known)
 
 
 def _check_skip(file: GridFile) -> None:
@@ -235,8 +240,9 @@ def _expand(file: GridFile) -> Iterator[Arm]:
             continue
         overrides = {**held, **coordinates}
         method = overrides.pop("method", file.base.method)
+        preset = overrides.pop("preset", file.base.preset)
         try:
-            config = find_data(resolve(file.base.preset, method, overrides, file.base.seeds[0]))
+            config = find_data(resolve(preset, method, overrides, file.base.seeds[0]))
             _check_splits(config, file.table)
         except ValueError as error:
             where = ", ".join(f"{axis}={value}" for axis, value in coordinates.items())

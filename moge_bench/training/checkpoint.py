@@ -1,25 +1,28 @@
 """The state of a run between two steps, on disk: killed and resumed, a run gives the same record.
 
 A safetensors file: tensors, and JSON in its header. Reading one executes nothing. It holds model,
-optimiser, random generators, the place in the data and what was measured so far; schedules are
-functions of the step. It is of one run and one state of the code: the file's name says which.
+optimiser, averaged weights, random generators, the place in the data and what was measured so far;
+schedules are functions of the step. It is of one run and one state of the code: the file's name
+says which.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save, save_model
 from torch import nn
 
 from moge_bench.system import write_atomically
 
 _MODEL, _OPTIMIZER, _RANDOM, _DATA = "model.", "optimizer.", "random.", "data.epoch"
+_AVERAGE = "average."
 
 
 @dataclass
@@ -39,22 +42,42 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     data_state: torch.Tensor,
     measured: dict[str, Any],
+    randoms: list[dict[str, torch.Tensor]],
+    average: nn.Module | None = None,
 ) -> None:
     """Write the state after ``step`` steps to ``path``, whole or not at all.
 
-    ``data_state`` is that of ``BatchStream.state``; ``measured`` is plain JSON.
+    ``data_state`` is that of ``BatchStream.state``; ``measured`` is plain JSON; ``randoms`` has the
+    ``random_state`` of each rank; ``average`` the averaged weights, where the run averages.
     """
     tensors = {f"{_MODEL}{name}": value for name, value in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"{_OPTIMIZER}{index}.{name}": value for name, value in state.items()}
-    tensors[f"{_RANDOM}cpu"] = torch.get_rng_state()
-    for index in range(torch.cuda.device_count()):
-        tensors[f"{_RANDOM}cuda.{index}"] = torch.cuda.get_rng_state(index)
+    if average is not None:
+        tensors |= {f"{_AVERAGE}{name}": value for name, value in average.state_dict().items()}
+    for rank, states in enumerate(randoms):
+        tensors |= {f"{_RANDOM}{rank}.{device}": state for device, state in states.items()}
     tensors[_DATA] = data_state
     # Tied weights are one tensor under two names, which the format refuses: each gets its copy.
     plain = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
     header = {"step": str(step), "measured": json.dumps(measured)}
     write_atomically(path, save(plain, header))
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Write the weights of ``model`` to ``path``, whole or not at all: for ``build_model``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    save_model(model, str(part))  # tied weights once
+    os.replace(part, path)
+
+
+def random_state() -> dict[str, torch.Tensor]:
+    """Return the states of torch's generators, "cpu" and, with a GPU, "cuda", the current one's."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
 
 
 def load_checkpoint(path: Path) -> Checkpoint | None:
@@ -73,15 +96,21 @@ def load_checkpoint(path: Path) -> Checkpoint | None:
 
 
 def restore(
-    checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: nn.Module | None = None,
+    rank: int = 0,
 ) -> torch.Tensor:
-    """Put model, optimiser and random generators back; return the data state.
+    """Put model, optimiser, average and generators of ``rank`` back; return the data state.
 
     ValueError where the model or its optimiser is another than the one that was saved; the model
     is of no use then.
     """
     try:
-        return _restore(checkpoint.tensors, model, optimizer)
+        if average is not None:
+            average.load_state_dict(_below(checkpoint.tensors, _AVERAGE))
+        return _restore(checkpoint.tensors, model, optimizer, rank)
     except (RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
@@ -91,7 +120,7 @@ def restore(
 
 
 def _restore(
-    tensors: dict[str, torch.Tensor], model: nn.Module, optimizer: torch.optim.Optimizer
+    tensors: dict[str, torch.Tensor], model: nn.Module, optimizer: torch.optim.Optimizer, rank: int
 ) -> torch.Tensor:
     model.load_state_dict(_below(tensors, _MODEL))
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -106,9 +135,10 @@ def _restore(
         states.setdefault(int(index), {})[field] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": states, "param_groups": groups})
-    torch.set_rng_state(tensors[f"{_RANDOM}cpu"])
-    for name, value in _below(tensors, f"{_RANDOM}cuda.").items():
-        torch.cuda.set_rng_state(value, int(name))
+    generators = _below(tensors, f"{_RANDOM}{rank}.")
+    torch.set_rng_state(generators["cpu"])
+    if "cuda" in generators:
+        torch.cuda.set_rng_state(generators["cuda"])
     return tensors[_DATA]
 
 

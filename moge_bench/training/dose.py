@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from moge_bench.moe.layer import MoEAux, moe_layers
+from moge_bench.training.ranks import Ranks
 
 POINTS = 25  # a run's measurements of the dose
 
@@ -23,7 +24,12 @@ def is_measured(step: int, total: int) -> bool:
 
 
 def measure_doses(
-    task: torch.Tensor, model: nn.Module, auxes: list[MoEAux]
+    task: torch.Tensor,
+    model: nn.Module,
+    auxes: list[MoEAux],
+    *,
+    scaler: torch.amp.GradScaler | None = None,
+    ranks: Ranks | None = None,
 ) -> dict[str, torch.Tensor]:
     """Return |w grad L| / |grad task loss| at the gate weight, (layers,), by the name of L.
 
@@ -31,7 +37,10 @@ def measure_doses(
     MoE layers. A term that no layer has, or that has no gradient, is left out. At a gate that the
     task does not reach the ratio would be infinite: it is given as 0. The gradients that
     training accumulates are not touched; the graph is kept. Nothing waits for the device.
+    With the ``scaler`` of float16 both losses are scaled as for training, so that no gradient on
+    the way is lost. The gradients are means over ``ranks``, as those of training.
     """
+    ranks = ranks or Ranks()
     layers = moe_layers(model)
     gates = [layer.router.gate.weight for layer in layers]
     terms: dict[str, torch.Tensor] = {}
@@ -45,17 +54,18 @@ def measure_doses(
                 terms[name] = terms[name] + term if name in terms else term
     if not terms:
         return {}
-    of_task = _norms(task, gates)
+    scaled = (lambda loss: loss) if scaler is None else scaler.scale
+    of_task = _norms(scaled(task), gates, ranks)
     doses = {}
     for name, term in terms.items():
-        doses[name] = torch.where(of_task > 0, _norms(term, gates) / of_task, 0)
+        doses[name] = torch.where(of_task > 0, _norms(scaled(term), gates, ranks) / of_task, 0)
     return doses
 
 
-def _norms(loss: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
+def _norms(loss: torch.Tensor, weights: list[torch.Tensor], ranks: Ranks) -> torch.Tensor:
     gradients = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
     zero = loss.new_zeros((), dtype=torch.float64)
-    return torch.stack([zero if g is None else g.double().norm() for g in gradients])
+    return torch.stack([zero if g is None else ranks.mean(g).double().norm() for g in gradients])
 
 
 def curve_name(term: str, block: int) -> str:

@@ -18,6 +18,7 @@ from moge_bench.moe.layer import MoEAux
 from moge_bench.ops.group_norm import group_norm
 from moge_bench.routing.regularizers import normalized_entropies
 from moge_bench.training.device import to_device
+from moge_bench.training.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -54,28 +55,41 @@ class RoutingStatistics:
             layer["scores"].append(_score_sums(scores))
             layer["tokens"] += len(scores)
 
-    def summary(self) -> list[dict[str, Any]]:
-        """Return one dict per layer: what ``_summarize`` names.
+    def summary(self, ranks: Ranks | None = None) -> list[dict[str, Any]]:
+        """Return one dict per layer: what ``_summarize`` names, of what all ``ranks`` added.
 
         Of the load: the counts, their normalised entropy, largest over mean, the share of experts
         without a token, of choices that were dropped. Of the scores, mean over tokens: normalised
         entropy, the largest one, and L_group by one yardstick for every arm: groups of 3 with
         sigma = 1 on a torus. "group_loss" is the arm's own.
         """
-        return [self._summarize(layer) for layer in self._layers]
+        of_ranks = (ranks or Ranks()).gather([self._read(layer) for layer in self._layers])
+        return [self._summarize(layers) for layers in zip(*of_ranks, strict=True)]
 
     @staticmethod
-    def _summarize(layer: dict[str, Any]) -> dict[str, Any]:
-        load = layer["load"].to("cpu", torch.float64)
-        group = torch.stack(layer["group"]).tolist() if layer["group"] else []
-        sums = torch.stack(layer["scores"]).sum(0).tolist()
-        means = [value / max(layer["tokens"], 1) for value in sums]
+    def _read(layer: dict[str, Any]) -> dict[str, Any]:
+        """Return what was added, off the device."""
+        return {
+            **layer,
+            "load": layer["load"].cpu(),
+            "dropped": int(layer["dropped"]),
+            "group": torch.stack(layer["group"]).tolist() if layer["group"] else [],
+            "scores": torch.stack(layer["scores"]).sum(0).cpu(),
+        }
+
+    @staticmethod
+    def _summarize(of_ranks: tuple[dict[str, Any], ...]) -> dict[str, Any]:
+        layer = {name: sum((of[name] for of in of_ranks[1:]), of_ranks[0][name])
+                 for name in of_ranks[0]}  # fmt: skip
+        load = layer["load"].to(torch.float64)
+        group = layer["group"]
+        means = [value / max(layer["tokens"], 1) for value in layer["scores"].tolist()]
         return {
             "load": layer["load"].tolist(),
             "load_entropy_normalized": _normalized_entropy(load),
             "max_over_mean_load": float(load.max() / load.mean().clamp_min(1e-12)),
             "dead_expert_share": float((load == 0).double().mean()),
-            "dropped_share": int(layer["dropped"]) / max(layer["choices"], 1),
+            "dropped_share": layer["dropped"] / max(layer["choices"], 1),
             "group_loss": sum(group) / len(group) if group else None,
             "score_entropy_normalized": means[0],
             "top_score": means[1],
@@ -124,16 +138,17 @@ def evaluating(model: nn.Module) -> Iterator[torch.device]:
 
 def evaluate_images(
     model: nn.Module, split: ImageSplit | DecodedSplit, *, name: str, step: int,
-    batch_size: int = 500,
+    batch_size: int = 500, ranks: Ranks | None = None,
 ) -> Evaluation:  # fmt: skip
-    """Evaluate an image classifier on the whole split.
+    """Evaluate an image classifier on the whole split, each of ``ranks`` on its share.
 
     Metrics: top1_accuracy and top5_accuracy in percent, cross_entropy in nats per image.
     """
-    statistics = RoutingStatistics()
+    ranks, statistics = ranks or Ranks(), RoutingStatistics()
+    share = split.part(ranks.slice_of(len(split), f"{name} images"))
     losses, hits_at = [], []
     with evaluating(model) as device:
-        for images, labels in split.batches(batch_size):
+        for images, labels in share.batches(batch_size):
             images, labels = to_device(images, device), to_device(labels, device)
             with collect_aux(model) as auxes:
                 logits = model(images).logits.float()
@@ -144,11 +159,13 @@ def evaluate_images(
     total_loss = 0.0
     for loss in torch.stack(losses).tolist():  # read once: each read waits for a GPU
         total_loss += loss
-    top1, top5 = torch.stack(hits_at).sum(0).tolist()
+    num_hits = torch.stack(hits_at).sum(0).tolist()
+    of_ranks = ranks.gather((total_loss, *num_hits))
+    total_loss, top1, top5 = (sum(each) for each in zip(*of_ranks, strict=True))
     count = len(split)
     metrics = [
         Metric("top1_accuracy", 100.0 * top1 / count, "%", name, step),
         Metric("top5_accuracy", 100.0 * top5 / count, "%", name, step),
         Metric("cross_entropy", total_loss / count, "nats/image", name, step),
     ]
-    return Evaluation(metrics, statistics.summary())
+    return Evaluation(metrics, statistics.summary(ranks))

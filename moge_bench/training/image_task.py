@@ -12,6 +12,7 @@ from moge_bench.data.augment import augment, augment_pixels
 from moge_bench.data.decoded import DecodedSplit, Standard, TrainingSplit, finish
 from moge_bench.data.images import DATASETS, ImageSplit, load_decoded, load_images
 from moge_bench.training.evaluate import Evaluation, evaluate_images
+from moge_bench.training.ranks import Ranks
 from moge_bench.training.task import Batch, Task, check_batch_size, spread
 
 
@@ -56,14 +57,17 @@ class ImageTask(Task):
         """Images with labels."""
         return self._splits["training"]
 
-    def loader(self, batch_size: int, seed: int, *, pin_memory: bool = False) -> DataLoader:
+    def loader(
+        self, batch_size: int, seed: int, *, pin_memory: bool = False, ranks: Ranks | None = None
+    ) -> DataLoader:
         """Return a shuffled loader of full batches; its order depends on ``seed`` alone."""
         split = self._splits["training"]
         if isinstance(split, ImageSplit):
-            return super().loader(batch_size, seed, pin_memory=pin_memory)
+            return super().loader(batch_size, seed, pin_memory=pin_memory, ranks=ranks)
         check_batch_size(batch_size, len(split))
         training = TrainingSplit(split, self._data, self._num_classes)
-        return training.loader(batch_size, seed, pin_memory=pin_memory)
+        part = (ranks or Ranks()).share
+        return training.loader(batch_size, seed, pin_memory=pin_memory, part=part)
 
     def prepare(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Return images of a shipped set augmented as the config says, and their labels."""
@@ -93,6 +97,9 @@ class ImageTask(Task):
         logits = model(images).logits.float()
         return F.cross_entropy(logits, targets, label_smoothing=self._label_smoothing)
 
-    def evaluate(self, model: nn.Module, split: str, step: int) -> Evaluation:
+    def evaluate(
+        self, model: nn.Module, split: str, step: int, ranks: Ranks | None = None
+    ) -> Evaluation:
         """Return top-1 and top-5 accuracy and the cross-entropy of the whole split."""
-        return evaluate_images(model, self._splits[split], name=split, step=step)
+        images, ranks = self._splits[split], ranks or Ranks()
+        return evaluate_images(model, images, name=split, step=step, ranks=ranks)

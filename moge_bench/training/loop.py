@@ -14,13 +14,19 @@ import torch
 from moge_bench.config import RunConfig
 from moge_bench.training.allocator import freed_memory_kept
 from moge_bench.training.batches import BatchStream
-from moge_bench.training.checkpoint import load_checkpoint, restore, save_checkpoint
+from moge_bench.training.checkpoint import (
+    load_checkpoint,
+    random_state,
+    restore,
+    save_checkpoint,
+    save_weights,
+)
 from moge_bench.training.device import rounds_to_tf32
 from moge_bench.training.divergence import Diverged, DivergenceWatch, check_objective
 from moge_bench.training.dose import curve_name, is_measured, mean_dose
-from moge_bench.training.evaluate import Metric
+from moge_bench.training.evaluate import Evaluation, Metric
 from moge_bench.training.probes import Prober, make_prober
-from moge_bench.training.process import left_as_found
+from moge_bench.training.process import left_as_found, peers_left_as_found
 from moge_bench.training.tasks import make_task
 from moge_bench.training.trainer import Trainer
 
@@ -60,6 +66,8 @@ def train(
     *,
     checkpoint: Path | None = None,
     probe: Path | None = None,
+    dense_run: Path | None = None,
+    keep: Path | None = None,
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
 ) -> RunResult:
     """Train and evaluate one run.
@@ -74,29 +82,37 @@ def train(
     ``data.evaluate_test`` says so. The process is left as it was found, after an exception too:
     any number of runs fit in one, one after the other.
 
+    With ``training.processes`` above 1 every one of these processes calls it; all return the same,
+    and the first one writes the files.
+
     Args:
         config: what to train.
         on_step: called as on_step(done, total) after every step.
         checkpoint: a file to go on from where it exists, written every ``checkpoint_every_s``
             seconds, and removed at the end; None keeps no state.
         probe: a file for the routing of fixed inputs (training/probes.py).
+        dense_run: the file of weights that ``model.upcycled_from="dense-run"`` starts from.
+        keep: a file for the weights that are evaluated at the end; none of a diverged run.
 
     Raises ValueError for a checkpoint that is damaged or of another model, data that are not
     there, or a missing device.
     """
-    with left_as_found(), freed_memory_kept():
-        trainer = Trainer(config, make_task(config))
+    with left_as_found(), freed_memory_kept(), peers_left_as_found():
+        trainer = Trainer(config, make_task(config), dense_run)
         with trainer.in_force():
-            prober = None if probe is None else make_prober(config, trainer.task)
+            probes = probe is not None and trainer.ranks.is_main
+            prober = make_prober(config, trainer.task) if probes else None
             run = _Run(trainer, checkpoint, prober)
             try:
                 run.train(on_step, checkpoint_every_s)
                 run.evaluate_at_end()
                 if probe is not None and prober is not None:
-                    prober.save(probe, trainer.model)
+                    prober.save(probe, trainer.evaluated)
+                if keep is not None and trainer.ranks.is_main:
+                    save_weights(keep, trainer.evaluated)
             except Diverged as end:
                 run.result.diverged_at = end.step
-    if checkpoint is not None:
+    if checkpoint is not None and trainer.ranks.is_main:
         checkpoint.unlink(missing_ok=True)
     return run.result
 
@@ -110,10 +126,10 @@ class _Run:
         settings = config.training
         loader = trainer.task.loader(
             settings.batch_size // settings.gradient_accumulation, config.seed,
-            pin_memory=trainer.accelerator.device.type == "cuda",
+            pin_memory=trainer.accelerator.device.type == "cuda", ranks=trainer.ranks,
         )  # fmt: skip
         self._stream = BatchStream(
-            trainer.accelerator.prepare(loader), loader.generator, settings.gradient_accumulation
+            trainer.prepare_loader(loader), loader.generator, settings.gradient_accumulation
         )
         self._watch = DivergenceWatch(settings.steps)
         self._point_every = max(settings.steps // _CURVE_POINTS, 1)
@@ -126,21 +142,31 @@ class _Run:
             self._go_on_from(checkpoint)
 
     def _go_on_from(self, path: Path) -> None:
-        found = load_checkpoint(path)
+        found, trainer = load_checkpoint(path), self._trainer
+        steps = set(trainer.ranks.gather(found.step if found is not None else None))
+        if len(steps) > 1:
+            raise ValueError(f"checkpoint {path} must be in a folder that all processes share")
         if found is None:
             return
-        trainer, measured = self._trainer, found.measured
-        self._stream.restore(restore(found, trainer.model, trainer.optimizer))
+        measured = found.measured
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        data = restore(found, model, trainer.optimizer, trainer.average, trainer.ranks.index)
+        self._stream.restore(data)
         self._done = found.step
         self.result.curves = measured["curves"]
         trainer.backends, trainer.checks = measured["backends"], measured["checks"]
+        if trainer.accelerator.scaler is not None:
+            trainer.accelerator.scaler.load_state_dict(measured["scaler"])
         self._watch.first, self._watch.above = measured["first_loss"], measured["above"]
         if self._prober is not None:
             self._prober.restore(measured["probe"])
 
     def _save(self) -> None:
         assert self._checkpoint is not None
-        trainer = self._trainer
+        trainer, randoms = self._trainer, self._trainer.ranks.gather(random_state())
+        if not trainer.ranks.is_main:
+            return
+        scaler = trainer.accelerator.scaler
         measured = {
             "curves": self.result.curves,
             "backends": trainer.backends,
@@ -148,10 +174,11 @@ class _Run:
             "first_loss": self._watch.first,
             "above": self._watch.above,
             "probe": None if self._prober is None else self._prober.state(),
+            "scaler": scaler.state_dict() if scaler is not None else None,
         }
         save_checkpoint(
-            self._checkpoint, self._done, trainer.model, trainer.optimizer,
-            self._stream.state(), measured,
+            self._checkpoint, self._done, trainer.accelerator.unwrap_model(trainer.model),
+            trainer.optimizer, self._stream.state(), measured, randoms, trainer.average,
         )  # fmt: skip
 
     def train(self, on_step: Callable[[int, int], None] | None, every_s: float) -> None:
@@ -172,13 +199,13 @@ class _Run:
             self._unread.append(losses)
             last = self._done == settings.steps
             evaluates = settings.evaluate_every and self._done % settings.evaluate_every == 0
-            saves = self._checkpoint is not None and time.monotonic() - saved >= every_s
+            saves = self._saves(time.monotonic() - saved >= every_s, read_every)
             if len(self._unread) >= read_every or last or evaluates or saves:
                 self._read_losses()
             if self._prober is not None:
-                self._prober.after_step(self._done, trainer.model)
+                self._prober.after_step(self._done, trainer.evaluated)
             if evaluates:
-                evaluation = trainer.task.evaluate(trainer.model, "validation", self._done)
+                evaluation = self._evaluate("validation")
                 for metric in evaluation.metrics:
                     self._add_point(self._done, metric.name, metric.split, metric.value)
             if saves:
@@ -186,6 +213,13 @@ class _Run:
                 saved = time.monotonic()
             if on_step is not None:
                 on_step(self._done, settings.steps)
+
+    def _saves(self, due: bool, read_every: int) -> bool:
+        """Whether the state is saved now: as the first rank says, whose clock counts for all."""
+        if self._checkpoint is None or self._trainer.ranks.count == 1:
+            return due and self._checkpoint is not None
+        # To ask waits for the device, as reading a loss does.
+        return self._done % read_every == 0 and self._trainer.ranks.first(due)
 
     def _read_losses(self) -> None:
         """Read and check the losses of the steps since the last time; raises Diverged."""
@@ -212,11 +246,15 @@ class _Run:
         point = {"step": step, "name": name, "split": split, "value": value}
         self.result.curves.append(point)
 
+    def _evaluate(self, split: str) -> Evaluation:
+        trainer = self._trainer
+        return trainer.task.evaluate(trainer.evaluated, split, self._done, trainer.ranks)
+
     def evaluate_at_end(self) -> None:
         """Measure the validation split, and the test split where the config reads it."""
         trainer, config = self._trainer, self._trainer.config
         for split in ["validation", "test"] if config.data.evaluate_test else ["validation"]:
-            evaluation = trainer.task.evaluate(trainer.model, split, config.training.steps)
+            evaluation = self._evaluate(split)
             self.result.metrics += evaluation.metrics
             blocks = config.moe.blocks if config.moe else ()
             for block, layer in zip(blocks, evaluation.routing, strict=True):

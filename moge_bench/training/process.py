@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from moge_bench.training.device import exact_float32
@@ -25,6 +26,21 @@ def left_as_found() -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def peers_left_as_found() -> Iterator[None]:
+    """Leave the other ranks at the end, if they were joined in the body."""
+    found = _has_peers()
+    try:
+        yield
+    finally:
+        if _has_peers() and not found:
+            dist.destroy_process_group()
+
+
+def _has_peers() -> bool:
+    return dist.is_available() and dist.is_initialized()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from moge_bench.training.evaluate import Evaluation
+from moge_bench.training.ranks import Ranks
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -42,20 +43,35 @@ class Task(ABC):
         """Return the mean task loss of a batch, (), in nats."""
 
     @abstractmethod
-    def evaluate(self, model: nn.Module, split: str, step: int) -> Evaluation:
-        """Return the metrics and routing statistics of "validation" or "test"."""
+    def evaluate(
+        self, model: nn.Module, split: str, step: int, ranks: Ranks | None = None
+    ) -> Evaluation:
+        """Return the metrics and routing statistics of "validation" or "test".
 
-    def loader(self, batch_size: int, seed: int, *, pin_memory: bool = False) -> DataLoader:
+        Each of ``ranks`` evaluates its share, and returns those of the whole split.
+        """
+
+    def loader(
+        self, batch_size: int, seed: int, *, pin_memory: bool = False, ranks: Ranks | None = None
+    ) -> DataLoader:
         """Return a shuffled loader of full batches; its order depends on ``seed`` alone.
 
-        Batches in pinned memory go to a GPU without a wait.
+        Batches in pinned memory go to a GPU without a wait. Each of ``ranks`` is given its share
+        of every batch.
         """
         check_batch_size(batch_size, len(self.training_data))  # type: ignore[arg-type]
         generator = torch.Generator().manual_seed(seed)
         return DataLoader(
             self.training_data, batch_size, shuffle=True, drop_last=True, generator=generator,
-            collate_fn=functools.partial(self.prepare, generator=generator), pin_memory=pin_memory,
+            collate_fn=functools.partial(self._share, generator, ranks or Ranks()),
+            pin_memory=pin_memory,
         )  # fmt: skip
+
+    def _share(self, generator: torch.Generator, ranks: Ranks, batch: Batch) -> Batch:
+        # Of the whole batch, prepared: what is drawn does not depend on how many ranks there are.
+        inputs, targets = self.prepare(batch, generator)
+        mine = ranks.slice_of(len(inputs), "examples of a batch")
+        return inputs[mine], targets[mine]
 
     def prepare(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Return a training batch as it is learnt from; random changes come from ``generator``.

@@ -15,7 +15,8 @@ from moge_bench.data.text import load_corpus, swap_words
 from moge_bench.data.tokenizers import make_tokenizer
 from moge_bench.moe.insert import collect_aux
 from moge_bench.training.evaluate import Evaluation, Metric, RoutingStatistics, evaluating
-from moge_bench.training.perplexity import score_stream
+from moge_bench.training.perplexity import Score, score_stream
+from moge_bench.training.ranks import Ranks
 from moge_bench.training.task import Batch, Task, spread
 
 _ATTACK_SEED = 0  # the attacked text is part of the data set: every run is given the same
@@ -80,25 +81,27 @@ class TextTask(Task):
             logits.flatten(0, 1), targets.flatten(), label_smoothing=self._label_smoothing
         )
 
-    def evaluate(self, model: nn.Module, split: str, step: int) -> Evaluation:
+    def evaluate(
+        self, model: nn.Module, split: str, step: int, ranks: Ranks | None = None
+    ) -> Evaluation:
         """Score the whole split, clean and, under the name ``split``_attacked, with words swapped.
 
         Metrics: perplexity (absent where it exceeds the numbers, at a cross-entropy above 709),
         bits_per_byte (absent where the tokenizer loses text), cross_entropy in nats per token.
         The routing statistics are those of the clean text.
         """
-        documents = self._corpus[split]
-        metrics, routing = self._score(model, documents, split, step)
+        documents, ranks = self._corpus[split], ranks or Ranks()
+        metrics, routing = self._score(model, documents, split, step, ranks)
         if self._data.attacked_share:
             attacked = [
                 swap_words(text, self._data.attacked_share, _ATTACK_SEED + index)
                 for index, text in enumerate(documents)
             ]
-            metrics += self._score(model, attacked, f"{split}_attacked", step)[0]
+            metrics += self._score(model, attacked, f"{split}_attacked", step, ranks)[0]
         return Evaluation(metrics, routing)
 
     def _score(
-        self, model: nn.Module, documents: list[str], name: str, step: int
+        self, model: nn.Module, documents: list[str], name: str, step: int, ranks: Ranks
     ) -> tuple[list[Metric], list[dict]]:
         statistics = RoutingStatistics()
         with evaluating(model) as device:
@@ -115,7 +118,10 @@ class TextTask(Task):
                 # A window reads `context` tokens and predicts one after each.
                 length=self._context + 1,
                 stride=self._data.stride or self._context,
+                part=lambda windows: ranks.slice_of(windows, f"windows of the {name} text"),
             )
+        of_ranks = ranks.gather((score.total_nats, score.num_tokens))
+        score = Score(*(sum(of) for of in zip(*of_ranks, strict=True)))
         metrics = [Metric("cross_entropy", score.cross_entropy, "nats/token", name, step)]
         if self._tokenizer.lossless:
             num_bytes = sum(len(document.encode("utf-8")) for document in documents)
@@ -123,4 +129,4 @@ class TextTask(Task):
             metrics.insert(0, Metric("bits_per_byte", bits, "bits/byte", name, step))
         if score.perplexity is not None:
             metrics.insert(0, Metric("perplexity", score.perplexity, "", name, step))
-        return metrics, statistics.summary()
+        return metrics, statistics.summary(ranks)

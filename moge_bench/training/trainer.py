@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate import Accelerator
+from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import GradientAccumulationPlugin
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
 
 from moge_bench.config import RunConfig
 from moge_bench.models.build import build_model, count_parameters
 from moge_bench.models.cost import count_flops_per_token
 from moge_bench.moe.insert import collect_aux
 from moge_bench.moe.layer import MoEAux
+from moge_bench.moe.parallel import use_global_batch
 from moge_bench.routing.router import TopographicRouter
 from moge_bench.routing.schedule import SigmaSchedule
 from moge_bench.routing.selection_bias import update_selection_bias
@@ -25,6 +31,7 @@ from moge_bench.training.evaluate import evaluating
 from moge_bench.training.gradient_check import check_gradients
 from moge_bench.training.optimizer import learning_rate_factor, make_optimizer
 from moge_bench.training.process import AccelerateState, left_as_found, reproducible
+from moge_bench.training.ranks import Ranks, check_processes
 from moge_bench.training.task import Batch, Task
 
 
@@ -32,17 +39,19 @@ class Trainer:
     """Model, optimiser and schedules of one run; ``step`` makes one optimiser step.
 
     Everything but the constructor is to be called ``in_force``. The constructor seeds torch.
+    ``dense_run`` is the file of weights that ``model.upcycled_from="dense-run"`` starts from.
     """
 
-    def __init__(self, config: RunConfig, task: Task) -> None:
-        self.config, self.task = config, task
+    def __init__(self, config: RunConfig, task: Task, dense_run: Path | None = None) -> None:
+        self.config, self.task, self._dense_run = config, task, dense_run
         self._accelerate = AccelerateState()
         with self.in_force():
             self._build()
         self.backends: dict[str, str] = {}
         self.checks: dict[str, Any] = {}
         self.doses: dict[int, dict[str, torch.Tensor]] = {}  # by step, until they are read
-        torch.manual_seed(config.seed)  # from here on: dropout and gate noise
+        # From here on: dropout and gate noise, which ranks draw for different tokens.
+        torch.manual_seed(config.seed + (self.ranks.index << 33))
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
@@ -61,6 +70,7 @@ class Trainer:
     def _build(self) -> None:
         config = self.config
         check_device(config.device)
+        check_processes(config)
         self.accelerator = Accelerator(
             cpu=config.device == "cpu",
             mixed_precision=config.training.precision,
@@ -68,17 +78,25 @@ class Trainer:
             gradient_accumulation_plugin=GradientAccumulationPlugin(
                 num_steps=config.training.gradient_accumulation, sync_with_dataloader=False
             ),
-            dataloader_config=DataLoaderConfiguration(
-                split_batches=True, non_blocking=config.device != "cpu"
-            ),
         )
-        model = build_model(config, self.task.vocabulary_size)
+        self.ranks = Ranks(self.accelerator.process_index, self.accelerator.num_processes)
+        if self.ranks != Ranks.launched():  # as under mpirun, which accelerate knows by itself
+            raise RuntimeError(
+                f"accelerate found {self.ranks}, RANK and WORLD_SIZE tell of {Ranks.launched()}: "
+                "start the processes with torchrun"
+            )
+        model = build_model(config, self.task.vocabulary_size, self._dense_run)
         self.parameters = {
             **count_parameters(model),
             "flops_per_token": count_flops_per_token(config, self.task.vocabulary_size),
         }
+        self.average = self._average(model)
+        if config.training.gradient_checkpointing:
+            _recompute_blocks(model)
         optimizer = make_optimizer(model, config.training)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        if self.ranks.count > 1:
+            use_global_batch(self.model)
         self.sigma_schedule: SigmaSchedule | None = None
         if config.moe is not None and config.moe.group is not None:
             sigma = config.moe.group.sigma
@@ -86,36 +104,71 @@ class Trainer:
                 sigma.start, sigma.end, sigma.gamma, total_steps=config.training.steps
             )
 
+    def _average(self, model: nn.Module) -> AveragedModel | None:
+        """Return what keeps the exponential moving average of the weights; buffers are copied."""
+        decay = self.config.training.ema_decay
+        if decay is None:
+            return None
+        average = AveragedModel(
+            model, self.accelerator.device, multi_avg_fn=get_ema_multi_avg_fn(decay)
+        )
+        self.accelerator.prepare_model(average.module, evaluation_mode=True)  # for its precision
+        return average
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model that is evaluated: that of the averaged weights, where the run averages."""
+        if self.average is not None:
+            return self.average.module
+        return self.accelerator.unwrap_model(self.model)
+
+    def prepare_loader(self, loader: DataLoader) -> Any:
+        """Return ``loader``, of this rank's shares, with its batches put on the device."""
+        return prepare_data_loader(
+            loader, self.accelerator.device, num_processes=1, process_index=0, put_on_device=True,
+            non_blocking=self.config.device != "cpu",
+        )  # fmt: skip
+
+    @property
+    def _models(self) -> list[nn.Module]:
+        """The models whose routers follow the schedules."""
+        return [self.model] if self.average is None else [self.model, self.average.module]
+
     def step(
         self, batches: list[Batch], index: int, *, measures_dose: bool = False
     ) -> torch.Tensor:
         """Make optimiser step ``index`` from its micro-batches, without waiting for the device.
 
         Returns (mean task loss, mean objective), (2,) float64 on the device. Where the objective is
-        not finite the weights are lost: nobody has looked at it before they were updated. With
-        ``measures_dose`` the first micro-batch is differentiated once more a loss, for ``doses``.
+        not finite the weights are lost: nobody has looked at it before they were updated. The means
+        are over all ranks. With ``measures_dose`` the first micro-batch is differentiated once more
+        a loss, for ``doses``.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.training.learning_rate * learning_rate_factor(
                 self.config.training, index
             )
         if self.sigma_schedule is not None:
-            self.sigma_schedule.apply(self.model, index)
+            for model in self._models:
+                self.sigma_schedule.apply(model, index)
         group = self.config.moe.group if self.config.moe is not None else None
         if group is not None and group.shuffled:
-            self._shuffle_places(index)
+            for model in self._models:
+                self._shuffle_places(model, index)
         total = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
         for number, batch in enumerate(batches):
             measured = index if measures_dose and number == 0 else None
             total += self._accumulate(batch, measured)
         if self.config.moe is not None and self.config.moe.bias_update_rate:
             update_selection_bias(self.model)
-        return total / len(batches)
+        if self.average is not None:
+            self.average.update_parameters(self.accelerator.unwrap_model(self.model))
+        return self.ranks.mean(total / len(batches))
 
-    def _shuffle_places(self, index: int) -> None:
+    def _shuffle_places(self, model: nn.Module, index: int) -> None:
         """Draw the experts' places on every map anew, from the run's seed and the step alone."""
         generator = torch.Generator().manual_seed(1_000_003 * (self.config.seed + 1) + index)
-        for module in self.model.modules():
+        for module in model.modules():
             if isinstance(module, TopographicRouter):
                 module.shuffle_places(generator)
 
@@ -130,7 +183,9 @@ class Trainer:
                 task = self.task.loss(self.model, batch)
             self._first_time(auxes)
             if measured_step is not None and auxes:
-                self.doses[measured_step] = measure_doses(task, self.model, auxes)
+                self.doses[measured_step] = measure_doses(
+                    task, self.model, auxes, scaler=self.accelerator.scaler, ranks=self.ranks
+                )
             # docs/method.md "Total objective": the sum runs over the MoE layers.
             loss = sum((aux.loss for aux in auxes), start=task)
             self.accelerator.backward(loss)
@@ -143,7 +198,17 @@ class Trainer:
     def _first_time(self, auxes: list[MoEAux]) -> None:
         if auxes and not self.backends:
             self.backends = {"route": auxes[0].routing.backend, "experts": auxes[0].experts_backend}
-            self.checks = check_gradients(self.accelerator.unwrap_model(self.model), auxes)
+            model = self.accelerator.unwrap_model(self.model)
+            self.checks = check_gradients(model, auxes, self.ranks)
+
+
+def _recompute_blocks(model: Any) -> None:
+    """Turn on activation checkpointing of every block of a model of transformers."""
+    settings = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):  # its name in later versions
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
 
 
 class TrainingStep:
@@ -158,7 +223,8 @@ class TrainingStep:
 
     def __init__(self, config: RunConfig, task: Task) -> None:
         with left_as_found():
-            self._trainer = Trainer(config, task)
+            # Of a run that starts from another's weights, without them: the work is the same.
+            self._trainer = Trainer(config.from_scratch, task)
         per_step = config.training.gradient_accumulation
         size = config.training.batch_size // per_step
         self.device: torch.device = self._trainer.accelerator.device

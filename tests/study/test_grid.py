@@ -30,6 +30,8 @@ def test_arms_differ_only_in_their_declared_axes(path):
     grid = load_grid(path)
     runs = [(arm.coordinates[0], config) for arm in grid.arms for config in arm.configs]
     for (at_a, a), (at_b, b) in itertools.combinations(runs, 2):
+        if at_a.get("preset") != at_b.get("preset"):
+            continue  # of different systems, which no contrast compares
         allowed = {"seed"} if a.seed != b.seed else set()
         allowed |= {axis for axis in at_a if at_a[axis] != at_b[axis]}
         for difference in differences(a, b) - allowed:
@@ -64,6 +66,21 @@ def test_impossible_combinations_can_be_skipped(tiny_text):
     grid = parse_grid(impossible.replace("table:", skip), "x")
     # One of the four arms of moge is gone: 9 experts with h = 1 and 3, 4 experts with h = 1.
     assert len(grid.arms) == 1 + 2 + 3
+
+
+def test_a_preset_may_be_an_axis(tiny_text):
+    text = tiny_text.replace("  preset: tiny-vit\n", "").replace(
+        "axes:", "axes:\n  preset: [tiny-vit, tiny-swin]"
+    ).replace("rows: [", "rows: [preset, ")  # fmt: skip
+    grid = parse_grid(text, "x")
+    # dense 1, moe 2, moge 4 of each, as without; 2 seeds.
+    assert len(grid.configs) == 2 * 2 * 7
+    for arm in grid.arms:
+        assert {config.preset for config in arm.configs} == {arm.coordinates[0]["preset"]}
+    with pytest.raises(ValueError, match=r"axes\.preset: no preset is called 'tiny-vot'; the near"):
+        parse_grid(text.replace("[tiny-vit, tiny-swin]", "[tiny-vot]"), "x")
+    with pytest.raises(ValueError, match=r"axes: no setting is called 'model\.depth'"):
+        parse_grid(text.replace("moe.num_experts", "model.depth"), "x")  # a Swin has depths
 
 
 def test_a_number_of_seeds_means_the_first_ones(tiny_text):
@@ -161,6 +178,7 @@ BROKEN = [
     (setter("table", "metrics", ["top1"]), "table.metrics: no metric is called 'top1'"),
     (setter("name", "../escape"), "name must be text that matches .*, got '../escape'"),
     (setter("axes", "seed", [1]), "no setting is called 'seed'|axes.seed: not an axis"),
+    (setter("axes", "preset", ["tiny-lm"]), "preset must stand under base or be an axis, one of"),
     (setter("axes", "training.steps", [1, 2]), "training.steps: it is held fixed in base too"),
     (
         setter("axes", "moe.num_expert", [4]),

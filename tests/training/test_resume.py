@@ -25,6 +25,7 @@ CONFIGS = {
     "moge": resolve("tiny-vit", "moge", VISION),
     "loss-free": resolve("tiny-vit", "moe", {**VISION, "moe.bias_update_rate": 0.01}),
     "dropout": resolve("tiny-lm", "moge", LANGUAGE),
+    "averaged": resolve("tiny-vit", "moge", {**VISION, "training.ema_decay": 0.9}),
 }
 
 

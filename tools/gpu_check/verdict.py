@@ -35,7 +35,7 @@ INDEXED_BY_DATA = (
     "count_choices_kernel", "place_choices_kernel",
     "route_forward_subwarp_kernel", "route_backward_subwarp_kernel",
 )  # fmt: skip
-# A kernel that uses all the registers that half of an SM's warps leave a thread may keep a few words
+# A kernel that uses all the registers that half of an SM's warps leave a thread may keep some words
 # on the stack: a share of its instructions, each a load or a store of four bytes.
 ALL_REGISTERS, SPILLED_SHARE = 64, 0.01
 # Columns in which a row must not be worse than the committed one, and whether larger is worse.

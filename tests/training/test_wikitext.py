@@ -1,0 +1,41 @@
+"""smoge-s, as it is, on a small folder in the format of the WikiText-103 release."""
+
+import random
+
+from moge_bench.config import build_config
+from moge_bench.data.registry import find_data
+from moge_bench.presets import resolve
+from moge_bench.runs.execute import execute_run
+from moge_bench.runs.record import summarize
+from moge_bench.training.tasks import make_task
+
+WORDS = [f"word{i}" for i in range(50)]
+CODE = {"commit": None, "dirty": None, "digest": "0"}
+
+
+def write_release(folder):
+    """Articles of " = Title = ", blank lines, and tokens with spaces around, <unk> among them."""
+    draw = random.Random(0)
+    for split, articles in (("train", 6), ("valid", 2), ("test", 2)):
+        lines = []
+        for number in range(articles):
+            words = " ".join(draw.choices([*WORDS, "<unk>", "@-@", ","], k=120))
+            lines += [" \n", f" = Article {number} = \n", " \n", f" {words} . \n", " \n"]
+        (folder / f"wiki.{split}.tokens").write_text("".join(lines))
+
+
+def test_two_steps_and_a_perplexity_a_word(tmp_path):
+    write_release(tmp_path)
+    config = find_data(resolve("smoge-s", None, {
+        "data.name": str(tmp_path), "training.steps": 2, "training.batch_size": 2,
+        "training.warmup_steps": 1,
+    }))  # fmt: skip
+    task = make_task(config)
+    # 50 words, <unk>, "@-@", ",", "=", "Article", 6 numbers, "." and the end of a line or text.
+    assert 50 + 3 + 2 + 6 + 1 <= task.vocabulary_size <= 50 + 3 + 2 + 6 + 1 + 3
+    record = execute_run(build_config(config.model_dump()), CODE, None)
+    assert record.error is None
+    (perplexity,) = [m for m in record.metrics if (m.name, m.split) == ("perplexity", "test")]
+    assert 10 < perplexity.value < 20 * task.vocabulary_size
+    assert f"{perplexity.value:.4g} a word (windows of 256, stride 256)" in summarize(record)
+    assert record.parameters["active"] < record.parameters["total"]
