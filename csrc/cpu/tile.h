@@ -128,6 +128,11 @@ MOGE_INLINE void store_tile(Cell&& cell, int64_t num_rows, int num_experts, In* 
   }
 }
 
+template <class In>
+MOGE_INLINE void clear_row(In* row, int num_experts) {
+  for (int j = 0; j < num_experts; ++j) row[j] = In{};
+}
+
 // Subnormal numbers are read and written as 0 while this lives: scores below 1e-38 change no
 // result above it, and arithmetic on subnormals costs up to 150 cycles an instruction.
 struct FlushSubnormals {

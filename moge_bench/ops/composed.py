@@ -1,7 +1,8 @@
-"""What the compiled kernels do not take, put together from them (docs/method.md "Wider routing").
+"""What CUDA kernels do not take, put together from them (docs/method.md "Wider routing").
 
-``routes_whole`` and ``norms_whole`` say what they do take. The rest is done here with static
-shapes, without a wait for the device and without a graph break. The scores are materialised.
+``routes_whole`` and ``norms_whole`` say what is one call of a kernel; on the CPU everything is. The
+rest is done here with static shapes, without a wait for the device and without a graph break. The
+scores are materialised.
 Legend: T tokens, N experts, k chosen, P groups.
 """
 
@@ -71,10 +72,14 @@ def counted_group_loss(total: torch.Tensor, mask: torch.Tensor, topo: Topography
 
 
 def routes_whole(
-    choice: Choice, topo: Topography | None, bias: torch.Tensor | None, mask: torch.Tensor | None
+    logits: torch.Tensor,
+    choice: Choice,
+    topo: Topography | None,
+    bias: torch.Tensor | None,
+    mask: torch.Tensor | None,
 ) -> bool:
     """Return whether moge::route takes all of it in one pass."""
-    return (
+    return not logits.is_cuda or (
         bias is None
         and mask is None
         and choice.score_function == "softmax"
@@ -84,9 +89,9 @@ def routes_whole(
     )
 
 
-def norms_whole(topo: Topography, mask: torch.Tensor | None) -> bool:
+def norms_whole(scores: torch.Tensor, topo: Topography, mask: torch.Tensor | None) -> bool:
     """Return whether moge::group_norm takes all of it in one pass."""
-    return mask is None and not topo.unit_energy
+    return not scores.is_cuda or (mask is None and not topo.unit_energy)
 
 
 def route(
@@ -104,7 +109,7 @@ def route(
     The rows of ``logits`` and ``noise`` are routable (``routable_rows``).
     """
     scores = reference.scores(logits, choice.score_function)
-    if routes_whole(choice, None, bias, None):
+    if routes_whole(logits, choice, None, bias, None):
         op = extension.find_op("route")
         outputs = op(logits, noise, None, (), choice.as_ints, strict)
         weights, experts, importance, group_loss, load, first_load = outputs[:6]
@@ -141,7 +146,8 @@ def _importance(scores: torch.Tensor, choice: Choice, mask: torch.Tensor | None)
 
 def _select(keys: torch.Tensor, top_k: int) -> torch.Tensor:
     """``reference.select_experts`` by moge::route, which ranks what it is given as logits."""
-    experts: torch.Tensor = extension.find_op("route")(keys, None, None, (), (top_k, 0), False)[1]
+    choice = (top_k, 0, 0, 1, 1)  # as in csrc/plan.h
+    experts: torch.Tensor = extension.find_op("route")(keys, None, None, (), choice, False)[1]
     return experts
 
 
@@ -153,13 +159,14 @@ def group_norm(
     mask: torch.Tensor | None,
 ) -> torch.Tensor:
     """Return L_group, (), by the compiled op; ``scores`` are 0 in the rows that do not count."""
+    groups = (*topo.as_ints[:5], 0)
     if strict:
         validation.check_finite("scores", scores, unbroken=True)
     if topo.unit_energy:
         scores = reference.unit_rows(scores.to(reference.accumulation_dtype(scores.dtype)))
     op = extension.find_op("group_norm")
     if mask is None:
-        loss: torch.Tensor = op(scores, taps, topo.as_ints, False)
+        loss: torch.Tensor = op(scores, taps, groups, False)
         return loss
-    total = op(scores, taps, (*topo.as_ints[:4], _SUM), False)
+    total = op(scores, taps, (*groups[:4], _SUM, 0), False)
     return counted_group_loss(total, mask, topo)

@@ -24,17 +24,9 @@ from moge_bench.ops.topography import (
     taps_tensor,
 )
 
-FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 INDEX_DTYPES = (torch.int64, torch.int32)
 NONFINITE = ("error", "propagate")
-
-
-def float_dtypes(device: torch.device) -> tuple[torch.dtype, ...]:
-    """Return the dtypes that the ops take on ``device``: on CUDA float16 as well.
-
-    float64 is among them on CUDA for backend="reference" alone; ``choose_backend`` says so.
-    """
-    return (*FLOAT_DTYPES, torch.float16) if device.type == "cuda" else FLOAT_DTYPES
 
 
 def name_dtypes(dtypes: tuple[torch.dtype, ...]) -> str:
@@ -44,12 +36,12 @@ def name_dtypes(dtypes: tuple[torch.dtype, ...]) -> str:
 
 
 def check_float(name: str, tensor: torch.Tensor, hint: str = "") -> None:
-    """Check that ``tensor`` has a dtype that the ops take on its device."""
-    if tensor.dtype in FLOAT_DTYPES:  # taken on every device; to ask for the device is slow
-        return
-    dtypes = float_dtypes(tensor.device)
-    if tensor.dtype not in dtypes:
-        raise TypeError(f"{name} must be {name_dtypes(dtypes)}, got {tensor.dtype}{hint}")
+    """Check that ``tensor`` has a dtype that the ops take.
+
+    On CUDA float64 is for backend="reference" alone; ``choose_backend`` says so.
+    """
+    if tensor.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"{name} must be {name_dtypes(FLOAT_DTYPES)}, got {tensor.dtype}{hint}")
 
 
 def check_matrix(name: str, tensor: torch.Tensor) -> None:
