@@ -7,6 +7,10 @@ MOGE_INLINE bool compares_scores(const RouteForward& a) {
          a.wider.top_groups < a.wider.num_groups;
 }
 
+// Whether there is no mask and no scale of the weights: the kernels then have none of what those
+// cost.
+MOGE_INLINE bool is_plain(const Wider& wider) { return !wider.mask && wider.scale == 1; }
+
 template <class V>
 struct ForwardTile {
   using Scalar = typename V::Scalar;
@@ -108,7 +112,7 @@ MOGE_INLINE typename V::Reg maximum_of(typename V::Reg maximum, unsigned dropped
 
 // Selects for the lanes of `suspects` with NaN as -inf.
 template <class V>
-MOGE_INLINE void select_suspects(ForwardTile<V>& tile, unsigned suspects) {
+static __attribute__((noinline)) void select_suspects(ForwardTile<V>& tile, unsigned suspects) {
   const RouteForward& a = tile.args;
   for (int lane = 0; suspects >> lane; ++lane) {
     if (suspects >> lane & 1) {

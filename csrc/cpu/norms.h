@@ -17,9 +17,8 @@ struct Chains {
   inline __attribute__((always_inline)) Chains() {
     for (auto& part : parts) part = V::set(0);
   }
-  inline __attribute__((always_inline)) void add(Reg a) { turn(V::add(parts[0], a)); }
-  inline __attribute__((always_inline)) void add_square(Reg a) { turn(V::fma(a, a, parts[0])); }
-  inline __attribute__((always_inline)) void turn(Reg sum) {
+  inline __attribute__((always_inline)) void add(Reg a) {
+    const Reg sum = V::add(parts[0], a);
     for (int i = 0; i < 3; ++i) parts[i] = parts[i + 1];
     parts[3] = sum;
   }

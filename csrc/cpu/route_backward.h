@@ -4,7 +4,7 @@
 // lane l stands at e * expert_step + l * lane_step. With s = sum_j
 // gw_j w_j it is w_i (gw_i - s) where the weights are a softmax of the kept logits (finite even
 // where their scores underflow), else z_i gw_i here and - z_j s for every j, which is returned.
-template <class V>
+template <class V, bool kPlain>
 MOGE_INLINE bool add_weight_gradients(const RouteBackward& a, int64_t token, int64_t num_rows,
                                       typename V::Scalar* grad, int64_t expert_step,
                                       int64_t lane_step) {
@@ -14,12 +14,12 @@ MOGE_INLINE bool add_weight_gradients(const RouteBackward& a, int64_t token, int
   const Scalar* weights = static_cast<const Scalar*>(a.weights) + token * k;
   const Scalar* upstream = static_cast<const Scalar*>(a.grad_weights) + token * k;
   const int64_t* experts = a.experts + token * k;
-  const auto inverse_scale = Scalar(1 / a.wider.scale);  // the weights' own, so of their mean
+  const Scalar inverse_scale = kPlain ? 1 : Scalar(1 / a.wider.scale);
   bool valid = true;
   for (int lane = 0; lane < W && lane < num_rows; ++lane) {
     Scalar mean = 0;
     for (int i = 0; i < k && a.renormalize; ++i) mean += weights[i] * upstream[i];
-    mean *= inverse_scale;
+    if (!kPlain) mean *= inverse_scale;  // the weights are scaled, so is their mean
     for (int i = 0; i < k; ++i) {
       if (uint64_t(experts[i]) >= uint64_t(a.num_experts)) {
         valid = false;
@@ -82,10 +82,10 @@ struct RowStats {
 };
 
 // `value` in the lanes of tokens that count, 0 in the others.
-template <class V>
+template <class V, bool kPlain>
 MOGE_INLINE typename V::Reg counted_lanes(const RouteBackward& a, int64_t token, int64_t num_rows,
                                           typename V::Reg value) {
-  if (!a.wider.mask) return value;
+  if (kPlain || !a.wider.mask) return value;
   typename V::Scalar lanes[V::kWidth] __attribute__((aligned(64)));
   V::store(lanes, value);
   for (int lane = 0; lane < V::kWidth && lane < num_rows; ++lane) {
@@ -112,17 +112,19 @@ static __attribute__((noinline)) typename V::Reg recompute_exponentials(typename
                                                                         typename V::Reg maximum,
                                                                         const Stencil<V>* stencil,
                                                                         Ahead<V, 1> result) {
-  Chains<V> energies;
+  auto energy = V::set(0);
   exponentiate<V, H>(tile, num_experts, maximum, stencil, result, [&](typename V::Reg e) {
-    if constexpr (kUnit) energies.add_square(e);
+    if constexpr (kUnit) energy = V::fma(e, e, energy);
   });
-  return energies.total();
+  return energy;
 }
 
 // With z = e / sum and u = dL/dz / sum, the gradient through the scores is z (dL/dz - sum dL/dz z)
 // = e (u - (sum u e) / sum): `scores` holds e, `grad` u, and nothing is multiplied out expert by
 // expert.
-template <class V, class In>
+//
+// kPlain: no mask, weights that are not scaled.
+template <class V, class In, bool kPlain>
 MOGE_INLINE bool route_backward_tile(BackwardTile<V>& tile, int64_t token, int64_t num_rows) {
   using Scalar = typename V::Scalar;
   using Reg = typename V::Reg;
@@ -143,7 +145,8 @@ MOGE_INLINE bool route_backward_tile(BackwardTile<V>& tile, int64_t token, int64
     const auto result = Ahead<V, 1>::of(grad_rows);
     Stencil<V>::dispatch(tile.stencil, [&](auto h) {
       constexpr int H = decltype(h)::value;
-      const Reg norm_grad = counted_lanes<V>(a, token, num_rows, V::set(Scalar(a.norm_grad)));
+      const Reg norm_grad =
+          counted_lanes<V, kPlain>(a, token, num_rows, V::set(Scalar(a.norm_grad)));
       if (unit) {
         const Reg energy =
             recompute_exponentials<V, H, true>(tile.scores, n, maximum, tile.stencil, result);
@@ -160,7 +163,7 @@ MOGE_INLINE bool route_backward_tile(BackwardTile<V>& tile, int64_t token, int64
     });
     if (a.grad_importance) {
       const Scalar* upstream = static_cast<const Scalar*>(a.grad_importance);
-      const Reg counted = counted_lanes<V>(a, token, num_rows, inverse_sum);
+      const Reg counted = counted_lanes<V, kPlain>(a, token, num_rows, inverse_sum);
       for (int j = 0; j < n; ++j) {
         const Reg value = V::mul(V::set(upstream[j]), counted);
         dot = V::fma(value, V::load(tile.scores + j * W), dot);
@@ -179,7 +182,7 @@ MOGE_INLINE bool route_backward_tile(BackwardTile<V>& tile, int64_t token, int64
   };
   const auto add_weights = [&](Scalar* grad, int64_t expert_step, int64_t lane_step) {
     return !a.grad_weights ||
-           add_weight_gradients<V>(a, token, num_rows, grad, expert_step, lane_step);
+           add_weight_gradients<V, kPlain>(a, token, num_rows, grad, expert_step, lane_step);
   };
   bool valid;
   if constexpr (sizeof(In) == sizeof(Scalar)) {
@@ -190,6 +193,6 @@ MOGE_INLINE bool route_backward_tile(BackwardTile<V>& tile, int64_t token, int64
     valid = add_weights(tile.grad, W, 1);
     store_tile<V>([&](int64_t j) { return V::load(tile.grad + j * W); }, num_rows, n, grad_rows);
   }
-  clear_dropped_rows<V>(a, token, num_rows, grad_rows);
+  if (!kPlain) clear_dropped_rows<V>(a, token, num_rows, grad_rows);
   return valid;
 }

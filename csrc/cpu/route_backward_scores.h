@@ -74,14 +74,15 @@ static __attribute__((noinline)) bool scores_backward_tile(BackwardTile<V>& tile
   load_tile<V>(rows, num_rows, n, tile.scores, [](int64_t, Reg x) { return x; });
   const RowStats<V> stats(static_cast<const Scalar*>(a.row_stats) + 2 * token, num_rows);
   const Reg inverse_sum = V::load(stats.inverse_sum);
-  const Reg counted = counted_lanes<V>(a, token, num_rows, inverse_sum);
+  const Reg counted = counted_lanes<V, false>(a, token, num_rows, inverse_sum);
   const auto result = Ahead<V, 1>::of(grad_rows);
   with_function(a.wider.score_function, [&](auto function) {
     constexpr ScoreFunction kF = decltype(function)::value;
     activate_with_slopes<V, kF>(tile.scores, tile.slopes, n, result);
     if (a.groups) {
-      score_norm_gradient<V, kF>(tile, V::load(stats.maximum), inverse_sum,
-                                 counted_lanes<V>(a, token, num_rows, V::set(Scalar(a.norm_grad))));
+      score_norm_gradient<V, kF>(
+          tile, V::load(stats.maximum), inverse_sum,
+          counted_lanes<V, false>(a, token, num_rows, V::set(Scalar(a.norm_grad))));
     }
   });
   const Scalar* upstream = static_cast<const Scalar*>(a.grad_importance);
@@ -105,6 +106,7 @@ template <class V, class In>
 static void route_backward_chunks(const RouteBackward& a, int64_t begin, int64_t end) {
   FlushSubnormals flush;
   const bool softmax = a.wider.score_function == ScoreFunction::kSoftmax;
+  const bool plain = softmax && is_plain(a.wider);
   BackwardTile<V> tile(a);
   alignas(Stencil<V>) char storage[sizeof(Stencil<V>)];
   if (a.groups) tile.stencil = new (storage) Stencil<V>(*a.groups, tile.scratch);
@@ -114,8 +116,10 @@ static void route_backward_chunks(const RouteBackward& a, int64_t begin, int64_t
     const int64_t rest = a.num_tokens - first;
     const int64_t last = first + (rest < a.chunk_tokens ? rest : a.chunk_tokens);
     for (int64_t token = first; token < last; token += V::kWidth) {
-      const bool valid = softmax ? route_backward_tile<V, In>(tile, token, last - token)
-                                 : scores_backward_tile<V, In>(tile, token, last - token);
+      const int64_t rows = last - token;
+      const bool valid = plain     ? route_backward_tile<V, In, true>(tile, token, rows)
+                         : softmax ? route_backward_tile<V, In, false>(tile, token, rows)
+                                   : scores_backward_tile<V, In>(tile, token, rows);
       if (!valid) a.sums[chunk].bad_logits_row = token;
     }
   }

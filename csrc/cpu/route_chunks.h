@@ -1,12 +1,20 @@
 // moge::route, forward: chunks of tokens, tile by tile. Included inside an anonymous namespace (see
 // kernels_*.cpp).
 
+// Not inlined, so that the plain tile has the registers of the loop for itself.
+template <class V, class In>
+static __attribute__((noinline)) void route_masked_tile(ForwardTile<V>& tile, int64_t token,
+                                                        int64_t num_rows, ChunkSums& sums,
+                                                        int64_t* load, int64_t* first_load) {
+  route_tile<V, In, false>(tile, token, num_rows, sums, load, first_load);
+}
+
 template <class V, class In>
 static void route_forward_chunks(const RouteForward& a, int64_t begin, int64_t end) {
   constexpr int64_t kFlushTokens = 64 * kLanes;  // float32 sums of at most 64 terms
   FlushSubnormals flush;
   const int n = a.num_experts;
-  const bool wide = compares_scores(a);
+  const bool wide = compares_scores(a), plain = is_plain(a.wider);
   ForwardTile<V> tile(a);
   alignas(Stencil<V>) char storage[sizeof(Stencil<V>)];
   if (a.groups) tile.stencil = new (storage) Stencil<V>(*a.groups, tile.scratch);
@@ -27,8 +35,10 @@ static void route_forward_chunks(const RouteForward& a, int64_t begin, int64_t e
     for (int64_t token = first; token < last; token += V::kWidth) {
       if (wide) {
         route_wide_tile<V, In>(tile, token, last - token, sums, load, first_load);
+      } else if (plain) {
+        route_tile<V, In, true>(tile, token, last - token, sums, load, first_load);
       } else {
-        route_tile<V, In>(tile, token, last - token, sums, load, first_load);
+        route_masked_tile<V, In>(tile, token, last - token, sums, load, first_load);
       }
       const int64_t next = token + V::kWidth;
       if ((next - first) % kFlushTokens == 0 || next >= last)

@@ -2,13 +2,13 @@
 // inside an anonymous namespace (see kernels_*.cpp).
 
 // Gate weights from `values`, the logits of the k selected experts, in place.
-template <class V>
+template <class V, bool kPlain>
 MOGE_INLINE void weigh_logits(ForwardTile<V>& tile, bool sorted, typename V::Reg maximum,
                               typename V::Reg inverse_sum) {
   using Reg = typename V::Reg;
   constexpr int W = V::kWidth;
   const int k = tile.args.top_k;
-  const Reg factor = V::set(typename V::Scalar(tile.args.wider.scale));
+  const Reg factor = V::set(kPlain ? 1 : typename V::Scalar(tile.args.wider.scale));
   if (tile.args.renormalize) {  // Routing 3: a softmax of the kept logits
     Reg top = V::load(tile.values);
     for (int i = 1; i < k && !sorted; ++i) top = V::max(top, V::load(tile.values + i * W));
@@ -23,7 +23,7 @@ MOGE_INLINE void weigh_logits(ForwardTile<V>& tile, bool sorted, typename V::Reg
       V::store(tile.values + i * W, V::mul(V::load(tile.values + i * W), scale));
     }
   } else {
-    const Reg scale = V::mul(factor, inverse_sum);
+    const Reg scale = kPlain ? inverse_sum : V::mul(factor, inverse_sum);
     for (int i = 0; i < k; ++i) {
       const Reg e = exp_nonpositive<V>(V::sub(V::load(tile.values + i * W), maximum));
       V::store(tile.values + i * W, V::mul(e, scale));
@@ -32,7 +32,7 @@ MOGE_INLINE void weigh_logits(ForwardTile<V>& tile, bool sorted, typename V::Reg
 }
 
 // Writes the weights with their indices and counts the choices in `load`.
-template <class V>
+template <class V, bool kPlain>
 MOGE_INLINE void write_choices(ForwardTile<V>& tile, unsigned dead, int64_t token, int64_t num_rows,
                                int64_t* load, int64_t* first_load) {
   using Scalar = typename V::Scalar;
@@ -43,7 +43,7 @@ MOGE_INLINE void write_choices(ForwardTile<V>& tile, unsigned dead, int64_t toke
   int64_t* experts = a.experts + token * k;
   for (int lane = 0; lane < W && lane < num_rows; ++lane) {
     const bool usable = !(dead >> lane & 1);
-    const int64_t counted = tile.counts(token + lane);
+    const int64_t counted = kPlain || tile.counts(token + lane);
     first_load[int(tile.indices[lane])] += counted;
     for (int i = 0; i < k; ++i) {
       const int expert = int(tile.indices[i * W + lane]);
@@ -85,22 +85,20 @@ static __attribute__((noinline)) RowScan<V> load_rows(const ForwardTile<V>& tile
   return {maximum, finite};
 }
 
-template <class V>
-struct Sums {
-  typename V::Reg sum, energy;  // of e; of e^2, for unit energy alone
-};
-
-// e^(x - maximum) of the tile, in place and filtered; returns the sums.
+// e^(x - maximum) of the tile, in place and filtered; returns their sums. kUnit: `energy` gets
+// those of their squares.
 template <class V, int H, bool kUnit>
-static __attribute__((noinline)) Sums<V> exponentials(typename V::Scalar* tile, int num_experts,
-                                                      typename V::Reg maximum,
-                                                      const Stencil<V>* stencil, Ahead<V, 0> next) {
-  Chains<V> sums, energies;
+static __attribute__((noinline)) typename V::Reg exponentials(
+    typename V::Scalar* tile, int num_experts, typename V::Reg maximum, const Stencil<V>* stencil,
+    Ahead<V, 0> next, typename V::Reg* energy) {
+  Chains<V> sums;
+  auto squares = V::set(0);
   exponentiate<V, H>(tile, num_experts, maximum, stencil, next, [&](typename V::Reg e) {
     sums.add(e);
-    if constexpr (kUnit) energies.add_square(e);
+    if constexpr (kUnit) squares = V::fma(e, e, squares);
   });
-  return {sums.total(), energies.total()};
+  if constexpr (kUnit) *energy = squares;
+  return sums.total();
 }
 
 // lanes += z = e / sum.
@@ -127,7 +125,7 @@ static __attribute__((noinline)) void flush_lanes(Scalar* lanes, int num_experts
 
 // Row maxima and inverse sums of a tile, written to row_stats. What is past the end, does not count
 // or has no scores is marked in the lanes that are returned: 0, 0 and NaN in place of 1 / sum.
-template <class V>
+template <class V, bool kPlain>
 MOGE_INLINE typename V::Reg write_stats(const ForwardTile<V>& tile, typename V::Reg maximum,
                                         typename V::Reg inverse_sum, BadLanes bad, int64_t token,
                                         int64_t num_rows, typename V::Reg* usable_inverse) {
@@ -140,7 +138,7 @@ MOGE_INLINE typename V::Reg write_stats(const ForwardTile<V>& tile, typename V::
     if (bad.dead >> lane & 1) stats[1][lane] = __builtin_nanf("");
   }
   *usable_inverse = V::load(stats[1]);
-  for (int lane = 0; bad.dropped >> lane; ++lane) {
+  for (int lane = 0; !kPlain && bad.dropped >> lane; ++lane) {
     if (bad.dropped >> lane & 1) stats[0][lane] = __builtin_nanf("");
   }
   Scalar* row_stats = static_cast<Scalar*>(tile.args.row_stats) + 2 * token;
@@ -149,14 +147,14 @@ MOGE_INLINE typename V::Reg write_stats(const ForwardTile<V>& tile, typename V::
     row_stats[2 * lane + 1] = stats[1][lane];
   }
   for (int64_t lane = num_rows; lane < W; ++lane) stats[1][lane] = 0;
-  for (int lane = 0; tile.args.wider.mask && lane < W && lane < num_rows; ++lane) {
+  for (int lane = 0; !kPlain && tile.args.wider.mask && lane < W && lane < num_rows; ++lane) {
     if (!tile.counts(token + lane)) stats[1][lane] = 0;
   }
   return V::load(stats[1]);
 }
 
 // Adds the group norms of the rows that count; `squared` as in sum_norms.
-template <class V>
+template <class V, bool kPlain>
 MOGE_INLINE void add_norms(const ForwardTile<V>& tile, typename V::Reg squared, int64_t token,
                            int64_t num_rows, ChunkSums& sums) {
   constexpr int W = V::kWidth;
@@ -165,11 +163,11 @@ MOGE_INLINE void add_norms(const ForwardTile<V>& tile, typename V::Reg squared, 
     sum_norms<V, decltype(h)::value>(*tile.stencil, squared, norms);
   });
   for (int lane = 0; lane < W && lane < num_rows; ++lane) {
-    if (tile.counts(token + lane)) sums.loss += norms[lane];
+    if (kPlain || tile.counts(token + lane)) sums.loss += norms[lane];
   }
 }
 
-template <class V, class In>
+template <class V, class In, bool kPlain>
 MOGE_INLINE void route_tile(ForwardTile<V>& tile, int64_t token, int64_t num_rows, ChunkSums& sums,
                             int64_t* load, int64_t* first_load) {
   using Scalar = typename V::Scalar;
@@ -184,7 +182,7 @@ MOGE_INLINE void route_tile(ForwardTile<V>& tile, int64_t token, int64_t num_row
   const unsigned suspects = V::nan_bits(scan.finite);
   if (suspects) {
     bad = repair_lanes<V>(tile, suspects, token, num_rows, sums);
-    scan.maximum = maximum_of<V>(scan.maximum, bad.dropped);
+    if (!kPlain) scan.maximum = maximum_of<V>(scan.maximum, bad.dropped);
   }
   select_tile<V>(tile.selection, n, a.top_k, tile.row, tile.order, tile.values, tile.indices);
   if (suspects) select_suspects<V>(tile, suspects);
@@ -193,22 +191,24 @@ MOGE_INLINE void route_tile(ForwardTile<V>& tile, int64_t token, int64_t num_row
     tile.values[i] = tile.logits[int(tile.indices[i]) * W + i % W];
   }
   const auto next = Ahead<V, 0>::of(num_rows > W ? rows + W * n : rows);
-  const bool unit = tile.stencil && a.groups->unit_energy;
-  Sums<V> of_exponentials;
+  const bool unit = tile.stencil && tile.stencil->groups.unit_energy;
+  Reg sum, energy;
   Stencil<V>::dispatch(tile.stencil, [&](auto h) {
     constexpr int H = decltype(h)::value;
-    of_exponentials =
-        unit ? exponentials<V, H, true>(tile.logits, n, scan.maximum, tile.stencil, next)
-             : exponentials<V, H, false>(tile.logits, n, scan.maximum, tile.stencil, next);
+    if (!unit) {
+      sum = exponentials<V, H, false>(tile.logits, n, scan.maximum, tile.stencil, next, nullptr);
+    } else {
+      sum = exponentials<V, H, true>(tile.logits, n, scan.maximum, tile.stencil, next, &energy);
+    }
   });
   Reg inverse_sum;
-  const Reg counted = write_stats<V>(tile, scan.maximum, V::div(V::set(1), of_exponentials.sum),
-                                     bad, token, num_rows, &inverse_sum);
-  weigh_logits<V>(tile, !a.noise, scan.maximum, inverse_sum);
-  write_choices<V>(tile, bad.dead, token, num_rows, load, first_load);
+  const Reg counted = write_stats<V, kPlain>(tile, scan.maximum, V::div(V::set(1), sum), bad, token,
+                                             num_rows, &inverse_sum);
+  weigh_logits<V, kPlain>(tile, !a.noise, scan.maximum, inverse_sum);
+  write_choices<V, kPlain>(tile, bad.dead, token, num_rows, load, first_load);
   add_importance<V>(tile.logits, n, counted, tile.lanes + token % kLanes);
   if (tile.stencil) {
-    const Reg squared = unit ? reciprocal<V>(of_exponentials.energy) : V::mul(counted, counted);
-    add_norms<V>(tile, squared, token, num_rows, sums);
+    const Reg squared = unit ? reciprocal<V>(energy) : V::mul(counted, counted);
+    add_norms<V, kPlain>(tile, squared, token, num_rows, sums);
   }
 }

@@ -12,7 +12,7 @@ MOGE_INLINE void score_keys(typename V::Scalar* tile, int num_experts, ScoreFunc
   }
   auto maximum = V::set(-__builtin_inff());
   for (int j = 0; j < num_experts; ++j) maximum = V::max(V::load(tile + j * W), maximum);
-  const auto sum = exponentials<V, 0, false>(tile, num_experts, maximum, nullptr, next).sum;
+  const auto sum = exponentials<V, 0, false>(tile, num_experts, maximum, nullptr, next, nullptr);
   const auto inverse_sum = V::div(V::set(1), sum);
   for (int j = 0; j < num_experts; ++j) {
     V::store(tile + j * W, V::mul(V::load(tile + j * W), inverse_sum));
@@ -72,15 +72,14 @@ MOGE_INLINE TileScores<V> score_tile(ForwardTile<V>& tile, typename V::Reg maxim
   const bool unit = tile.stencil && a.groups->unit_energy;
   TileScores<V> result;
   if (a.wider.score_function == ScoreFunction::kSoftmax) {
-    Sums<V> sums;
+    Reg sum, energy;
     Stencil<V>::dispatch(tile.stencil, [&](auto h) {
       constexpr int H = decltype(h)::value;
-      sums = unit ? exponentials<V, H, true>(tile.logits, n, maximum, tile.stencil, next)
-                  : exponentials<V, H, false>(tile.logits, n, maximum, tile.stencil, next);
+      sum = unit ? exponentials<V, H, true>(tile.logits, n, maximum, tile.stencil, next, &energy)
+                 : exponentials<V, H, false>(tile.logits, n, maximum, tile.stencil, next, nullptr);
     });
-    result.inverse_sum = V::div(V::set(1), sums.sum);
-    result.squared =
-        unit ? reciprocal<V>(sums.energy) : V::mul(result.inverse_sum, result.inverse_sum);
+    result.inverse_sum = V::div(V::set(1), sum);
+    result.squared = unit ? reciprocal<V>(energy) : V::mul(result.inverse_sum, result.inverse_sum);
     return result;
   }
   with_function(a.wider.score_function, [&](auto function) {
@@ -128,8 +127,8 @@ static __attribute__((noinline)) void route_wide_tile(ForwardTile<V>& tile, int6
   if (noise) score_keys<V>(tile.selection, n, a.wider.score_function, next);
   const TileScores<V> scores = score_tile<V>(tile, scan.maximum, next);
   Reg inverse_sum;
-  const Reg counted =
-      write_stats<V>(tile, scan.maximum, scores.inverse_sum, bad, token, num_rows, &inverse_sum);
+  const Reg counted = write_stats<V, false>(tile, scan.maximum, scores.inverse_sum, bad, token,
+                                            num_rows, &inverse_sum);
   const Reg factor = softmax ? inverse_sum : V::set(1);
   for (int j = 0; j < n; ++j) {
     Scalar* key = tile.selection + j * W;
@@ -148,14 +147,14 @@ static __attribute__((noinline)) void route_wide_tile(ForwardTile<V>& tile, int6
     }
   }
   if (softmax && a.renormalize) {
-    weigh_logits<V>(tile, false, scan.maximum, inverse_sum);
+    weigh_logits<V, false>(tile, false, scan.maximum, inverse_sum);
   } else {
     weigh_scores<V>(tile, factor);
   }
-  write_choices<V>(tile, bad.dead, token, num_rows, load, first_load);
+  write_choices<V, false>(tile, bad.dead, token, num_rows, load, first_load);
   add_importance<V>(tile.logits, n, counted, tile.lanes + token % kLanes);
   if (tile.stencil) {  // rows without scores make the loss NaN
     const Reg usable = V::fma(inverse_sum, V::set(0), V::set(1));
-    add_norms<V>(tile, V::mul(scores.squared, usable), token, num_rows, sums);
+    add_norms<V, false>(tile, V::mul(scores.squared, usable), token, num_rows, sums);
   }
 }

@@ -97,14 +97,14 @@ template <class V, int H, bool kScaled>
 static __attribute__((noinline)) typename V::Reg filter_squares(const Stencil<V>& stencil,
                                                                 const typename V::Scalar* tile,
                                                                 typename V::Reg factor) {
-  Chains<V> energies;
+  auto energy = V::set(0);
   Stencil<V>::template filter_rows<H>(stencil, [&](int j) {
     auto z = V::load(tile + j * V::kWidth);
     if constexpr (kScaled) {
       z = V::mul(z, factor);
-      energies.add_square(z);
+      energy = V::fma(z, z, energy);
     }
     return V::mul(z, z);
   });
-  return energies.total();
+  return energy;
 }

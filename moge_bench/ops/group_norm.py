@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from moge_bench.ops import composed, extension, reference, validation
+from moge_bench.ops import extension, masking, reference, validation
 from moge_bench.ops.topography import Topography
 
 
@@ -77,13 +77,10 @@ def group_norm_with_taps(
     validation.check_mask(mask, scores, "scores", 1)
     strict = nonfinite == "error"
     _warn_of_logits(scores, mask)
-    extended = extension.choose_backend(backend, scores, "group_norm") == "extension"
-    if extended and composed.norms_whole(scores, topo, mask):
+    if extension.choose_backend(backend, scores, "group_norm") == "extension":
         return extension.find_op("group_norm")(scores, taps, topo.as_ints, strict, mask=mask)
     if mask is not None:
-        scores = composed.counted_rows(scores, mask)
-    if extended:
-        return composed.group_norm(scores, taps, topo, strict, mask)
+        scores = masking.counted_rows(scores, mask)
     if strict:
         validation.check_finite("scores", scores)
     return reference.group_norm(scores, taps, topo, mask)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from moge_bench.ops import composed, extension, pytrees, reference, validation
+from moge_bench.ops import extension, masking, pytrees, reference, validation
 from moge_bench.ops.choice import Choice, make_choice
 from moge_bench.ops.topography import Topography
 
@@ -66,9 +66,9 @@ class Routing:
     def _clean(self) -> None:
         if self._unclean is None:
             return
-        self._logits = composed.routable_rows(self._logits, self.mask, self._unclean)
+        self._logits = masking.routable_rows(self._logits, self.mask, self._unclean)
         if self._noise is not None:
-            self._noise = composed.routable_rows(self._noise, self.mask)
+            self._noise = masking.routable_rows(self._noise, self.mask)
         self._unclean = None
 
     @property
@@ -172,7 +172,7 @@ def route(
             of log(1 + exp x) (TransformerEngine). With the last two, weights are divided by their
             sum + 1e-20, and importance sums z / (sum_e z + 1e-20), as balance losses expect.
         bias: (N,), of the floating dtypes of the logits, added to the scores for selection only; no
-            gradient flows to it.
+            gradient flows to it. Its values are not checked: -inf closes an expert.
         num_groups, top_groups: choose only among experts of the best ``top_groups`` of
             ``num_groups`` equal consecutive ranges; a range ranks by the sum of its top_k /
             top_groups best f(x + noise) + bias. num_groups divides N, top_groups divides top_k. No
@@ -208,8 +208,7 @@ def route(
 
     Deviation: for softmax without bias and ranges x + noise is compared instead of
     softmax(x + noise). The order is the same, and scores that only round to equal floats make no
-    tie. On CUDA mask, bias, ranges, scale, unit_energy and another f are composed of kernels, and
-    the scores are materialised (ops/composed.py).
+    tie.
     """
     validation.check_matrix("logits", logits)
     taps, topo = None, None
@@ -256,9 +255,7 @@ def route_with_taps(
     chosen = extension.choose_backend(backend, logits, "route")
     strict = nonfinite == "error"
     validation.check_mask(mask, logits, "logits", 1)
-    if strict and bias is not None:
-        validation.check_finite("bias", bias, unbroken=chosen == "extension")
-    if chosen == "extension" and composed.routes_whole(logits, choice, topo, bias, mask):
+    if chosen == "extension":
         outputs = extension.find_op("route")(
             logits, noise, taps, () if topo is None else topo.as_ints, choice.as_ints, strict,
             bias=bias, mask=mask, scale=choice.scale,
@@ -270,20 +267,16 @@ def route_with_taps(
             strict if mask is not None else None,
         )  # fmt: skip
     if mask is not None:
-        logits = composed.routable_rows(logits, mask, strict)
+        logits = masking.routable_rows(logits, mask, strict)
         if noise is not None:
-            noise = composed.routable_rows(noise, mask)
-    scores = None
-    if chosen == "extension":
-        outputs, scores = composed.route(logits, noise, taps, topo, choice, strict, bias, mask)
-    else:
-        if strict:
-            validation.check_finite("logits", logits)
-            if noise is not None:
-                validation.check_finite("noise", noise)
-        outputs = reference.route(logits, noise, taps, topo, choice, bias, mask)
+            noise = masking.routable_rows(noise, mask)
+    if strict:
+        validation.check_finite("logits", logits)
+        if noise is not None:
+            validation.check_finite("noise", noise)
+    outputs = reference.route(logits, noise, taps, topo, choice, bias, mask)
     return Routing(
-        *outputs, logits, noise, chosen, bias, mask, scores, choice.score_function, choice.limited
+        *outputs, logits, noise, chosen, bias, mask, None, choice.score_function, choice.limited
     )
 
 

@@ -164,17 +164,16 @@ def require(condition: torch.Tensor, message: str) -> None:
         raise ValueError(message)
 
 
-def check_finite(name: str, tensor: torch.Tensor, unbroken: bool = False) -> None:
+def check_finite(name: str, tensor: torch.Tensor) -> None:
     """Raise ValueError naming the first row of ``tensor`` that is not finite.
 
     Inside torch.func.vmap no row is named. Where values cannot be read the check becomes part of
-    the graph, and fails as RuntimeError when that runs; with ``unbroken`` under torch.compile too,
-    which else breaks its graph here.
+    the graph, and fails as RuntimeError when that runs.
     """
     wanted = f"{name} must be finite, got NaN or inf"
     advice = "pass nonfinite='propagate' to let such rows through as documented"
     whole = unwrapped(tensor)
-    if not readable(whole) or (unbroken and torch.compiler.is_compiling()):
+    if not readable(whole):
         require(torch.isfinite(whole), f"{wanted}; {advice}")
         return
     bad_T = ~torch.isfinite(whole).all(dim=-1)

@@ -4,43 +4,12 @@ import math
 
 import pytest
 import torch
+from wider_cases import DOUBLE, OPTIONS, call, objective
 
 from moge_bench import group_norm, route
 from moge_bench.ops.expert_ffn import expert_ffn
 
-DOUBLE = torch.float64
 FUNCTIONS = ["softmax", "sigmoid", "sqrtsoftplus"]
-BIAS = torch.linspace(-0.3, 0.3, 16, dtype=DOUBLE)
-OPTIONS = {
-    "sigmoid": {"score_function": "sigmoid"},
-    "sqrtsoftplus": {"score_function": "sqrtsoftplus"},
-    "scores as they are": {"score_function": "sigmoid", "renormalize": False},
-    "scale": {"scale": 2.5},
-    "bias": {"bias": BIAS},
-    "ranges of softmax": {"num_groups": 4, "top_groups": 2},
-    "DeepSeek-V3": {
-        "score_function": "sigmoid", "bias": BIAS, "num_groups": 8, "top_groups": 4, "scale": 2.5,
-        "top_k": 8,
-    },
-    "unit energy": {"unit_energy": True},
-    "unit energy of sigmoid": {"unit_energy": True, "score_function": "sigmoid"},
-    "mask": {"mask": torch.arange(40) % 3 > 0, "unit_energy": True, "reduction": "official_image"},
-    "all": {
-        "score_function": "sqrtsoftplus", "bias": BIAS, "num_groups": 4, "top_groups": 2,
-        "scale": 0.5, "mask": torch.arange(40) % 3 > 0, "unit_energy": True, "border": "torus",
-        "top_k": 4,
-    },
-}  # fmt: skip
-
-
-def call(logits, backend, **options):
-    return route(logits, options.pop("top_k", 2), backend=backend, **options)
-
-
-def objective(routing):
-    cotangent = torch.linspace(-1, 1, routing.weights.numel()).to(routing.weights.dtype)
-    weights = (routing.weights.flatten() * cotangent).sum()
-    return weights + 40 * routing.group_loss + (routing.importance**2).mean()
 
 
 def routed(logits, backend, **options):
@@ -118,6 +87,18 @@ def test_bias_moves_the_selection_alone(backend):
     assert routing.experts.tolist() == [[0, 2]]
     assert routing.weights[0].tolist() == pytest.approx([0.5 / 0.7, 0.2 / 0.7])
     assert routing.importance.tolist() == pytest.approx([0.5, 0.3, 0.2])
+
+
+@pytest.mark.parametrize("score_function", FUNCTIONS)
+@pytest.mark.parametrize("ranges", [{}, {"num_groups": 8, "top_groups": 4}])
+def test_a_bias_of_minus_infinity_closes_an_expert(backend, score_function, ranges):
+    logits, bias = torch.randn(30, 16), torch.zeros(16)
+    bias[3:9] = -torch.inf
+    options = {"score_function": score_function, "backend": backend, **ranges}
+    routing = route(logits, 4, bias=bias, **options)
+    assert torch.count_nonzero(routing.load[3:9]) == 0
+    bias[3:9] = torch.nan  # ranks as that
+    assert torch.equal(route(logits, 4, bias=bias, **options).experts, routing.experts)
 
 
 def test_ranges_by_hand(backend):
@@ -286,7 +267,6 @@ def test_the_check_of_finite_logits_is_compiled_too():
         (TypeError, "bias must be a torch.Tensor or None, got list", {"bias": [0.0]}),
         (TypeError, "bias must be float32.*got torch.int64", {"bias": torch.zeros(16).long()}),
         (ValueError, r"bias must have .* shape \(16,\) .*got \(4,\)", {"bias": torch.zeros(4)}),
-        (ValueError, "bias must be finite", {"bias": torch.full((16,), -torch.inf)}),
         (TypeError, "index_dtype must be one of .*got torch.int16", {"index_dtype": torch.int16}),
     ],
 )  # fmt: skip
