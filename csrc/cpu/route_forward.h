@@ -31,6 +31,14 @@ MOGE_INLINE void weigh_logits(ForwardTile<V>& tile, bool sorted, typename V::Reg
   }
 }
 
+// The weights of rows without scores are NaN.
+template <class V>
+static __attribute__((noinline)) void spoil_weights(ForwardTile<V>& tile, unsigned dead) {
+  for (int i = 0; i < tile.args.top_k * V::kWidth; ++i) {
+    if (dead >> i % V::kWidth & 1) tile.values[i] = __builtin_nanf("");
+  }
+}
+
 // Writes the weights with their indices and counts the choices in `load`.
 template <class V, bool kPlain>
 MOGE_INLINE void write_choices(ForwardTile<V>& tile, unsigned dead, int64_t token, int64_t num_rows,
@@ -41,13 +49,13 @@ MOGE_INLINE void write_choices(ForwardTile<V>& tile, unsigned dead, int64_t toke
   const int k = a.top_k;
   Scalar* weights = static_cast<Scalar*>(a.weights) + token * k;
   int64_t* experts = a.experts + token * k;
+  if (dead) spoil_weights<V>(tile, dead);
   for (int lane = 0; lane < W && lane < num_rows; ++lane) {
-    const bool usable = !(dead >> lane & 1);
     const int64_t counted = kPlain || tile.counts(token + lane);
     first_load[int(tile.indices[lane])] += counted;
     for (int i = 0; i < k; ++i) {
       const int expert = int(tile.indices[i * W + lane]);
-      *weights++ = usable ? tile.values[i * W + lane] : Scalar(__builtin_nanf(""));
+      *weights++ = tile.values[i * W + lane];
       *experts++ = expert;
       load[expert] += counted;
     }

@@ -41,34 +41,58 @@ __device__ __forceinline__ void wide_norm_gradient(const Wide& wide, const Filte
                    [&](int i, float grad) { return factor * (grad - scores[i] * factor * dot); });
 }
 
-// Adds the gradient of the logits through the k weights of another function than softmax.
+// A choice as add_wide_weights needs it; expert -1: outside 0..N-1, or none of this token's.
+struct ChosenScore {
+  int expert;
+  float upstream;  // gw
+  ScorePoint score;
+};
+
+template <class In>
+__device__ __forceinline__ ChosenScore read_choice(const RouteBackward& args, const Wide& wide,
+                                                   int64_t token, int choice) {
+  ChosenScore chosen = {-1, 0.0f, {0.0f, 0.0f}};
+  if (choice >= args.top_k) return chosen;
+  const int64_t at = token * args.top_k + choice, expert = args.experts[at];
+  if (uint64_t(expert) >= uint64_t(args.num_experts)) return chosen;
+  const auto* logits = static_cast<const In*>(args.logits) + token * args.num_experts;
+  chosen.expert = int(expert);
+  chosen.upstream = args.grad_weights[at];
+  chosen.score = score_of(to_float(logits[expert]), wide.function);
+  return chosen;
+}
+
+// Adds the gradient of the logits through the k weights of another function than softmax. Choices
+// beyond 32 are read twice.
 template <class In>
 __device__ __forceinline__ void add_wide_weights(const RouteBackward& args, const Wide& wide,
                                                  int64_t token, int lane, float* slice) {
-  const int64_t first = token * args.top_k, end = first + args.top_k;
-  const auto* logits = static_cast<const In*>(args.logits) + token * args.num_experts;
-  const auto valid = [&](int64_t at) {
-    return uint64_t(args.experts[at]) < uint64_t(args.num_experts);
+  const int k = args.top_k;
+  const ChosenScore own = read_choice<In>(args, wide, token, lane);
+  float sum = own.score.value, mean = 0.0f;
+  const auto product = [&](const ChosenScore& chosen, int choice) {
+    return chosen.expert < 0 ? 0.0f : args.weights[token * k + choice] * chosen.upstream;
   };
-  float sum = 0.0f, mean = 0.0f;
   if (args.renormalize) {
+    mean = product(own, lane);
 #pragma unroll 1
-    for (int64_t at = first + lane; at < end; at += 32) {
-      if (!valid(at)) continue;
-      sum += score_of(to_float(logits[args.experts[at]]), wide.function).value;
-      mean = fmaf(args.weights[at], args.grad_weights[at], mean);
+    for (int j = lane + 32; j < k; j += 32) {
+      const ChosenScore chosen = read_choice<In>(args, wide, token, j);
+      sum += chosen.score.value;
+      mean += product(chosen, j);
     }
     sum = warp_sum(sum);
     mean = warp_sum(mean);
   }
   const float inverse = args.renormalize ? 1.0f / (sum + kSumEpsilon) : 1.0f;
+  const auto add = [&](const ChosenScore& chosen) {
+    if (chosen.expert < 0) return;
+    const float grad = inverse * (float(wide.scale) * chosen.upstream - mean);
+    slice[chosen.expert] += chosen.score.slope * grad;
+  };
+  add(own);
 #pragma unroll 1
-  for (int64_t at = first + lane; at < end; at += 32) {
-    if (!valid(at)) continue;
-    const int64_t expert = args.experts[at];
-    const float slope = score_of(to_float(logits[expert]), wide.function).slope;
-    slice[expert] += slope * (inverse * (float(wide.scale) * args.grad_weights[at] - mean));
-  }
+  for (int j = lane + 32; j < k; j += 32) add(read_choice<In>(args, wide, token, j));
 }
 
 // The same of softmax: w_i (gw_i - mean), the weights being `scale` times a softmax; or w_i gw_i,

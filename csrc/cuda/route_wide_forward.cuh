@@ -149,12 +149,14 @@ __device__ __forceinline__ void close_ranges(const Wide& wide, int n, int top_k,
   __syncwarp();
 }
 
-// The chosen experts, counted where the token counts, and their weights.
+// The chosen experts, counted where the token counts. Returns the logit of choice `lane`; those of
+// choices beyond 32 go to where their weights will be.
 template <int V, int W>
-__device__ __forceinline__ void choose_wide(const RouteForward& args, const RowState& row,
-                                            int64_t token, int lane, float (&values)[V],
-                                            const float* slice, unsigned* counts) {
+__device__ __forceinline__ float choose_wide(const RouteForward& args, const RowState& row,
+                                             int64_t token, int lane, float (&values)[V],
+                                             const float* slice, unsigned* counts) {
   const int k = args.top_k;
+  float logit = 0.0f;
 #pragma unroll 1
   for (int first = 0; first < k; first += 32) {
     const int count = k - first < 32 ? k - first : 32;
@@ -163,30 +165,38 @@ __device__ __forceinline__ void choose_wide(const RouteForward& args, const RowS
     const int64_t at = token * k + first + lane;
     args.experts[at] = expert;
     if (row.counts) atomicAdd(&counts[expert], packed_count(first + lane));
-    args.weights[at] = slice[expert];  // the logit, until write_wide_weights
+    if (first == 0) {
+      logit = slice[expert];
+    } else {
+      args.weights[at] = slice[expert];
+    }
   }
+  return logit;
 }
 
+// `chosen`: the result of choose_wide.
 __device__ __forceinline__ void write_wide_weights(const RouteForward& args, const Wide& wide,
                                                    const RowState& row, int64_t token, int lane,
-                                                   float inverse_sum) {
+                                                   float inverse_sum, float chosen) {
   const int k = args.top_k;
   const bool softmax = wide.function == kSoftmax;
   float* weights = args.weights + token * k;
   float maximum = row.maximum;
   if (args.renormalize && softmax) {
-    maximum = -infinity();
+    maximum = lane < k ? chosen : -infinity();
 #pragma unroll 1
-    for (int j = lane; j < k; j += 32) maximum = fmaxf(maximum, weights[j]);
+    for (int j = lane + 32; j < k; j += 32) maximum = fmaxf(maximum, weights[j]);
     maximum = warp_max(maximum);
   }
-  float sum = 0.0f;
+  const auto score = [&](float x) {
+    return softmax ? expf(x - maximum) : score_of(x, wide.function).value;
+  };
+  chosen = score(chosen);
+  float sum = lane < k ? chosen : 0.0f;
 #pragma unroll 1
-  for (int j = lane; j < k; j += 32) {
-    const float x = weights[j];
-    const float score = softmax ? expf(x - maximum) : score_of(x, wide.function).value;
-    weights[j] = score;
-    sum += score;
+  for (int j = lane + 32; j < k; j += 32) {
+    weights[j] = score(weights[j]);
+    sum += weights[j];
   }
   float factor = float(wide.scale);
   if (args.renormalize) {
@@ -195,8 +205,9 @@ __device__ __forceinline__ void write_wide_weights(const RouteForward& args, con
     factor *= inverse_sum;
   }
   if (row.dead) factor = not_a_number();
+  if (lane < k) weights[lane] = chosen * factor;
 #pragma unroll 1
-  for (int j = lane; j < k; j += 32) weights[j] *= factor;
+  for (int j = lane + 32; j < k; j += 32) weights[j] *= factor;
 }
 
 // The logits in `slice` become scores; returns 1 / their sum, as row_stats holds it.
@@ -247,7 +258,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     if (wide.top_groups < wide.num_groups) {
       close_ranges<V, W>(wide, n, args.top_k, lane, slice + ranks_offset, values);
     }
-    choose_wide<V, W>(args, row, token, lane, values, slice, counts);
+    const float chosen = choose_wide<V, W>(args, row, token, lane, values, slice, counts);
     __syncwarp();
     const float inverse_sum = wide_scores<V, W>(wide, row, slice, n, lane);
     const float share = wide.function == kSoftmax ? 1.0f : inverse_sum;
@@ -258,7 +269,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       const float maximum = row.dropped ? not_a_number() : row.maximum;
       store_pack(args.row_stats + 2 * token, Pack<float, 2>{maximum, inverse_sum});
     }
-    write_wide_weights(args, wide, row, token, lane, inverse_sum);
+    write_wide_weights(args, wide, row, token, lane, inverse_sum, chosen);
     if (args.groups == nullptr || !row.counts) continue;
     if (wide.unit_energy) {
       const float factor = unit_factor<V, W>(slice, n, lane);
