@@ -43,16 +43,21 @@ template <class V, int H>
 static __attribute__((noinline)) void sum_norms(const Stencil<V>& s, typename V::Reg squared,
                                                 double* sums) {
   using Reg = typename V::Reg;
+  constexpr int W = V::kWidth;
   typename V::Wide total = V::wide_zero();
-  Reg few = V::set(0);
-  const int last = s.groups.group_cols - 1;
   const Reg scale = V::mul(squared, V::set(s.scale)), eps = V::set(typename V::Scalar(kEps));
-  Stencil<V>::template for_groups<H>(s, [&](int j, Reg energy) {
-    few = V::add(few, V::sqrt(V::fma(energy, scale, eps)));
-    if ((j & 3) == 3 || j == last) {
-      V::add_wide(total, few);
-      few = V::set(0);
+  const int64_t length = int64_t(s.groups.group_cols) * W;
+  Stencil<V>::template for_group_rows<H>(s, [&](auto&& energy) {
+    const auto norm = [&](int64_t j) { return V::sqrt(V::fma(energy(j), scale, eps)); };
+    int64_t j = 0;
+    for (; j + 4 * W <= length; j += 4 * W) {
+      const Reg two = V::add(norm(j), norm(j + W));
+      V::add_wide(total, V::add(V::add(two, norm(j + 2 * W)), norm(j + 3 * W)));
     }
+    if (j == length) return;
+    Reg few = norm(j);
+    while ((j += W) < length) few = V::add(few, norm(j));
+    V::add_wide(total, few);
   });
   V::store_wide(sums, total);
 }
@@ -75,14 +80,14 @@ static __attribute__((noinline)) typename V::Reg norm_gradient(
   const Reg scale = V::mul(squared, V::set(s.scale));
   const Reg upstream = V::mul(scale, norm_grad), eps = V::set(typename V::Scalar(kEps));
   Reg spread = V::set(0), dot = V::set(0);
-  Stencil<V>::template for_groups<H>(s, [&](int, Reg energy) {
+  Stencil<V>::template for_groups<H>(s, [&](Reg energy) {
     const Reg quotient = V::div(upstream, V::sqrt(V::fma(energy, scale, eps)));
     V::store(inverse, quotient);
     if constexpr (kEnergy != Energy::kAsItIs) spread = V::fma(quotient, energy, spread);
     inverse += W;
   });
   spread = V::mul(spread, squared);
-  Stencil<V>::template for_experts<H>(s, [&](int e, Reg sum) {
+  Stencil<V>::template for_experts<H>(s, [&](int64_t e, Reg sum) {
     Reg score = V::load(tile + e * W);
     if constexpr (kEnergy != Energy::kAsItIs) sum = V::sub(sum, spread);
     if constexpr (kEnergy == Energy::kScaledUnit) score = V::mul(score, scaled);
@@ -95,25 +100,25 @@ static __attribute__((noinline)) typename V::Reg norm_gradient(
 }
 
 // e = e^(x - maximum) of a tile, in place; its squares filtered along the rows of the map, if there
-// is one; next.ask(j) and use(e) at each step.
+// is one; next.ask() and use(e) at each step.
 template <class V, int H, class Next, class Use>
 MOGE_INLINE void exponentiate(typename V::Scalar* tile, int num_experts, typename V::Reg maximum,
                               const Stencil<V>* stencil, Next next, Use&& use) {
   using Reg = typename V::Reg;
-  constexpr int W = V::kWidth;
-  const auto exponential = [&](int j) {
-    next.ask(j);
-    const Reg e = exp_nonpositive<V>(V::sub(V::load(tile + j * W), maximum));
-    V::store(tile + j * W, e);
+  const auto exponential = [&] {
+    next.ask();
+    const Reg e = exp_nonpositive<V>(V::sub(V::load(tile), maximum));
+    V::store(tile, e);
+    tile += V::kWidth;
     use(e);
     return e;
   };
   if (stencil) {
-    Stencil<V>::template filter_rows<H>(*stencil, [&](int j) {
-      const Reg e = exponential(j);
+    Stencil<V>::template filter_rows<H>(*stencil, [&](int64_t) {
+      const Reg e = exponential();
       return V::mul(e, e);
     });
   } else {
-    for (int j = 0; j < num_experts; ++j) exponential(j);
+    for (int j = 0; j < num_experts; ++j) exponential();
   }
 }

@@ -164,7 +164,7 @@ MOGE_INLINE bool route_backward_tile(BackwardTile<V>& tile, int64_t token, int64
     if (a.grad_importance) {
       const Scalar* upstream = static_cast<const Scalar*>(a.grad_importance);
       const Reg counted = counted_lanes<V, kPlain>(a, token, num_rows, inverse_sum);
-      for (int j = 0; j < n; ++j) {
+      for (int64_t j = 0; j < n; ++j) {
         const Reg value = V::mul(V::set(upstream[j]), counted);
         dot = V::fma(value, V::load(tile.scores + j * W), dot);
         V::store(tile.grad + j * W, a.groups ? V::add(V::load(tile.grad + j * W), value) : value);
@@ -173,9 +173,9 @@ MOGE_INLINE bool route_backward_tile(BackwardTile<V>& tile, int64_t token, int64
     dot = V::sub(V::set(0), dot);
   }
   const bool has_grad = a.groups || a.grad_importance;
-  const auto next = Ahead<V, 0>::of(num_rows > W ? rows + W * n : rows);
+  auto next = Ahead<V, 0>::of(num_rows > W ? rows + W * n : rows);
   const auto gradient = [&](int64_t j) {
-    next.ask(j);
+    next.ask();
     if (!through_scores) return V::set(0);
     const Reg upstream = has_grad ? V::load(tile.grad + j * W) : V::set(0);
     return V::mul(V::load(tile.scores + j * W), V::fma(dot, inverse_sum, upstream));
@@ -189,7 +189,7 @@ MOGE_INLINE bool route_backward_tile(BackwardTile<V>& tile, int64_t token, int64
     store_tile<V>(gradient, num_rows, n, grad_rows);
     valid = add_weights(grad_rows, 1, n);
   } else {  // rounded to In once, after every term was added
-    for (int j = 0; j < n; ++j) V::store(tile.grad + j * W, gradient(j));
+    for (int64_t j = 0; j < n; ++j) V::store(tile.grad + j * W, gradient(j));
     valid = add_weights(tile.grad, W, 1);
     store_tile<V>([&](int64_t j) { return V::load(tile.grad + j * W); }, num_rows, n, grad_rows);
   }

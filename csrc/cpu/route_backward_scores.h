@@ -87,11 +87,11 @@ static __attribute__((noinline)) bool scores_backward_tile(BackwardTile<V>& tile
   });
   const Scalar* upstream = static_cast<const Scalar*>(a.grad_importance);
   Reg dot = V::set(0);
-  for (int j = 0; upstream && j < n; ++j) {
+  for (int64_t j = 0; upstream && j < n; ++j) {
     dot = V::fma(V::set(upstream[j]), V::load(tile.scores + j * W), dot);
   }
   dot = V::mul(dot, counted);
-  for (int j = 0; j < n; ++j) {
+  for (int64_t j = 0; j < n; ++j) {
     Reg grad = a.groups ? V::load(tile.grad + j * W) : V::set(0);
     if (upstream) grad = V::fma(V::sub(V::set(upstream[j]), dot), counted, grad);
     V::store(tile.grad + j * W, V::mul(V::load(tile.slopes + j * W), grad));

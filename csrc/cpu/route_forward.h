@@ -52,10 +52,11 @@ MOGE_INLINE void write_choices(ForwardTile<V>& tile, unsigned dead, int64_t toke
   if (dead) spoil_weights<V>(tile, dead);
   for (int lane = 0; lane < W && lane < num_rows; ++lane) {
     const int64_t counted = kPlain || tile.counts(token + lane);
-    first_load[int(tile.indices[lane])] += counted;
-    for (int i = 0; i < k; ++i) {
-      const int expert = int(tile.indices[i * W + lane]);
-      *weights++ = tile.values[i * W + lane];
+    const Scalar *index = tile.indices + lane, *value = tile.values + lane;
+    first_load[int(*index)] += counted;
+    for (int i = 0; i < k; ++i, index += W, value += W) {
+      const int expert = int(*index);
+      *weights++ = *value;
       *experts++ = expert;
       load[expert] += counted;
     }

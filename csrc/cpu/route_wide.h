@@ -11,10 +11,10 @@ MOGE_INLINE void score_keys(typename V::Scalar* tile, int num_experts, ScoreFunc
                          [&](auto f) { activate<V, decltype(f)::value>(tile, num_experts, next); });
   }
   auto maximum = V::set(-__builtin_inff());
-  for (int j = 0; j < num_experts; ++j) maximum = V::max(V::load(tile + j * W), maximum);
+  for (int64_t j = 0; j < num_experts; ++j) maximum = V::max(V::load(tile + j * W), maximum);
   const auto sum = exponentials<V, 0, false>(tile, num_experts, maximum, nullptr, next, nullptr);
   const auto inverse_sum = V::div(V::set(1), sum);
-  for (int j = 0; j < num_experts; ++j) {
+  for (int64_t j = 0; j < num_experts; ++j) {
     V::store(tile + j * W, V::mul(V::load(tile + j * W), inverse_sum));
   }
 }
@@ -130,7 +130,7 @@ static __attribute__((noinline)) void route_wide_tile(ForwardTile<V>& tile, int6
   const Reg counted = write_stats<V, false>(tile, scan.maximum, scores.inverse_sum, bad, token,
                                             num_rows, &inverse_sum);
   const Reg factor = softmax ? inverse_sum : V::set(1);
-  for (int j = 0; j < n; ++j) {
+  for (int64_t j = 0; j < n; ++j) {
     Scalar* key = tile.selection + j * W;
     Reg value = noise ? V::load(key) : V::mul(V::load(tile.logits + j * W), factor);
     if (bias) value = V::add(value, V::set(bias[j]));

@@ -62,7 +62,7 @@ static __attribute__((noinline)) typename V::Reg activate(typename V::Scalar* ti
                                                           Ahead<V, 0> next) {
   Chains<V> sums;
   for (int j = 0; j < num_experts; ++j, tile += V::kWidth) {
-    next.ask(j);
+    next.ask();
     const auto z = score_of<V, kF>(V::load(tile)).value;
     V::store(tile, z);
     sums.add(z);
@@ -76,7 +76,7 @@ static __attribute__((noinline)) void activate_with_slopes(typename V::Scalar* t
                                                            typename V::Scalar* slopes,
                                                            int num_experts, Ahead<V, 1> result) {
   for (int j = 0; j < num_experts; ++j, tile += V::kWidth, slopes += V::kWidth) {
-    result.ask(j);
+    result.ask();
     const auto score = score_of<V, kF>(V::load(tile));
     V::store(tile, score.value);
     V::store(slopes, score.slope);
@@ -98,7 +98,7 @@ static __attribute__((noinline)) typename V::Reg filter_squares(const Stencil<V>
                                                                 const typename V::Scalar* tile,
                                                                 typename V::Reg factor) {
   auto energy = V::set(0);
-  Stencil<V>::template filter_rows<H>(stencil, [&](int j) {
+  Stencil<V>::template filter_rows<H>(stencil, [&](int64_t j) {
     auto z = V::load(tile + j * V::kWidth);
     if constexpr (kScaled) {
       z = V::mul(z, factor);

@@ -19,8 +19,8 @@ static __attribute__((noinline)) void insert_top(const typename V::Scalar* tile,
     at[i] = V::set(0);
   }
   Reg index = V::set(0);
-  for (int j = 0; j < num_experts; ++j) {
-    const Reg value = V::load(tile + j * W);
+  for (const auto* end = tile + int64_t(num_experts) * W; tile < end; tile += W) {
+    const Reg value = V::load(tile);
     typename V::Mask above[K];
     for (int i = 0; i < K; ++i) above[i] = V::greater(value, best[i]);
     for (int i = K - 1; i > 0; --i) {
@@ -119,7 +119,7 @@ static __attribute__((noinline)) void close_ranges(typename V::Scalar* tile, int
     ranks[i] = exempt >> i % W & 1 ? 0 : -__builtin_inff();
   }
   for (int i = 0; i < wider.top_groups * W; ++i) ranks[int(indices[i]) * W + i % W] = 0;
-  for (int j = 0; j < num_experts; ++j) {
+  for (int64_t j = 0; j < num_experts; ++j) {
     V::store(tile + j * W, V::add(V::load(tile + j * W), V::load(ranks + j / width * W)));
   }
 }
