@@ -9,7 +9,7 @@ namespace moge::cuda {
 
 // Grid: count_blocks(T). Dynamic shared memory: 8 slices of `pitch` floats, then the taps.
 template <int V, int W, class In>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, kWideBlocks<V>)
     group_norm_wide_forward_kernel(const GroupNormForward args, const __grid_constant__ Wide wide,
                                    const Partials parts, const int pitch, const int margin_offset,
                                    const __grid_constant__ Filter filter) {
@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 // Grid: count_blocks(T). Dynamic shared memory: 8 slices of `pitch` floats, then the taps.
 template <int V, int W, class In>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, kWideBlocks<V>)
     group_norm_wide_backward_kernel(const GroupNormBackward args, const __grid_constant__ Wide wide,
                                     const int pitch, const int margin_offset,
                                     const __grid_constant__ Filter filter) {

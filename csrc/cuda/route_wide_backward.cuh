@@ -173,7 +173,7 @@ __device__ __forceinline__ void wide_gradient(const RouteBackward& args, const W
 
 // Grid: count_blocks(T). Dynamic shared memory: 8 slices as in the forward pass, then the taps.
 template <int V, int W, class In>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, kWideBlocks<V>)
     route_wide_backward_kernel(const RouteBackward args, const __grid_constant__ Wide wide,
                                const int pitch, const int margin_offset,
                                const __grid_constant__ Filter filter) {

@@ -2,7 +2,7 @@
 // bias, ranges of experts, a mask, a scale, unit energy. Everything that route_forward.cuh computes
 // for the rest, in the same order of steps, and the same partial sums.
 //
-// One warp a token. The sums of importance stay in V registers for any V: the kernel may use 128.
+// One warp a token. The sums of importance stay in V registers for any V (kWideBlocks).
 // A range of experts is ranked by the warp, one range after the other: with many of them, that is
 // what takes the time.
 #pragma once
@@ -231,7 +231,7 @@ __device__ __forceinline__ float wide_scores(const Wide& wide, const RowState& r
 // Grid: count_blocks(T). Dynamic shared memory: 8 slices of `pitch` floats (N, the margin and, from
 // ranks_offset on, num_groups), N counters (packed_count), the taps.
 template <int V, int W, class In>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, kWideBlocks<V>)
     route_wide_forward_kernel(const RouteForward args, const __grid_constant__ Wide wide,
                               const Partials parts, const int pitch, const int margin_offset,
                               const int ranks_offset, const __grid_constant__ Filter filter) {

@@ -11,6 +11,11 @@ constexpr int kSoftmax = 0, kSigmoid = 1;  // of Wide::function; the third is sq
 constexpr float kSumEpsilon = 1e-20f;      // added to a sum of scores before it divides
 constexpr float kSmallest = 1.17549435e-38f;
 
+// Blocks that run on an SM at a time, at least. A row's keys, scores and sums are in registers: 80
+// a thread suffice for 16 slots, and 128 for 32. With 64 for 8 slots, 184 bytes were spilled.
+template <int V>
+constexpr int kWideBlocks = V > 16 ? 2 : 3;
+
 struct ScorePoint {
   float value, slope;  // f(x), f'(x)
 };
