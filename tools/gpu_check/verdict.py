@@ -35,12 +35,12 @@ INDEXED_BY_DATA = (
     "count_choices_kernel", "place_choices_kernel",
     "route_forward_subwarp_kernel", "route_backward_subwarp_kernel",
 )  # fmt: skip
-# A kernel that uses all the registers that half of an SM's warps leave a thread, or three eighths
-# in the wider routing, may keep a few words on the stack: a share of its instructions, each a load
-# or a store of four bytes.
-ALL_REGISTERS, SPILLED_SHARE = (64, 80), 0.01
-# The kernels of the wider routing keep keys, scores and sums of a row in registers: with 32 slots a
-# lane (N > 512) no more than two blocks of them run on an SM, with 8 or 16 three.
+# A kernel that uses all the registers that half of an SM's warps leave a thread (in the wider
+# routing three eighths or a quarter) may keep a few words on the stack: a share of its
+# instructions, each a load or a store of four bytes.
+ALL_REGISTERS, SPILLED_SHARE = (64, 80, 128), 0.01
+# The kernels of the wider routing keep keys, scores and sums of a row in registers: with 16 or 32
+# slots a lane (N > 256) no more than two blocks of them run on an SM.
 WIDER, WIDER_OCCUPANCY = ("route_wide_", "group_norm_wide_"), 0.25
 # Columns in which a row must not be worse than the committed one, and whether larger is worse.
 # Threads, the launch and what follows from other columns are facts, not costs.
