@@ -4,6 +4,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <optional>
 #include <stdexcept>
 
@@ -19,8 +20,10 @@ inline Dtype dtype_of(const at::Tensor& tensor, const char* name) {
       return Dtype::kFloat64;
     case at::kBFloat16:
       return Dtype::kBFloat16;
+    case at::kHalf:
+      return Dtype::kFloat16;
     default:
-      TORCH_CHECK_TYPE(false, name, " must be float32, float64 or bfloat16, got ",
+      TORCH_CHECK_TYPE(false, name, " must be float32, float64, bfloat16 or float16, got ",
                        tensor.scalar_type());
   }
 }
@@ -52,6 +55,20 @@ inline void check_shape(const at::Tensor& tensor, at::IntArrayRef shape, at::Sca
   TORCH_CHECK_TYPE(tensor.scalar_type() == dtype, name, " must be ", dtype, ", got ",
                    tensor.scalar_type());
 }
+
+// The mask of the tokens that count as the kernels take it, or null, and how many do.
+struct Mask {
+  Mask(const std::optional<at::Tensor>& mask, int64_t num_tokens) : num_counted(num_tokens) {
+    if (!mask) return;
+    check_shape(*mask, {num_tokens}, at::kBool, "mask");
+    tensor = mask->contiguous();
+    data = reinterpret_cast<const uint8_t*>(tensor.const_data_ptr());
+    num_counted = num_tokens - std::count(data, data + num_tokens, uint8_t{0});
+  }
+  at::Tensor tensor;
+  const uint8_t* data = nullptr;
+  int64_t num_counted;
+};
 
 // What the op's `groups` says; `taps` float64, contiguous, checked here.
 inline GroupSettings read_groups(at::IntArrayRef groups, const at::Tensor& taps,

@@ -1,8 +1,10 @@
 // From the arguments of an op to what the kernels take. Two of them are lists of ints, so that what
 // is added to them changes neither the signature of an op nor what stands between it and a kernel:
 //
-//   groups   rows, cols, stride, torus, reduction      Topography.as_ints of ops/topography.py
-//   choice   top_k, renormalize                        ops/route.py
+//   groups   rows, cols, stride, torus, reduction, unit_energy
+//            Topography.as_ints of ops/topography.py
+//   choice   top_k, renormalize, score_function, num_groups, top_groups
+//            Choice.as_ints of ops/choice.py
 //
 // What they hold is checked here, for the CPU and for CUDA: std::invalid_argument says what is
 // wrong (ValueError in Python).
@@ -22,12 +24,13 @@ struct GroupSettings {
   // Of `count` ints, for a filter of `group_size` taps and N experts.
   GroupSettings(const int64_t* values, int64_t count, int64_t group_size, int64_t num_experts);
 
-  // The factor that turns the sum of all group norms into the loss.
+  // The factor that turns the sum of all group norms into the loss; of the tokens that count.
   double scale(int64_t num_tokens) const;
 
   int64_t group_size, rows, cols, stride;
   bool torus;
   Reduction reduction;
+  bool unit_energy;
   int64_t group_rows, group_cols;  // number of groups down and across the map
 };
 
@@ -37,6 +40,8 @@ struct ChoiceSettings {
 
   int64_t top_k;
   bool renormalize;
+  ScoreFunction score_function;
+  int64_t num_groups, top_groups;
 };
 
 // The groups as the CPU kernels take them. Holds the taps that `groups` points to; moving keeps

@@ -18,15 +18,17 @@ using RouteOutputs =
 
 // The lists of ints are those of plan.h.
 using RouteSignature = RouteOutputs(const at::Tensor&, const OptionalTensor&, const OptionalTensor&,
-                                    at::IntArrayRef, at::IntArrayRef, bool);
+                                    at::IntArrayRef, at::IntArrayRef, bool, const OptionalTensor&,
+                                    const OptionalTensor&, double);
 using RouteBackwardSignature = at::Tensor(const OptionalTensor&, const OptionalTensor&,
                                           const OptionalTensor&, const at::Tensor&,
                                           const OptionalTensor&, const at::Tensor&,
                                           const at::Tensor&, const at::Tensor&, at::IntArrayRef,
-                                          at::IntArrayRef);
-using NormSignature = at::Tensor(const at::Tensor&, const at::Tensor&, at::IntArrayRef, bool);
+                                          at::IntArrayRef, const OptionalTensor&, double);
+using NormSignature = at::Tensor(const at::Tensor&, const at::Tensor&, at::IntArrayRef, bool,
+                                 const OptionalTensor&);
 using NormBackwardSignature = at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&,
-                                         at::IntArrayRef);
+                                         at::IntArrayRef, const OptionalTensor&);
 // grad_x, grad_weights, grad_w_in, grad_b_in, grad_w_out, grad_b_out
 using ExpertGradients =
     std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;

@@ -2,7 +2,7 @@
 // instruction between two marks counted. It links against the very objects the extension is made
 // of and prints one line per measured region, in the order in which callgrind dumps them:
 //
-//   isa direction num_experts top_k group_size num_tokens
+//   isa direction num_experts top_k group_size num_tokens      group_size "3u": with unit energy
 //
 // Instructions are exact where times are not: the same build gives the same count on any day. The
 // inputs come from an integer generator, so that they are the same bits everywhere.
@@ -19,11 +19,12 @@ constexpr int kTokens = 320;  // enough tiles that set-up is a small share of th
 
 struct Shape {
   int num_experts, top_k, group_size;
+  bool unit_energy = false;
 };
 
-// Every N of the benchmark grid at k=2, h=3, then the ends of k and h at N=64.
+// Every N of the benchmark grid at k=2, h=3, then the ends of k and h at N=64, and unit energy.
 constexpr Shape kShapes[] = {{8, 2, 2},   {16, 2, 3}, {32, 2, 3}, {64, 2, 3}, {128, 2, 3},
-                             {256, 2, 3}, {64, 1, 3}, {64, 8, 3}, {64, 2, 5}};
+                             {256, 2, 3}, {64, 1, 3}, {64, 8, 3}, {64, 2, 5}, {64, 2, 3, true}};
 
 // Sum of 4 uniform numbers, about normal with standard deviation 1.15: logits at initialisation.
 std::vector<float> make_logits(int64_t count) {
@@ -86,7 +87,8 @@ struct Problem {
     first_load.resize(load.size());
     taps = gaussian_taps(s.group_size);
     const int rows = map_rows(s.num_experts), cols = s.num_experts / rows, h = s.group_size;
-    groups = {rows, cols, 1, false, rows - h + 1, cols - h + 1, h, h, taps.data(), taps.data()};
+    groups = {rows, cols, 1, false, rows - h + 1, cols - h + 1, h, h, taps.data(), taps.data(),
+              s.unit_energy};
     forward = {
         moge::Dtype::kFloat32, logits.data(),    nullptr,     kTokens,           chunk,
         s.num_experts,         s.top_k,          true,        &groups,           weights.data(),
@@ -137,8 +139,8 @@ int main() {
       Problem problem(s);
       for (const bool backward : {false, true}) {
         moge_measured(*set, problem, backward);
-        std::printf("%s %s %d %d %d %d\n", set->name, backward ? "backward" : "forward",
-                    s.num_experts, s.top_k, s.group_size, kTokens);
+        std::printf("%s %s %d %d %d%s %d\n", set->name, backward ? "backward" : "forward",
+                    s.num_experts, s.top_k, s.group_size, s.unit_energy ? "u" : "", kTokens);
       }
     }
   }

@@ -17,7 +17,9 @@ namespace {
 bool runs_here(const std::string& name) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (name == "avx2") return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (name == "avx2")
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c");
   if (name == "avx512") {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
@@ -61,6 +63,30 @@ void select_any_impl(const Scalar* values, int count, int k, int32_t* indices) {
   for (int i = 0; i < k; ++i) indices[i] = order[i].second;
 }
 
+template <class Scalar>
+void select_ranges_impl(const Scalar* values, int count, int k, int num_groups, int top_groups,
+                        int32_t* indices) {
+  const int width = count / num_groups, best = k / top_groups;
+  std::vector<int32_t> order(std::max({k, best, top_groups}));
+  std::vector<Scalar> ranks(num_groups), allowed(top_groups * width);
+  for (int g = 0; g < num_groups; ++g) {
+    const Scalar* range = values + g * width;
+    select_any_impl(range, width, best, order.data());
+    for (int i = 0; i < best; ++i) {
+      const Scalar v = range[order[i]];
+      ranks[g] += std::isnan(v) ? -std::numeric_limits<Scalar>::infinity() : v;
+    }
+  }
+  select_any_impl(ranks.data(), num_groups, top_groups, order.data());
+  std::vector<int32_t> groups(order.begin(), order.begin() + top_groups);
+  std::sort(groups.begin(), groups.end());
+  for (int i = 0; i < top_groups * width; ++i) {
+    allowed[i] = values[groups[i / width] * width + i % width];
+  }
+  select_any_impl(allowed.data(), top_groups * width, k, order.data());
+  for (int i = 0; i < k; ++i) indices[i] = groups[order[i] / width] * width + order[i] % width;
+}
+
 }  // namespace
 
 const KernelSet& kernels() {
@@ -87,6 +113,15 @@ void select_any(const float* values, int count, int k, int32_t* indices) {
 }
 void select_any(const double* values, int count, int k, int32_t* indices) {
   select_any_impl(values, count, k, indices);
+}
+
+void select_ranges(const float* values, int count, int k, int num_groups, int top_groups,
+                   int32_t* indices) {
+  select_ranges_impl(values, count, k, num_groups, top_groups, indices);
+}
+void select_ranges(const double* values, int count, int k, int num_groups, int top_groups,
+                   int32_t* indices) {
+  select_ranges_impl(values, count, k, num_groups, top_groups, indices);
 }
 
 }  // namespace moge

@@ -40,6 +40,8 @@ struct Problem {
                       "experts must have shape (T, k), k at least 1, got ", experts_in.sizes());
     TORCH_CHECK_VALUE(w_in_in.dim() == 3 && w_in_in.size(0) >= 1 && w_in_in.size(1) >= 1,
                       "w_in must have shape (N, f, d), got ", w_in_in.sizes());
+    TORCH_CHECK_TYPE(x_in.scalar_type() != at::kHalf,
+                     "x must be float32, float64 or bfloat16, got ", x_in.scalar_type());
     dtype = dtype_of(x_in, "x");
     scalar = accumulation_dtype(x_in);
     num_tokens = x_in.size(0), hidden = x_in.size(1), top_k = experts_in.size(1);

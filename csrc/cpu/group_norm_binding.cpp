@@ -9,7 +9,7 @@
 namespace moge {
 namespace {
 
-GroupNorm arguments(const at::Tensor& scores, const GroupPlan& plan) {
+GroupNorm arguments(const at::Tensor& scores, const GroupPlan& plan, const Mask& mask) {
   GroupNorm args{};
   args.dtype = dtype_of(scores, "scores");
   args.scores = scores.const_data_ptr();
@@ -17,6 +17,7 @@ GroupNorm arguments(const at::Tensor& scores, const GroupPlan& plan) {
   args.chunk_tokens = chunk_tokens(scores.size(0));
   args.num_experts = int(scores.size(1));
   args.groups = &plan.groups;
+  args.mask = mask.data;
   return args;
 }
 
@@ -25,12 +26,13 @@ int64_t num_chunks(const GroupNorm& args) {
 }
 
 at::Tensor group_norm(const at::Tensor& scores_in, const at::Tensor& taps, at::IntArrayRef groups,
-                      bool strict) {
+                      bool strict, const std::optional<at::Tensor>& mask_in) {
   check_matrix(scores_in, "scores");
   const at::Tensor scores = scores_in.contiguous();
   const GroupSettings settings = read_groups(groups, taps, scores.size(1));
   const GroupPlan plan(taps.const_data_ptr<double>(), settings);
-  GroupNorm args = arguments(scores, plan);
+  const Mask mask(mask_in, scores.size(0));
+  GroupNorm args = arguments(scores, plan, mask);
   std::vector<ChunkSums> sums(num_chunks(args));
   args.sums = sums.data();
   const KernelSet& set = chosen_kernels();
@@ -39,20 +41,22 @@ at::Tensor group_norm(const at::Tensor& scores_in, const at::Tensor& taps, at::I
   if (strict) check_finite_rows(sums, &ChunkSums::bad_logits_row, "scores");
   double loss = 0.0;
   for (const ChunkSums& part : sums) loss += part.loss;
-  loss *= settings.scale(scores.size(0));
+  loss *= settings.scale(mask.num_counted);
   return scalar_tensor(loss, accumulation_dtype(scores));
 }
 
 at::Tensor group_norm_backward(const at::Tensor& grad_loss, const at::Tensor& scores_in,
-                               const at::Tensor& taps, at::IntArrayRef groups) {
+                               const at::Tensor& taps, at::IntArrayRef groups,
+                               const std::optional<at::Tensor>& mask_in) {
   check_matrix(scores_in, "scores");
   const at::Tensor scores = scores_in.contiguous();
   check_shape(grad_loss, {}, accumulation_dtype(scores), "grad_loss");
   const GroupSettings settings = read_groups(groups, taps, scores.size(1));
   const GroupPlan plan(taps.const_data_ptr<double>(), settings);
   at::Tensor grad_scores = empty_cpu(scores.sizes(), scores.scalar_type());
-  GroupNorm args = arguments(scores, plan);
-  args.norm_grad = number_in(grad_loss) * settings.scale(scores.size(0));
+  const Mask mask(mask_in, scores.size(0));
+  GroupNorm args = arguments(scores, plan, mask);
+  args.norm_grad = number_in(grad_loss) * settings.scale(mask.num_counted);
   args.grad_scores = grad_scores.mutable_data_ptr();
   const KernelSet& set = chosen_kernels();
   at::parallel_for(0, num_chunks(args), 1,

@@ -10,6 +10,8 @@ struct Kernels {
         return route_forward_chunks<Double, double>(a, begin, end);
       case Dtype::kBFloat16:
         return route_forward_chunks<Float, BFloat16>(a, begin, end);
+      case Dtype::kFloat16:
+        return route_forward_chunks<Float, Float16>(a, begin, end);
     }
   }
   static void route_backward(const RouteBackward& a, int64_t begin, int64_t end) {
@@ -20,6 +22,8 @@ struct Kernels {
         return route_backward_chunks<Double, double>(a, begin, end);
       case Dtype::kBFloat16:
         return route_backward_chunks<Float, BFloat16>(a, begin, end);
+      case Dtype::kFloat16:
+        return route_backward_chunks<Float, Float16>(a, begin, end);
     }
   }
   static void group_norm_forward(const GroupNorm& a, int64_t begin, int64_t end) {
@@ -30,6 +34,8 @@ struct Kernels {
         return group_norm_forward_chunks<Double, double>(a, begin, end);
       case Dtype::kBFloat16:
         return group_norm_forward_chunks<Float, BFloat16>(a, begin, end);
+      case Dtype::kFloat16:
+        return group_norm_forward_chunks<Float, Float16>(a, begin, end);
     }
   }
   static void group_norm_backward(const GroupNorm& a, int64_t begin, int64_t end) {
@@ -40,6 +46,8 @@ struct Kernels {
         return group_norm_backward_chunks<Double, double>(a, begin, end);
       case Dtype::kBFloat16:
         return group_norm_backward_chunks<Float, BFloat16>(a, begin, end);
+      case Dtype::kFloat16:
+        return group_norm_backward_chunks<Float, Float16>(a, begin, end);
     }
   }
 };

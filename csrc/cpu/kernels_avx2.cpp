@@ -7,14 +7,15 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <limits>
 #include <new>
 
 #include "kernels.h"
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #else
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,f16c")
 #endif
 
 namespace moge {
@@ -26,9 +27,14 @@ namespace {
 #include "tile.h"
 #include "stencil.h"
 #include "norms.h"
+#include "scores.h"
 #include "select.h"
+#include "forward_tile.h"
 #include "route_forward.h"
+#include "route_wide.h"
+#include "route_chunks.h"
 #include "route_backward.h"
+#include "route_backward_scores.h"
 #include "group_norm.h"
 #include "kernel_set.h"
 

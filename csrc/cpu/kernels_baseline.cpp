@@ -7,6 +7,7 @@
 #endif
 #include <cstdint>
 #include <cstdlib>
+#include <limits>
 #include <new>
 
 #include "kernels.h"
@@ -19,9 +20,14 @@ namespace {
 #include "tile.h"
 #include "stencil.h"
 #include "norms.h"
+#include "scores.h"
 #include "select.h"
+#include "forward_tile.h"
 #include "route_forward.h"
+#include "route_wide.h"
+#include "route_chunks.h"
 #include "route_backward.h"
+#include "route_backward_scores.h"
 #include "group_norm.h"
 #include "kernel_set.h"
 

@@ -4,7 +4,7 @@
 // lane l stands at e * expert_step + l * lane_step. With s = sum_j
 // gw_j w_j it is w_i (gw_i - s) where the weights are a softmax of the kept logits (finite even
 // where their scores underflow), else z_i gw_i here and - z_j s for every j, which is returned.
-template <class V>
+template <class V, bool kPlain>
 MOGE_INLINE bool add_weight_gradients(const RouteBackward& a, int64_t token, int64_t num_rows,
                                       typename V::Scalar* grad, int64_t expert_step,
                                       int64_t lane_step) {
@@ -14,10 +14,12 @@ MOGE_INLINE bool add_weight_gradients(const RouteBackward& a, int64_t token, int
   const Scalar* weights = static_cast<const Scalar*>(a.weights) + token * k;
   const Scalar* upstream = static_cast<const Scalar*>(a.grad_weights) + token * k;
   const int64_t* experts = a.experts + token * k;
+  const Scalar inverse_scale = kPlain ? 1 : Scalar(1 / a.wider.scale);
   bool valid = true;
   for (int lane = 0; lane < W && lane < num_rows; ++lane) {
     Scalar mean = 0;
     for (int i = 0; i < k && a.renormalize; ++i) mean += weights[i] * upstream[i];
+    if (!kPlain) mean *= inverse_scale;  // the weights are scaled, so is their mean
     for (int i = 0; i < k; ++i) {
       if (uint64_t(experts[i]) >= uint64_t(a.num_experts)) {
         valid = false;
@@ -51,16 +53,17 @@ struct BackwardTile {
   static constexpr int W = V::kWidth;
   const RouteBackward& args;
   Scratch scratch;
-  Scalar *scores, *grad;
+  Scalar *scores, *grad, *slopes;  // slopes: f' of another function than softmax
   Stencil<V>* stencil = nullptr;
 
   static size_t bytes(const RouteBackward& a) {
-    return sizeof(Scalar) * 2 * size_t(a.num_experts) * W + 2 * 64 +
+    return sizeof(Scalar) * 3 * size_t(a.num_experts) * W + 3 * 64 +
            (a.groups ? Stencil<V>::scratch_bytes(*a.groups) : 0);
   }
   explicit BackwardTile(const RouteBackward& a) : args(a), scratch(bytes(a)) {
     scores = scratch.take<Scalar>(size_t(a.num_experts) * W);
     grad = scratch.take<Scalar>(size_t(a.num_experts) * W);
+    slopes = scratch.take<Scalar>(size_t(a.num_experts) * W);
   }
 };
 
@@ -78,20 +81,50 @@ struct RowStats {
   }
 };
 
-// e^(x - maximum) of the tile, in place and filtered.
-template <class V, int H>
-static __attribute__((noinline)) void recompute_exponentials(typename V::Scalar* tile,
-                                                             int num_experts,
-                                                             typename V::Reg maximum,
-                                                             const Stencil<V>* stencil,
-                                                             Ahead<V, 1> result) {
-  exponentiate<V, H>(tile, num_experts, maximum, stencil, result, [](typename V::Reg) {});
+// `value` in the lanes of tokens that count, 0 in the others.
+template <class V, bool kPlain>
+MOGE_INLINE typename V::Reg counted_lanes(const RouteBackward& a, int64_t token, int64_t num_rows,
+                                          typename V::Reg value) {
+  if (kPlain || !a.wider.mask) return value;
+  typename V::Scalar lanes[V::kWidth] __attribute__((aligned(64)));
+  V::store(lanes, value);
+  for (int lane = 0; lane < V::kWidth && lane < num_rows; ++lane) {
+    if (!a.wider.mask[token + lane]) lanes[lane] = 0;
+  }
+  return V::load(lanes);
+}
+
+// Masked rows that were routed as zeros have no gradient.
+template <class V, class In>
+MOGE_INLINE void clear_dropped_rows(const RouteBackward& a, int64_t token, int64_t num_rows,
+                                    In* grad_rows) {
+  const auto* stats = static_cast<const typename V::Scalar*>(a.row_stats) + 2 * token;
+  for (int64_t row = 0; a.wider.mask && row < V::kWidth && row < num_rows; ++row) {
+    if (a.wider.mask[token + row] || stats[2 * row] == stats[2 * row]) continue;
+    clear_row(grad_rows + row * a.num_experts, a.num_experts);
+  }
+}
+
+// e^(x - maximum) of the tile, in place and filtered; kUnit: returns the sums of its squares.
+template <class V, int H, bool kUnit>
+static __attribute__((noinline)) typename V::Reg recompute_exponentials(typename V::Scalar* tile,
+                                                                        int num_experts,
+                                                                        typename V::Reg maximum,
+                                                                        const Stencil<V>* stencil,
+                                                                        Ahead<V, 1> result) {
+  auto energy = V::set(0);
+  exponentiate<V, H>(tile, num_experts, maximum, stencil, result, [&](typename V::Reg e) {
+    if constexpr (kUnit) energy = V::fma(e, e, energy);
+  });
+  return energy;
 }
 
 // With z = e / sum and u = dL/dz / sum, the gradient through the scores is z (dL/dz - sum dL/dz z)
 // = e (u - (sum u e) / sum): `scores` holds e, `grad` u, and nothing is multiplied out expert by
 // expert.
-template <class V, class In>
+//
+// kPlain: no mask, weights that are not scaled.
+template <class V, class In, bool kPlain>
 MOGE_INLINE bool route_backward_tile(BackwardTile<V>& tile, int64_t token, int64_t num_rows) {
   using Scalar = typename V::Scalar;
   using Reg = typename V::Reg;
@@ -99,6 +132,7 @@ MOGE_INLINE bool route_backward_tile(BackwardTile<V>& tile, int64_t token, int64
   const RouteBackward& a = tile.args;
   const int n = a.num_experts;
   const bool raw_weights = a.grad_weights && !a.renormalize;
+  const bool unit = a.groups && a.groups->unit_energy;
   const bool through_scores = a.groups || a.grad_importance || raw_weights;
   const In* rows = static_cast<const In*>(a.logits) + token * n;
   In* grad_rows = static_cast<In*>(a.grad_logits) + token * n;
@@ -111,17 +145,27 @@ MOGE_INLINE bool route_backward_tile(BackwardTile<V>& tile, int64_t token, int64
     const auto result = Ahead<V, 1>::of(grad_rows);
     Stencil<V>::dispatch(tile.stencil, [&](auto h) {
       constexpr int H = decltype(h)::value;
-      recompute_exponentials<V, H>(tile.scores, n, maximum, tile.stencil, result);
+      const Reg norm_grad =
+          counted_lanes<V, kPlain>(a, token, num_rows, V::set(Scalar(a.norm_grad)));
+      if (unit) {
+        const Reg energy =
+            recompute_exponentials<V, H, true>(tile.scores, n, maximum, tile.stencil, result);
+        norm_gradient<V, H, Energy::kUnit>(*tile.stencil, tile.scores, reciprocal<V>(energy),
+                                           V::set(1), norm_grad, tile.grad);
+        return;
+      }
+      recompute_exponentials<V, H, false>(tile.scores, n, maximum, tile.stencil, result);
       if (a.groups) {
-        const auto norm_grad = Scalar(a.norm_grad);
-        dot = V::add(dot, norm_gradient<V, H>(*tile.stencil, tile.scores, inverse_sum, norm_grad,
-                                              tile.grad));
+        dot = V::add(dot, norm_gradient<V, H, Energy::kAsItIs>(*tile.stencil, tile.scores,
+                                                               V::mul(inverse_sum, inverse_sum),
+                                                               V::set(1), norm_grad, tile.grad));
       }
     });
     if (a.grad_importance) {
       const Scalar* upstream = static_cast<const Scalar*>(a.grad_importance);
-      for (int j = 0; j < n; ++j) {
-        const Reg value = V::mul(V::set(upstream[j]), inverse_sum);
+      const Reg counted = counted_lanes<V, kPlain>(a, token, num_rows, inverse_sum);
+      for (int64_t j = 0; j < n; ++j) {
+        const Reg value = V::mul(V::set(upstream[j]), counted);
         dot = V::fma(value, V::load(tile.scores + j * W), dot);
         V::store(tile.grad + j * W, a.groups ? V::add(V::load(tile.grad + j * W), value) : value);
       }
@@ -129,42 +173,26 @@ MOGE_INLINE bool route_backward_tile(BackwardTile<V>& tile, int64_t token, int64
     dot = V::sub(V::set(0), dot);
   }
   const bool has_grad = a.groups || a.grad_importance;
-  const auto next = Ahead<V, 0>::of(num_rows > W ? rows + W * n : rows);
+  auto next = Ahead<V, 0>::of(num_rows > W ? rows + W * n : rows);
   const auto gradient = [&](int64_t j) {
-    next.ask(j);
+    next.ask();
     if (!through_scores) return V::set(0);
     const Reg upstream = has_grad ? V::load(tile.grad + j * W) : V::set(0);
     return V::mul(V::load(tile.scores + j * W), V::fma(dot, inverse_sum, upstream));
   };
   const auto add_weights = [&](Scalar* grad, int64_t expert_step, int64_t lane_step) {
     return !a.grad_weights ||
-           add_weight_gradients<V>(a, token, num_rows, grad, expert_step, lane_step);
+           add_weight_gradients<V, kPlain>(a, token, num_rows, grad, expert_step, lane_step);
   };
+  bool valid;
   if constexpr (sizeof(In) == sizeof(Scalar)) {
     store_tile<V>(gradient, num_rows, n, grad_rows);
-    return add_weights(grad_rows, 1, n);
+    valid = add_weights(grad_rows, 1, n);
   } else {  // rounded to In once, after every term was added
-    for (int j = 0; j < n; ++j) V::store(tile.grad + j * W, gradient(j));
-    const bool valid = add_weights(tile.grad, W, 1);
+    for (int64_t j = 0; j < n; ++j) V::store(tile.grad + j * W, gradient(j));
+    valid = add_weights(tile.grad, W, 1);
     store_tile<V>([&](int64_t j) { return V::load(tile.grad + j * W); }, num_rows, n, grad_rows);
-    return valid;
   }
-}
-
-template <class V, class In>
-static void route_backward_chunks(const RouteBackward& a, int64_t begin, int64_t end) {
-  FlushSubnormals flush;
-  BackwardTile<V> tile(a);
-  alignas(Stencil<V>) char storage[sizeof(Stencil<V>)];
-  if (a.groups) tile.stencil = new (storage) Stencil<V>(*a.groups, tile.scratch);
-  for (int64_t chunk = begin; chunk < end; ++chunk) {
-    a.sums[chunk] = {0.0, -1, -1};
-    const int64_t first = chunk * a.chunk_tokens;
-    const int64_t rest = a.num_tokens - first;
-    const int64_t last = first + (rest < a.chunk_tokens ? rest : a.chunk_tokens);
-    for (int64_t token = first; token < last; token += V::kWidth) {
-      if (!route_backward_tile<V, In>(tile, token, last - token))
-        a.sums[chunk].bad_logits_row = token;
-    }
-  }
+  if (!kPlain) clear_dropped_rows<V>(a, token, num_rows, grad_rows);
+  return valid;
 }

@@ -10,9 +10,20 @@
 namespace moge {
 namespace {
 
+Wider wider_settings(const ChoiceSettings& choice, const Mask& mask, double scale) {
+  Wider wider;
+  wider.scale = scale;
+  wider.score_function = choice.score_function;
+  wider.mask = mask.data;
+  wider.num_groups = int(choice.num_groups);
+  wider.top_groups = int(choice.top_groups);
+  return wider;
+}
+
 RouteOutputs route(const at::Tensor& logits_in, const OptionalTensor& noise_in,
                    const OptionalTensor& taps, at::IntArrayRef groups, at::IntArrayRef choice_in,
-                   bool strict) {
+                   bool strict, const OptionalTensor& bias_in, const OptionalTensor& mask_in,
+                   double weight_scale) {
   check_matrix(logits_in, "logits");
   const at::Tensor logits = logits_in.contiguous();
   const int64_t num_tokens = logits.size(0), num_experts = logits.size(1);
@@ -25,12 +36,19 @@ RouteOutputs route(const at::Tensor& logits_in, const OptionalTensor& noise_in,
     check_shape(*noise_in, logits.sizes(), noise_in->scalar_type(), "noise");
     noise = noise_in->to(dtype).contiguous();
   }
+  at::Tensor bias;
+  if (bias_in) {
+    check_shape(*bias_in, {num_experts}, bias_in->scalar_type(), "bias");
+    dtype_of(*bias_in, "bias");
+    bias = bias_in->to(dtype).contiguous();
+  }
+  const Mask mask(mask_in, num_tokens);
   std::optional<GroupPlan> plan;
   double scale = 0.0;
   if (taps) {
     const GroupSettings settings = read_groups(groups, *taps, num_experts);
     plan.emplace(taps->const_data_ptr<double>(), settings);
-    scale = settings.scale(num_tokens);
+    scale = settings.scale(mask.num_counted);
   }
 
   at::Tensor weights = empty_cpu({num_tokens, top_k}, dtype);
@@ -61,6 +79,9 @@ RouteOutputs route(const at::Tensor& logits_in, const OptionalTensor& noise_in,
   args.importance = importance_sums.data();
   args.load = load_sums.data();
   args.first_load = first_sums.data();
+  args.wider = wider_settings(choice, mask, weight_scale);
+  args.wider.bias = bias.defined() ? bias.const_data_ptr() : nullptr;
+  args.wider.strict = strict;
   const KernelSet& set = chosen_kernels();
   at::parallel_for(0, chunks, 1,
                    [&](int64_t begin, int64_t end) { set.route_forward(args, begin, end); });
@@ -95,7 +116,8 @@ at::Tensor route_backward(const OptionalTensor& grad_weights, const OptionalTens
                           const OptionalTensor& grad_loss, const at::Tensor& logits_in,
                           const OptionalTensor& taps, const at::Tensor& experts_in,
                           const at::Tensor& weights_in, const at::Tensor& row_stats_in,
-                          at::IntArrayRef groups, at::IntArrayRef choice_in) {
+                          at::IntArrayRef groups, at::IntArrayRef choice_in,
+                          const OptionalTensor& mask_in, double weight_scale) {
   check_matrix(logits_in, "logits");
   const at::Tensor logits = logits_in.contiguous();
   const int64_t num_tokens = logits.size(0), num_experts = logits.size(1);
@@ -118,13 +140,14 @@ at::Tensor route_backward(const OptionalTensor& grad_weights, const OptionalTens
     check_shape(*grad_importance, {num_experts}, dtype, "grad_importance");
     upstream_importance = grad_importance->contiguous();
   }
+  const Mask mask(mask_in, num_tokens);
   std::optional<GroupPlan> plan;
   double norm_grad = 0.0;
   if (grad_loss) check_shape(*grad_loss, {}, dtype, "grad_loss");
   if (grad_loss && taps) {  // without taps the loss is the constant 0
     const GroupSettings settings = read_groups(groups, *taps, num_experts);
     plan.emplace(taps->const_data_ptr<double>(), settings);
-    norm_grad = number_in(*grad_loss) * settings.scale(num_tokens);
+    norm_grad = number_in(*grad_loss) * settings.scale(mask.num_counted);
   }
   at::Tensor grad_logits = empty_cpu(logits.sizes(), logits.scalar_type());
 
@@ -147,6 +170,7 @@ at::Tensor route_backward(const OptionalTensor& grad_weights, const OptionalTens
   args.grad_importance =
       upstream_importance.defined() ? upstream_importance.const_data_ptr() : nullptr;
   args.grad_logits = grad_logits.mutable_data_ptr();
+  args.wider = wider_settings(choice, mask, weight_scale);
   args.sums = sums.data();
   const KernelSet& set = chosen_kernels();
   at::parallel_for(0, chunks, 1,

@@ -1,106 +1,64 @@
-// moge::route, forward. Included inside an anonymous namespace (see kernels_*.cpp).
+// moge::route, forward, where top-k compares logits: softmax without bias or ranges. Included
+// inside an anonymous namespace (see kernels_*.cpp).
 
-template <class V>
-struct ForwardTile {
-  using Scalar = typename V::Scalar;
-  using Reg = typename V::Reg;
-  static constexpr int W = V::kWidth;
-
-  const RouteForward& args;
-  Scratch scratch;
-  Scalar *logits, *selection;  // tiles; the same one without noise
-  Scalar *values, *indices;    // (k, W): logits of the chosen experts (then weights), and which
-  Scalar* row;                 // one lane of a tile
-  int32_t* order;
-  Scalar* lanes;  // (N, 16): importance since the last flush
-  Stencil<V>* stencil = nullptr;
-
-  static size_t bytes(const RouteForward& a) {
-    const size_t n = size_t(a.num_experts), k = size_t(a.top_k);
-    return sizeof(Scalar) * (2 * n * W + 2 * k * W + n + n * kLanes) + 4 * k + 7 * 64 +
-           (a.groups ? Stencil<V>::scratch_bytes(*a.groups) : 0);
-  }
-  explicit ForwardTile(const RouteForward& a) : args(a), scratch(bytes(a)) {
-    const size_t n = size_t(a.num_experts), k = size_t(a.top_k);
-    logits = scratch.take<Scalar>(n * W);
-    selection = a.noise ? scratch.take<Scalar>(n * W) : logits;
-    values = scratch.take<Scalar>(k * W);
-    indices = scratch.take<Scalar>(k * W);
-    row = scratch.take<Scalar>(n);
-    order = scratch.take<int32_t>(k);
-    lanes = scratch.take<Scalar>(n * kLanes);
-  }
-};
-
-// Tests the lanes of `suspects` one by one: notes rows that are not finite, selects for them with
-// NaN as -inf, and returns a mask of the rows whose softmax is NaN.
-template <class V>
-static __attribute__((noinline)) unsigned repair_lanes(ForwardTile<V>& tile, unsigned suspects,
-                                                       int64_t token, int64_t num_rows,
-                                                       ChunkSums& sums) {
-  using Scalar = typename V::Scalar;
-  constexpr int W = V::kWidth;
-  const RouteForward& a = tile.args;
-  const Scalar* noise = static_cast<const Scalar*>(a.noise);
-  unsigned dead = 0;
-  for (int lane = 0; lane < W && lane < num_rows; ++lane) {
-    if (!(suspects >> lane & 1)) continue;
-    bool bad = false, unusable = false, all_masked = true, bad_noise = false;
-    for (int j = 0; j < a.num_experts; ++j) {
-      const Scalar x = tile.logits[j * W + lane];
-      bad |= !__builtin_isfinite(x);
-      unusable |= x != x || x == __builtin_inff();
-      all_masked &= x == -__builtin_inff();
-      bad_noise |= noise && !__builtin_isfinite(noise[(token + lane) * a.num_experts + j]);
-    }
-    if (bad && sums.bad_logits_row < 0) sums.bad_logits_row = token + lane;
-    if (bad_noise && sums.bad_noise_row < 0) sums.bad_noise_row = token + lane;
-    if (unusable || all_masked) dead |= 1u << lane;
-    select_lane<V>(tile.selection, a.num_experts, a.top_k, lane, tile.row, tile.order, tile.values,
-                   tile.indices);
-  }
-  return dead;
-}
-
-// Gate weights of the k selected experts, written with their indices and counted in `load`.
-template <class V>
-MOGE_INLINE void write_choices(ForwardTile<V>& tile, typename V::Reg maximum,
-                               typename V::Reg inverse_sum, unsigned dead, int64_t token,
-                               int64_t num_rows, int64_t* load, int64_t* first_load) {
-  using Scalar = typename V::Scalar;
+// Gate weights from `values`, the logits of the k selected experts, in place.
+template <class V, bool kPlain>
+MOGE_INLINE void weigh_logits(ForwardTile<V>& tile, bool sorted, typename V::Reg maximum,
+                              typename V::Reg inverse_sum) {
   using Reg = typename V::Reg;
   constexpr int W = V::kWidth;
-  const RouteForward& a = tile.args;
-  const int k = a.top_k;
-  if (a.renormalize) {  // Routing 3: a softmax of the kept logits
+  const int k = tile.args.top_k;
+  const Reg factor = V::set(kPlain ? 1 : typename V::Scalar(tile.args.wider.scale));
+  if (tile.args.renormalize) {  // Routing 3: a softmax of the kept logits
     Reg top = V::load(tile.values);
-    for (int i = 1; i < k && a.noise; ++i) top = V::max(top, V::load(tile.values + i * W));
+    for (int i = 1; i < k && !sorted; ++i) top = V::max(top, V::load(tile.values + i * W));
     Reg sum = V::set(0);
     for (int i = 0; i < k; ++i) {
       const Reg e = exp_nonpositive<V>(V::sub(V::load(tile.values + i * W), top));
       sum = V::add(sum, e);
       V::store(tile.values + i * W, e);
     }
-    const Reg scale = V::div(V::set(1), sum);
+    const Reg scale = V::div(factor, sum);
     for (int i = 0; i < k; ++i) {
       V::store(tile.values + i * W, V::mul(V::load(tile.values + i * W), scale));
     }
   } else {
+    const Reg scale = kPlain ? inverse_sum : V::mul(factor, inverse_sum);
     for (int i = 0; i < k; ++i) {
       const Reg e = exp_nonpositive<V>(V::sub(V::load(tile.values + i * W), maximum));
-      V::store(tile.values + i * W, V::mul(e, inverse_sum));
+      V::store(tile.values + i * W, V::mul(e, scale));
     }
   }
+}
+
+// The weights of rows without scores are NaN.
+template <class V>
+static __attribute__((noinline)) void spoil_weights(ForwardTile<V>& tile, unsigned dead) {
+  for (int i = 0; i < tile.args.top_k * V::kWidth; ++i) {
+    if (dead >> i % V::kWidth & 1) tile.values[i] = __builtin_nanf("");
+  }
+}
+
+// Writes the weights with their indices and counts the choices in `load`.
+template <class V, bool kPlain>
+MOGE_INLINE void write_choices(ForwardTile<V>& tile, unsigned dead, int64_t token, int64_t num_rows,
+                               int64_t* load, int64_t* first_load) {
+  using Scalar = typename V::Scalar;
+  constexpr int W = V::kWidth;
+  const RouteForward& a = tile.args;
+  const int k = a.top_k;
   Scalar* weights = static_cast<Scalar*>(a.weights) + token * k;
   int64_t* experts = a.experts + token * k;
+  if (dead) spoil_weights<V>(tile, dead);
   for (int lane = 0; lane < W && lane < num_rows; ++lane) {
-    const bool usable = !(dead >> lane & 1);
-    ++first_load[int(tile.indices[lane])];
-    for (int i = 0; i < k; ++i) {
-      const int expert = int(tile.indices[i * W + lane]);
-      *weights++ = usable ? tile.values[i * W + lane] : Scalar(__builtin_nanf(""));
+    const int64_t counted = kPlain || tile.counts(token + lane);
+    const Scalar *index = tile.indices + lane, *value = tile.values + lane;
+    first_load[int(*index)] += counted;
+    for (int i = 0; i < k; ++i, index += W, value += W) {
+      const int expert = int(*index);
+      *weights++ = *value;
       *experts++ = expert;
-      ++load[expert];
+      load[expert] += counted;
     }
   }
 }
@@ -136,22 +94,20 @@ static __attribute__((noinline)) RowScan<V> load_rows(const ForwardTile<V>& tile
   return {maximum, finite};
 }
 
-// e^(x - maximum) of the tile, in place and filtered; returns the sums.
-template <class V, int H>
-static __attribute__((noinline)) typename V::Reg exponentials(typename V::Scalar* tile,
-                                                              int num_experts,
-                                                              typename V::Reg maximum,
-                                                              const Stencil<V>* stencil,
-                                                              Ahead<V, 0> next) {
-  using Reg = typename V::Reg;
-  Reg sums[4];  // expert j in chain j mod 4: short chains round less than one long one
-  for (auto& sum : sums) sum = V::set(0);
-  exponentiate<V, H>(tile, num_experts, maximum, stencil, next, [&](Reg e) {
-    const Reg sum = V::add(sums[0], e);
-    for (int i = 0; i < 3; ++i) sums[i] = sums[i + 1];
-    sums[3] = sum;
+// e^(x - maximum) of the tile, in place and filtered; returns their sums. kUnit: `energy` gets
+// those of their squares.
+template <class V, int H, bool kUnit>
+static __attribute__((noinline)) typename V::Reg exponentials(
+    typename V::Scalar* tile, int num_experts, typename V::Reg maximum, const Stencil<V>* stencil,
+    Ahead<V, 0> next, typename V::Reg* energy) {
+  Chains<V> sums;
+  auto squares = V::set(0);
+  exponentiate<V, H>(tile, num_experts, maximum, stencil, next, [&](typename V::Reg e) {
+    sums.add(e);
+    if constexpr (kUnit) squares = V::fma(e, e, squares);
   });
-  return V::add(V::add(sums[0], sums[1]), V::add(sums[2], sums[3]));
+  if constexpr (kUnit) *energy = squares;
+  return sums.total();
 }
 
 // lanes += z = e / sum.
@@ -176,7 +132,51 @@ static __attribute__((noinline)) void flush_lanes(Scalar* lanes, int num_experts
   }
 }
 
-template <class V, class In>
+// Row maxima and inverse sums of a tile, written to row_stats. What is past the end, does not count
+// or has no scores is marked in the lanes that are returned: 0, 0 and NaN in place of 1 / sum.
+template <class V, bool kPlain>
+MOGE_INLINE typename V::Reg write_stats(const ForwardTile<V>& tile, typename V::Reg maximum,
+                                        typename V::Reg inverse_sum, BadLanes bad, int64_t token,
+                                        int64_t num_rows, typename V::Reg* usable_inverse) {
+  using Scalar = typename V::Scalar;
+  constexpr int W = V::kWidth;
+  Scalar stats[2][W] __attribute__((aligned(64)));
+  V::store(stats[0], maximum);
+  V::store(stats[1], inverse_sum);
+  for (int lane = 0; bad.dead >> lane; ++lane) {
+    if (bad.dead >> lane & 1) stats[1][lane] = __builtin_nanf("");
+  }
+  *usable_inverse = V::load(stats[1]);
+  for (int lane = 0; !kPlain && bad.dropped >> lane; ++lane) {
+    if (bad.dropped >> lane & 1) stats[0][lane] = __builtin_nanf("");
+  }
+  Scalar* row_stats = static_cast<Scalar*>(tile.args.row_stats) + 2 * token;
+  for (int lane = 0; lane < W && lane < num_rows; ++lane) {
+    row_stats[2 * lane] = stats[0][lane];
+    row_stats[2 * lane + 1] = stats[1][lane];
+  }
+  for (int64_t lane = num_rows; lane < W; ++lane) stats[1][lane] = 0;
+  for (int lane = 0; !kPlain && tile.args.wider.mask && lane < W && lane < num_rows; ++lane) {
+    if (!tile.counts(token + lane)) stats[1][lane] = 0;
+  }
+  return V::load(stats[1]);
+}
+
+// Adds the group norms of the rows that count; `squared` as in sum_norms.
+template <class V, bool kPlain>
+MOGE_INLINE void add_norms(const ForwardTile<V>& tile, typename V::Reg squared, int64_t token,
+                           int64_t num_rows, ChunkSums& sums) {
+  constexpr int W = V::kWidth;
+  double norms[W] __attribute__((aligned(64)));
+  Stencil<V>::dispatch(tile.stencil, [&](auto h) {
+    sum_norms<V, decltype(h)::value>(*tile.stencil, squared, norms);
+  });
+  for (int lane = 0; lane < W && lane < num_rows; ++lane) {
+    if (kPlain || tile.counts(token + lane)) sums.loss += norms[lane];
+  }
+}
+
+template <class V, class In, bool kPlain>
 MOGE_INLINE void route_tile(ForwardTile<V>& tile, int64_t token, int64_t num_rows, ChunkSums& sums,
                             int64_t* load, int64_t* first_load) {
   using Scalar = typename V::Scalar;
@@ -186,71 +186,38 @@ MOGE_INLINE void route_tile(ForwardTile<V>& tile, int64_t token, int64_t num_row
   const int n = a.num_experts;
   const In* rows = static_cast<const In*>(a.logits) + token * n;
   const Scalar* noise = a.noise ? static_cast<const Scalar*>(a.noise) + token * n : nullptr;
-  const RowScan<V> scan = load_rows<V, In>(tile, rows, noise, num_rows);
-  select_tile<V>(tile.selection, n, a.top_k, tile.row, tile.order, tile.values, tile.indices);
+  RowScan<V> scan = load_rows<V, In>(tile, rows, noise, num_rows);
+  BadLanes bad = {0, 0};
   const unsigned suspects = V::nan_bits(scan.finite);
-  const unsigned dead = suspects ? repair_lanes<V>(tile, suspects, token, num_rows, sums) : 0u;
+  if (suspects) {
+    bad = repair_lanes<V>(tile, suspects, token, num_rows, sums);
+    if (!kPlain) scan.maximum = maximum_of<V>(scan.maximum, bad.dropped);
+  }
+  select_tile<V>(tile.selection, n, a.top_k, tile.row, tile.order, tile.values, tile.indices);
+  if (suspects) select_suspects<V>(tile, suspects);
 
   for (int i = 0; a.noise && i < a.top_k * W; ++i) {  // weights are of the logits alone
     tile.values[i] = tile.logits[int(tile.indices[i]) * W + i % W];
   }
   const auto next = Ahead<V, 0>::of(num_rows > W ? rows + W * n : rows);
-  Reg sum;
+  const bool unit = tile.stencil && tile.stencil->groups.unit_energy;
+  Reg sum, energy;
   Stencil<V>::dispatch(tile.stencil, [&](auto h) {
-    sum = exponentials<V, decltype(h)::value>(tile.logits, n, scan.maximum, tile.stencil, next);
+    constexpr int H = decltype(h)::value;
+    if (!unit) {
+      sum = exponentials<V, H, false>(tile.logits, n, scan.maximum, tile.stencil, next, nullptr);
+    } else {
+      sum = exponentials<V, H, true>(tile.logits, n, scan.maximum, tile.stencil, next, &energy);
+    }
   });
-  Scalar stats[2][W] __attribute__((aligned(64)));
-  V::store(stats[0], scan.maximum);
-  V::store(stats[1], V::div(V::set(1), sum));
-  for (int lane = 0; dead >> lane; ++lane) {
-    if (dead >> lane & 1) stats[1][lane] = __builtin_nanf("");
-  }
-  write_choices<V>(tile, scan.maximum, V::load(stats[1]), dead, token, num_rows, load, first_load);
-  Scalar* row_stats = static_cast<Scalar*>(a.row_stats) + 2 * token;
-  for (int lane = 0; lane < W && lane < num_rows; ++lane) {
-    row_stats[2 * lane] = stats[0][lane];
-    row_stats[2 * lane + 1] = stats[1][lane];
-  }
-  for (int64_t lane = num_rows; lane < W; ++lane) stats[1][lane] = 0;  // past the end: no score
-  const Reg inverse_sum = V::load(stats[1]);
-  add_importance<V>(tile.logits, n, inverse_sum, tile.lanes + token % kLanes);
+  Reg inverse_sum;
+  const Reg counted = write_stats<V, kPlain>(tile, scan.maximum, V::div(V::set(1), sum), bad, token,
+                                             num_rows, &inverse_sum);
+  weigh_logits<V, kPlain>(tile, !a.noise, scan.maximum, inverse_sum);
+  write_choices<V, kPlain>(tile, bad.dead, token, num_rows, load, first_load);
+  add_importance<V>(tile.logits, n, counted, tile.lanes + token % kLanes);
   if (tile.stencil) {
-    double norms[W] __attribute__((aligned(64)));
-    Stencil<V>::dispatch(tile.stencil, [&](auto h) {
-      sum_norms<V, decltype(h)::value>(*tile.stencil, inverse_sum, norms);
-    });
-    for (int lane = 0; lane < W && lane < num_rows; ++lane) sums.loss += norms[lane];
-  }
-}
-
-template <class V, class In>
-static void route_forward_chunks(const RouteForward& a, int64_t begin, int64_t end) {
-  constexpr int64_t kFlushTokens = 64 * kLanes;  // float32 sums of at most 64 terms
-  FlushSubnormals flush;
-  const int n = a.num_experts;
-  ForwardTile<V> tile(a);
-  alignas(Stencil<V>) char storage[sizeof(Stencil<V>)];
-  if (a.groups) tile.stencil = new (storage) Stencil<V>(*a.groups, tile.scratch);
-  for (int i = 0; i < n * kLanes; ++i) tile.lanes[i] = 0;
-  for (int64_t chunk = begin; chunk < end; ++chunk) {
-    ChunkSums sums = {0.0, -1, -1};
-    double* importance = a.importance + chunk * n;
-    int64_t* load = a.load + chunk * n;
-    int64_t* first_load = a.first_load + chunk * n;
-    for (int j = 0; j < n; ++j) {
-      importance[j] = 0;
-      load[j] = 0;
-      first_load[j] = 0;
-    }
-    const int64_t first = chunk * a.chunk_tokens;
-    const int64_t rest = a.num_tokens - first;
-    const int64_t last = first + (rest < a.chunk_tokens ? rest : a.chunk_tokens);
-    for (int64_t token = first; token < last; token += V::kWidth) {
-      route_tile<V, In>(tile, token, last - token, sums, load, first_load);
-      const int64_t next = token + V::kWidth;
-      if ((next - first) % kFlushTokens == 0 || next >= last)
-        flush_lanes(tile.lanes, n, importance);
-    }
-    a.sums[chunk] = sums;
+    const Reg squared = unit ? reciprocal<V>(energy) : V::mul(counted, counted);
+    add_norms<V, kPlain>(tile, squared, token, num_rows, sums);
   }
 }

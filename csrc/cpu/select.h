@@ -19,8 +19,8 @@ static __attribute__((noinline)) void insert_top(const typename V::Scalar* tile,
     at[i] = V::set(0);
   }
   Reg index = V::set(0);
-  for (int j = 0; j < num_experts; ++j) {
-    const Reg value = V::load(tile + j * W);
+  for (const auto* end = tile + int64_t(num_experts) * W; tile < end; tile += W) {
+    const Reg value = V::load(tile);
     typename V::Mask above[K];
     for (int i = 0; i < K; ++i) above[i] = V::greater(value, best[i]);
     for (int i = K - 1; i > 0; --i) {
@@ -77,5 +77,49 @@ MOGE_INLINE void select_tile(const typename V::Scalar* tile, int num_experts, in
       for (int lane = 0; lane < V::kWidth; ++lane) {
         select_lane<V>(tile, num_experts, top_k, lane, row, order, values, indices);
       }
+  }
+}
+
+// Selects lane `lane` alone among the best ranges.
+template <class V>
+static __attribute__((noinline)) void select_lane_of_ranges(const typename V::Scalar* tile,
+                                                            int num_experts, int top_k,
+                                                            const Wider& wider, int lane,
+                                                            typename V::Scalar* row, int32_t* order,
+                                                            typename V::Scalar* values,
+                                                            typename V::Scalar* indices) {
+  constexpr int W = V::kWidth;
+  for (int j = 0; j < num_experts; ++j) row[j] = tile[j * W + lane];
+  select_ranges(row, num_experts, top_k, wider.num_groups, wider.top_groups, order);
+  for (int i = 0; i < top_k; ++i) {
+    values[i * W + lane] = row[order[i]];
+    indices[i * W + lane] = typename V::Scalar(order[i]);
+  }
+}
+
+// The same for a tile of finite keys: those of ranges that are not chosen become -inf in it.
+// `ranks`: (num_groups, W). Lanes of `exempt` keep their keys, for they may hold -inf themselves.
+template <class V>
+static __attribute__((noinline)) void close_ranges(typename V::Scalar* tile, int num_experts,
+                                                   int top_k, const Wider& wider, unsigned exempt,
+                                                   typename V::Scalar* ranks,
+                                                   typename V::Scalar* row, int32_t* order,
+                                                   typename V::Scalar* values,
+                                                   typename V::Scalar* indices) {
+  constexpr int W = V::kWidth;
+  const int width = num_experts / wider.num_groups, best = top_k / wider.top_groups;
+  for (int g = 0; g < wider.num_groups; ++g) {
+    select_tile<V>(tile + g * width * W, width, best, row, order, values, indices);
+    auto rank = V::load(values);
+    for (int i = 1; i < best; ++i) rank = V::add(rank, V::load(values + i * W));
+    V::store(ranks + g * W, rank);
+  }
+  select_tile<V>(ranks, wider.num_groups, wider.top_groups, row, order, values, indices);
+  for (int i = 0; i < wider.num_groups * W; ++i) {
+    ranks[i] = exempt >> i % W & 1 ? 0 : -__builtin_inff();
+  }
+  for (int i = 0; i < wider.top_groups * W; ++i) ranks[int(indices[i]) * W + i % W] = 0;
+  for (int64_t j = 0; j < num_experts; ++j) {
+    V::store(tile + j * W, V::add(V::load(tile + j * W), V::load(ranks + j / width * W)));
   }
 }

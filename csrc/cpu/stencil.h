@@ -8,6 +8,7 @@
 // Included inside an anonymous namespace (see kernels_*.cpp).
 
 constexpr double kEps = 1e-8;
+constexpr int kUsual = 3;     // the group side that has code of its own for maps of 8 or 16 columns
 constexpr int kUnrolled = 5;  // group sides up to this one keep their window in registers
 
 template <class V>
@@ -103,14 +104,12 @@ struct Stencil {
   MOGE_INLINE void filter_rows(const Stencil& s, Square&& square) {
     const Groups g = s.groups;
     Scalar* to = s.across;
+    if constexpr (H == kUsual && V::kTransposes) {
+      if (g.cols == 8) return filter_unrolled<H, 8>(s, square);
+      if (g.cols == 16) return filter_unrolled<H, 16>(s, square);
+    }
     if constexpr (H > 0) {
-      Window<H, false> window(s.col_taps);
-      for (int e = 0; e < g.rows * g.cols;) {
-        Reg first[H] = {};
-        for (int v = 0; v + 1 < H; ++v) window.cells[v] = first[v] = square(e++);
-        for (int c = H - 1; c < g.cols; ++c, to += W) V::store(to, window.push(square(e++)));
-        for (int v = 0; v + 1 < H && g.torus; ++v, to += W) V::store(to, window.push(first[v]));
-      }
+      filter_unrolled<H, 0>(s, square);
     } else {
       for (int r = 0; r < g.rows; ++r) {
         for (int c = 0; c < g.cols; ++c) V::store(s.line + c * W, square(r * g.cols + c));
@@ -129,10 +128,44 @@ struct Stencil {
     }
   }
 
-  // Calls emit(j, energy / scale) for every group, row by row, j its column. eps is not in it: it
-  // is added last, since terms far below it would each be rounded away if they were added to it.
-  template <int H, class Emit>
-  MOGE_INLINE void for_groups(const Stencil& s, Emit&& emit) {
+  // filter_rows of H > 0. kCols: the columns of the map, or 0 for any number. Where they are known
+  // a row is straight code, in which no register is copied to make room for the next cell.
+  template <int H, int kCols, class Square>
+  MOGE_INLINE void filter_unrolled(const Stencil& s, Square& square) {
+    const Groups& g = s.groups;
+    const bool torus = g.torus;
+    const int64_t num_experts = int64_t(g.rows) * g.cols;
+    Scalar* to = s.across;
+    Window<H, false> window(s.col_taps);
+    for (int64_t e = 0; e < num_experts;) {
+      Reg first[H] = {};
+      for (int v = 0; v + 1 < H; ++v) window.cells[v] = first[v] = square(e++);
+      const auto next = [&] {
+        V::store(to, window.push(square(e++)));
+        to += W;
+      };
+      if constexpr (kCols > 0) {
+        repeat<kCols - H + 1>(next);
+      } else {
+        for (int c = H - 1; c < g.cols; ++c) next();
+      }
+      for (int v = 0; v + 1 < H && torus; ++v, to += W) V::store(to, window.push(first[v]));
+    }
+  }
+
+  template <int kTimes, class Body>
+  MOGE_INLINE void repeat(Body&& body) {
+    if constexpr (kTimes > 0) {
+      body();
+      repeat<kTimes - 1>(body);
+    }
+  }
+
+  // Calls visit(energy) for every row of groups, where energy(j W) / scale is the energy of the
+  // group at column j. eps is not in it: it is added last, since terms far below it would each be
+  // rounded away if they were added to it.
+  template <int H, class Visit>
+  MOGE_INLINE void for_group_rows(const Stencil& s, Visit&& visit) {
     const Groups g = s.groups;
     const int64_t length = int64_t(g.group_cols) * W;
     for (int i = 0; i < g.group_rows; ++i) {
@@ -141,20 +174,27 @@ struct Stencil {
         const Taps<H> taps(s.row_taps);
         const Scalar* rows[H];
         for (int u = 0; u < H; ++u) rows[u] = s.across + wrap(first + u, g.rows) * length;
-        for (int64_t j = 0; j < length; j += W) {
-          emit(int(j / W), taps.sum([&](int u) { return V::load(rows[u] + j); }));
-        }
+        visit([&](int64_t j) { return taps.sum([&](int u) { return V::load(rows[u] + j); }); });
       } else {
-        for (int64_t j = 0; j < length; j += W) {
+        visit([&](int64_t j) {
           Reg energy = V::set(0);
           for (int u = 0; u < g.num_row_taps; ++u) {
             const Scalar* row = s.across + wrap(first + u, g.rows) * length;
             energy = V::fma(V::set(s.row_taps[u]), V::load(row + j), energy);
           }
-          emit(int(j / W), energy);
-        }
+          return energy;
+        });
       }
     }
+  }
+
+  // Calls emit(energy / scale) for every group, row by row.
+  template <int H, class Emit>
+  MOGE_INLINE void for_groups(const Stencil& s, Emit&& emit) {
+    const int64_t length = int64_t(s.groups.group_cols) * W;
+    for_group_rows<H>(s, [&](auto&& energy) {
+      for (int64_t j = 0; j < length; j += W) emit(energy(j));
+    });
   }
 
   // Calls emit(e, sum over the groups p that hold expert e of G[e in p] / scale * inverse[p]).
@@ -162,10 +202,11 @@ struct Stencil {
   MOGE_INLINE void for_experts(const Stencil& s, Emit&& emit) {
     const Groups g = s.groups;
     const int64_t length = int64_t(g.group_cols) * W;
-    for (int r = 0, e = 0; r < g.rows; ++r, e += g.cols) {
+    int64_t e = 0;
+    for (int r = 0; r < g.rows; ++r, e += g.cols) {
       if constexpr (H > 0) {
         const Scalar* rows[H];
-        for (int u = 0; u < H; ++u) rows[u] = s.inverse + group_row(g, r - u) * length;
+        for (int u = 0; u < H; ++u) rows[u] = s.inverse + group_row<1>(g, r - u) * length;
         const Taps<H> taps(s.row_taps);
         const auto down =
             [&](int64_t j) {  // the adjoint's pass down the columns, at group column j
@@ -173,7 +214,7 @@ struct Stencil {
             };
         Window<H, true> window(s.col_taps);
         Reg first[H] = {};
-        int c = 0;
+        int64_t c = 0;
         for (int v = 0; v + 1 < H; ++v) window.cells[v] = V::set(0);
         if (g.torus) {
           for (; c < H - 1; ++c) window.cells[c] = first[c] = down(c);
@@ -189,7 +230,7 @@ struct Stencil {
         for (int64_t j = 0; j < length; j += W, to += g.stride * W) {
           Reg sum = V::set(0);
           for (int u = 0; u < g.num_row_taps; ++u) {
-            const Scalar* row = s.inverse + group_row(g, r - u) * length;
+            const Scalar* row = s.inverse + group_row<0>(g, r - u) * length;
             sum = V::fma(V::set(s.row_taps[u]), V::load(row + j), sum);
           }
           V::store(to, sum);
@@ -211,13 +252,16 @@ struct Stencil {
 
   MOGE_INLINE int wrap(int row, int rows) { return row >= rows ? row - rows : row; }
 
-  // The group row that starts at map row `row`, or the row of zeros.
+  // The group row that starts at map row `row`, or the row of zeros. kStride: the stride, or 0 for
+  // any: a compiler that does not know it divides even where it is 1.
+  template <int kStride>
   MOGE_INLINE int group_row(const Groups& g, int row) {
     if (row < 0) {
       if (!g.torus) return g.group_rows;
       row += g.rows;
     }
-    const int i = g.stride == 1 ? row : row / g.stride;
+    if constexpr (kStride == 1) return row < g.group_rows ? row : g.group_rows;
+    const int i = row / g.stride;
     return i < g.group_rows && i * g.stride == row ? i : g.group_rows;
   }
 

@@ -47,6 +47,9 @@ struct Avx2Float {
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
   }
+  MOGE_INLINE Reg load_row(const Float16* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+  }
   // The two 4 x 4 blocks of 128-bit parts of r[0] .. r[3], each transposed.
   MOGE_INLINE void transpose_parts(Reg* r) {
     const Reg low = _mm256_unpacklo_ps(r[0], r[1]), high = _mm256_unpackhi_ps(r[0], r[1]);
@@ -77,6 +80,9 @@ struct Avx2Float {
     half = _mm256_blendv_epi8(half, _mm256_set1_epi32(0x7fc0), nan);
     const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(half, half), 0x08);
     _mm_storeu_si128((__m128i*)p, _mm256_castsi256_si128(packed));
+  }
+  MOGE_INLINE void store_row(Float16* p, Reg a) {
+    _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
   }
   // The first `count` values of a row, at most a register's; the other lanes are 0.
   MOGE_INLINE __m256i first_lanes(int count) {

@@ -46,6 +46,9 @@ struct Avx512Float {
     const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
   }
+  MOGE_INLINE Reg load_row(const Float16* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+  }
   // The four 4 x 4 blocks of 128-bit parts of r[0] .. r[3], each transposed.
   MOGE_INLINE void transpose_parts(Reg* r) {
     const Reg low = _mm512_unpacklo_ps(r[0], r[1]), high = _mm512_unpackhi_ps(r[0], r[1]);
@@ -78,6 +81,9 @@ struct Avx512Float {
     half = _mm512_mask_mov_epi32(half, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q),
                                  _mm512_set1_epi32(0x7fc0));
     _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(half));
+  }
+  MOGE_INLINE void store_row(Float16* p, Reg a) {
+    _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
   }
   // The first `count` values of a row, at most a register's; the other lanes are 0.
   MOGE_INLINE Reg load_part(const float* p, int count) {

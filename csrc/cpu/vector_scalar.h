@@ -15,10 +15,27 @@ struct BFloat16 {
   uint16_t bits;
 };
 
+// float16 as stored: IEEE binary16.
+struct Float16 {
+  uint16_t bits;
+};
+
 MOGE_INLINE float to_scalar(float x) { return x; }
 MOGE_INLINE double to_scalar(double x) { return x; }
 MOGE_INLINE float to_scalar(BFloat16 x) {
   const uint32_t bits = uint32_t(x.bits) << 16;
+  float value;
+  __builtin_memcpy(&value, &bits, 4);
+  return value;
+}
+
+MOGE_INLINE float to_scalar(Float16 x) {  // NaN becomes a quiet one, as the instructions do it
+  const uint32_t sign = uint32_t(x.bits & 0x8000) << 16, rest = x.bits & 0x7fff;
+  const float subnormal = float(rest) * 0x1p-24f;
+  uint32_t bits = (rest << 13) + (112u << 23);
+  if (rest < 0x400) __builtin_memcpy(&bits, &subnormal, 4);
+  if (rest >= 0x7c00) bits = 0x7f800000 | rest << 13 | (rest > 0x7c00 ? 0x400000 : 0);
+  bits |= sign;
   float value;
   __builtin_memcpy(&value, &bits, 4);
   return value;
@@ -30,6 +47,23 @@ MOGE_INLINE void from_scalar(float x, BFloat16* out) {  // to nearest, ties to e
   uint32_t bits;
   __builtin_memcpy(&bits, &x, 4);
   out->bits = x != x ? 0x7fc0 : uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+MOGE_INLINE void from_scalar(float x, Float16* out) {  // to nearest, ties to even
+  uint32_t bits;
+  __builtin_memcpy(&bits, &x, 4);
+  const uint32_t size = bits & 0x7fffffff;
+  uint32_t half = (size - (112u << 23) + 0xfff + (size >> 13 & 1)) >> 13;
+  if (size < 0x38800000) {  // 2^-14: below it half a unit is always 2^-25, as in 1/2 + |x|
+    float sum;
+    __builtin_memcpy(&sum, &size, 4);
+    sum += 0.5f;
+    __builtin_memcpy(&half, &sum, 4);
+    half -= 0x3f000000;
+  }
+  if (size >= 0x477ff000) half = 0x7c00;  // 65520 and above
+  if (size > 0x7f800000) half = 0x7e00 | (size >> 13 & 0x3ff);
+  out->bits = uint16_t(half | (bits >> 16 & 0x8000));
 }
 
 MOGE_INLINE float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }

@@ -8,40 +8,10 @@
 #endif
 
 #include "binding.h"
-#include "plan.h"
+#include "binding_plan.h"
 
 namespace moge::cuda {
 namespace {
-
-using Ints = std::vector<int64_t>;  // the lists of plan.h
-
-// The op's `groups`; `taps` float64, contiguous, on the device of `like`.
-struct Groups {
-  Groups(const Ints& values, const Tensor& taps, const Tensor& like)
-      : settings(values.data(), int64_t(values.size()), checked_size(taps, like), like.size(1)) {
-    map.taps = static_cast<const double*>(taps.const_data_ptr());
-    map.group_size = int32_t(settings.group_size);
-    map.rows = int32_t(settings.rows);
-    map.cols = int32_t(settings.cols);
-    map.stride = int32_t(settings.stride);
-    map.group_rows = int32_t(settings.group_rows);
-    map.group_cols = int32_t(settings.group_cols);
-    map.torus = settings.torus;
-  }
-  GroupSettings settings;
-  GroupMap map{};
-
- private:
-  static int64_t checked_size(const Tensor& taps, const Tensor& like) {
-    check_same_device(taps, like, "taps");
-    check_value(taps.dim() == 1 && taps.numel() >= 1 && taps.is_contiguous(),
-                "taps must be contiguous, of shape (group_size,), got shape ",
-                shape_text(taps.sizes()));
-    check_type(taps.scalar_type() == ScalarType::Double, "taps must be float64, got ",
-               taps.scalar_type());
-    return taps.numel();
-  }
-};
 
 // Where a strict call learns of NaN and infinities: two words on the device, read back once.
 class StrictCheck {
@@ -87,7 +57,8 @@ Tensor read_noise(const Tensor& noise, const Tensor& logits) {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> route(
     const Tensor& logits_in, const OptionalTensor& noise_in, const OptionalTensor& taps,
-    const Ints& groups_in, const Ints& choice_in, bool strict) {
+    const Ints& groups_in, const Ints& choice_in, bool strict, const OptionalTensor& bias,
+    const OptionalTensor& mask, double weight_scale) {
   check_matrix(logits_in, "logits");
   const Device device(logits_in);
   const Tensor logits = as_contiguous(logits_in);
@@ -95,7 +66,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> route(
   const ChoiceSettings choice = read_choice(choice_in, num_experts);
   OptionalTensor noise;
   if (noise_in) noise = read_noise(*noise_in, logits);
-  std::optional<Groups> groups;
+  std::optional<GroupArguments> groups;
   if (taps) groups.emplace(groups_in, *taps, logits);
 
   const Tensor weights = empty(logits, {num_tokens, choice.top_k}, ScalarType::Float);
@@ -123,7 +94,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> route(
   args.bad_rows = check.rows();
   args.workspace = workspace.data;
   args.num_tokens = num_tokens;
-  args.loss_scale = groups ? groups->settings.scale(num_tokens) : 0.0;
+  WideArguments wide(mask, settings_of(groups), logits);
+  wide.choose(choice, weight_scale);
+  wide.select(bias, strict, logits);
+  wide.mean_into(group_loss);
+  args.loss_scale = groups ? wide.loss_scale(groups->settings, num_tokens) : 0.0;
+  args.wide = wide.get();
   args.element = element_of(logits, "logits");
   args.num_experts = int32_t(num_experts);
   args.top_k = int32_t(choice.top_k);
@@ -137,7 +113,7 @@ Tensor route_backward(const OptionalTensor& grad_weights_in,
                       const OptionalTensor& grad_importance_in, const OptionalTensor& grad_loss_in,
                       const Tensor& logits_in, const OptionalTensor& taps, const Tensor& experts_in,
                       const Tensor& weights_in, const Tensor& row_stats_in, const Ints& groups_in,
-                      const Ints& choice_in) {
+                      const Ints& choice_in, const OptionalTensor& mask, double weight_scale) {
   check_matrix(logits_in, "logits");
   const Device device(logits_in);
   const Tensor logits = as_contiguous(logits_in);
@@ -152,7 +128,7 @@ Tensor route_backward(const OptionalTensor& grad_weights_in,
   const auto grad_importance =
       checked(grad_importance_in, logits, {num_experts}, floats, "grad_importance");
   const auto grad_loss = checked(grad_loss_in, logits, {}, floats, "grad_loss");
-  std::optional<Groups> groups;  // without taps the loss is the constant 0
+  std::optional<GroupArguments> groups;  // without taps the loss is the constant 0
   if (grad_loss && taps) groups.emplace(groups_in, *taps, logits);
   const Tensor grad_logits = empty(logits, {num_tokens, num_experts}, logits.scalar_type());
   RouteBackward args{};
@@ -166,7 +142,11 @@ Tensor route_backward(const OptionalTensor& grad_weights_in,
   args.groups = groups ? &groups->map : nullptr;
   args.grad_logits = grad_logits.mutable_data_ptr();
   args.num_tokens = num_tokens;
-  args.loss_scale = groups ? groups->settings.scale(num_tokens) : 0.0;
+  WideArguments wide(mask, settings_of(groups), logits);
+  wide.choose(choice, weight_scale);
+  wide.take_scratch(logits);
+  args.loss_scale = groups ? wide.loss_scale(groups->settings, num_tokens) : 0.0;
+  args.wide = wide.get();
   args.element = element_of(logits, "logits");
   args.num_experts = int32_t(num_experts);
   args.top_k = int32_t(choice.top_k);
@@ -175,11 +155,12 @@ Tensor route_backward(const OptionalTensor& grad_weights_in,
   return grad_logits;
 }
 
-Tensor group_norm(const Tensor& scores_in, const Tensor& taps, const Ints& groups_in, bool strict) {
+Tensor group_norm(const Tensor& scores_in, const Tensor& taps, const Ints& groups_in, bool strict,
+                  const OptionalTensor& mask) {
   check_matrix(scores_in, "scores");
   const Device device(scores_in);
   const Tensor scores = as_contiguous(scores_in);
-  const Groups groups(groups_in, taps, scores);
+  const GroupArguments groups(groups_in, taps, scores);
   const Tensor group_loss = empty(scores, {}, ScalarType::Float);
   const StrictCheck check(strict, scores, device);
   const Workspace workspace(scores, moge_cuda_group_norm_workspace_bytes(scores.size(0)));
@@ -190,7 +171,10 @@ Tensor group_norm(const Tensor& scores_in, const Tensor& taps, const Ints& group
   args.bad_rows = check.rows();
   args.workspace = workspace.data;
   args.num_tokens = scores.size(0);
-  args.loss_scale = groups.settings.scale(scores.size(0));
+  WideArguments wide(mask, &groups.settings, scores);
+  wide.mean_into(group_loss);
+  args.loss_scale = wide.loss_scale(groups.settings, scores.size(0));
+  args.wide = wide.get();
   args.element = element_of(scores, "scores");
   args.num_experts = int32_t(scores.size(1));
   launch(moge_cuda_group_norm_forward, args, device);
@@ -199,12 +183,12 @@ Tensor group_norm(const Tensor& scores_in, const Tensor& taps, const Ints& group
 }
 
 Tensor group_norm_backward(const Tensor& grad_loss_in, const Tensor& scores_in, const Tensor& taps,
-                           const Ints& groups_in) {
+                           const Ints& groups_in, const OptionalTensor& mask) {
   check_matrix(scores_in, "scores");
   const Device device(scores_in);
   const Tensor scores = as_contiguous(scores_in);
   const Tensor grad_loss = checked(grad_loss_in, scores, {}, ScalarType::Float, "grad_loss");
-  const Groups groups(groups_in, taps, scores);
+  const GroupArguments groups(groups_in, taps, scores);
   const Tensor grad_scores = empty(scores, {scores.size(0), scores.size(1)}, scores.scalar_type());
   GroupNormBackward args{};
   args.scores = scores.const_data_ptr();
@@ -212,7 +196,10 @@ Tensor group_norm_backward(const Tensor& grad_loss_in, const Tensor& scores_in, 
   args.groups = &groups.map;
   args.grad_scores = grad_scores.mutable_data_ptr();
   args.num_tokens = scores.size(0);
-  args.loss_scale = groups.settings.scale(scores.size(0));
+  WideArguments wide(mask, &groups.settings, scores);
+  wide.take_scratch(scores);
+  args.loss_scale = wide.loss_scale(groups.settings, scores.size(0));
+  args.wide = wide.get();
   args.element = element_of(scores, "scores");
   args.num_experts = int32_t(scores.size(1));
   launch(moge_cuda_group_norm_backward, args, device);

@@ -16,7 +16,12 @@ int forward(const GroupNormForward& args, void* stream) {
   if (const int code = allow_shared(group_norm_forward_kernel<V, W, In>, shared_bytes)) return code;
   SIMT_LAUNCH((group_norm_forward_kernel<V, W, In>), blocks, kThreads, shared_bytes,
               as_stream(stream), args, parts, slices.pitch, slices.margin, filter);
-  if (const int code = check_launch()) return code;
+  return check_launch();
+}
+
+int reduce(const GroupNormForward& args, void* stream) {
+  const int blocks = count_blocks(args.num_tokens);
+  const Partials parts = make_partials(args.workspace, blocks, 0);
   SIMT_LAUNCH(group_norm_reduce_kernel, 1, kThreads, 0, as_stream(stream), args, parts, blocks);
   return check_launch();
 }
@@ -39,14 +44,22 @@ int backward(const GroupNormBackward& args, void* stream) {
 extern "C" {
 int moge_cuda_group_norm_forward(const moge::cuda::GroupNormForward* args, void* stream) {
   using namespace moge::cuda;
-  return with_row(args->element, args->num_experts, {args->scores}, [&](auto row) {
+  const auto run = [&](auto row) {
     using Row = decltype(row);
     return forward<Row::V, Row::W, typename Row::In>(*args, stream);
-  });
+  };
+  const int code = args->wide != nullptr
+                       ? launch_wide_norm(*args, stream)
+                       : with_row(args->element, args->num_experts, {args->scores}, run);
+  if (code) return code;
+  if (const int failed = reduce(*args, stream)) return failed;
+  if (args->wide == nullptr || args->wide->mean == nullptr) return 0;
+  return divide_by_counted(*args->wide, args->num_tokens, args->group_loss, stream);
 }
 int moge_cuda_group_norm_backward(const moge::cuda::GroupNormBackward* args, void* stream) {
   using namespace moge::cuda;
   if (args->num_tokens == 0) return 0;
+  if (args->wide != nullptr) return launch_wide_norm_backward(*args, stream);
   return with_row(args->element, args->num_experts, {args->scores, args->grad_scores},
                   [&](auto row) {
                     using Row = decltype(row);

@@ -37,6 +37,20 @@ struct BadRows {
   int64_t noise;   // the same of the noise
 };
 
+// What "Wider routing" of docs/method.md adds. Kernels of their own serve it (route_wide.cuh).
+struct Wide {
+  const float* bias;    // (N): added to the scores that top-k compares, or null
+  const uint8_t* mask;  // (T): 0 for tokens that do not count, or null
+  // The loss is a mean over the tokens that count, whose number the host does not know: it is
+  // divided by it into here, and so is grad_loss. group_loss, or () of scratch; null: no such mean.
+  float* mean;
+  double scale;      // of the weights
+  int32_t function;  // z of the logits: 0 softmax, 1 sigmoid, 2 sqrt(softplus)
+  int32_t num_groups, top_groups;
+  int32_t unit_energy;
+  int32_t strict;  // a masked row is routed as zeros if it is not finite, not only if it is NaN
+};
+
 // moge::route, forward. Rows with NaN or +inf, or with nothing but -inf, get NaN weights and make
 // the importance and the loss NaN. In the selection NaN ranks as -inf, and ties go to the lower
 // index.
@@ -46,7 +60,7 @@ struct RouteForward {
   const GroupMap* groups;  // in host memory; null: no group norm, group_loss is 0
   float* weights;          // (T, k)
   int64_t* experts;        // (T, k), in descending order of logits + noise
-  float* row_stats;        // (T, 2), 8-byte aligned: row maximum, 1 / sum of exp(x - maximum)
+  float* row_stats;        // (T, 2), 8-byte aligned: row_stats of csrc/kernels.h
   float* importance;       // (N)
   int64_t* load;           // (N)
   int64_t* first_load;     // (N): tokens that chose the expert first
@@ -59,6 +73,7 @@ struct RouteForward {
   Element element;
   int32_t num_experts, top_k;
   int32_t renormalize;
+  const Wide* wide;  // in host memory, or null
 };
 
 // moge::route, backward: writes grad_logits once. An index in `experts` outside 0..N-1 is skipped.
@@ -77,6 +92,7 @@ struct RouteBackward {
   Element element;
   int32_t num_experts, top_k;
   int32_t renormalize;
+  const Wide* wide;  // in host memory, or null
 };
 
 // moge::group_norm, forward and backward, of any scores.
@@ -90,6 +106,7 @@ struct GroupNormForward {
   double loss_scale;
   Element element;
   int32_t num_experts;
+  const Wide* wide;  // mask and unit_energy, in host memory, or null
 };
 struct GroupNormBackward {
   const void* scores;      // (T, N) in `element`
@@ -100,6 +117,7 @@ struct GroupNormBackward {
   double loss_scale;
   Element element;
   int32_t num_experts;
+  const Wide* wide;  // mask and unit_energy, in host memory, or null
 };
 
 // Stable counting sort of the R choices by expert. A choice that is -1, or outside 0..N-1, is

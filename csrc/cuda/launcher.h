@@ -19,6 +19,14 @@ Filter make_filter(const GroupMap* groups, int num_experts);
 bool launch_subwarp_forward(const RouteForward& args, void* stream);
 bool launch_subwarp_backward(const RouteBackward& args, void* stream);
 
+// The kernels for arguments with `wide`; 0, or the code of an error.
+int launch_wide_forward(const RouteForward& args, void* stream);
+int launch_wide_backward(const RouteBackward& args, void* stream);
+int launch_wide_norm(const GroupNormForward& args, void* stream);
+int launch_wide_norm_backward(const GroupNormBackward& args, void* stream);
+// wide.mean = value / the number of tokens that count, at least 1.
+int divide_by_counted(const Wide& wide, int64_t num_tokens, const float* value, void* stream);
+
 inline cudaStream_t as_stream(void* stream) { return static_cast<cudaStream_t>(stream); }
 
 // The floats of a slice, and where its margin starts; both in whole 16 bytes.

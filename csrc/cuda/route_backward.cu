@@ -25,6 +25,7 @@ int run(const RouteBackward& args, void* stream) {
 extern "C" int moge_cuda_route_backward(const moge::cuda::RouteBackward* args, void* stream) {
   using namespace moge::cuda;
   if (args->num_tokens == 0) return 0;
+  if (args->wide != nullptr) return launch_wide_backward(*args, stream);
   if (launch_subwarp_backward(*args, stream)) return check_launch();
   return with_row(args->element, args->num_experts, {args->logits, args->grad_logits},
                   [&](auto row) {

@@ -2,6 +2,7 @@
 
 #include "cuda/launcher.h"
 #include "cuda/route_forward.cuh"
+#include "cuda/route_reduce.cuh"
 
 namespace moge::cuda {
 namespace {
@@ -21,6 +22,7 @@ int run(const RouteForward& args, void* stream) {
 }
 
 int forward(const RouteForward& args, void* stream) {
+  if (args.wide != nullptr) return launch_wide_forward(args, stream);
   if (launch_subwarp_forward(args, stream)) return check_launch();
   return with_row(args.element, args.num_experts, {args.logits, args.noise}, [&](auto row) {
     using Row = decltype(row);
@@ -51,7 +53,9 @@ int moge_cuda_route_forward(const moge::cuda::RouteForward* args, void* stream) 
     return fail("noise_stride must be 0 or num_experts");
   }
   if (const int code = forward(*args, stream)) return code;
-  return reduce(*args, stream);
+  if (const int code = reduce(*args, stream)) return code;
+  if (args->wide == nullptr || args->wide->mean == nullptr) return 0;
+  return divide_by_counted(*args->wide, args->num_tokens, args->group_loss, stream);
 }
 int64_t moge_cuda_route_workspace_bytes(int64_t num_tokens, int32_t num_experts) {
   return moge::cuda::partial_bytes(moge::cuda::count_blocks(num_tokens), num_experts);

@@ -261,14 +261,4 @@ __global__ void __launch_bounds__(kThreads, 4)
   }
 }
 
-// Grid: one block for every kColumns experts, and one for the scalars.
-__global__ void __launch_bounds__(kThreads)
-    route_reduce_kernel(const RouteForward args, const Partials parts, const int blocks) {
-  if (blockIdx.x + 1 < gridDim.x) {
-    reduce_columns(parts, blocks, args.num_experts, args.importance, args.load, args.first_load);
-  } else {
-    reduce_scalars(parts, blocks, args.loss_scale, args.group_loss, args.bad_rows);
-  }
-}
-
 }  // namespace moge::cuda

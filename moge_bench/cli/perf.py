@@ -109,8 +109,11 @@ def count(
     output: Output = OUTPUT,
     cache: Cache = None,
 ) -> None:
-    """Count instructions per token of the working tree's kernels under callgrind, for every N."""
-    from moge_bench.perf import callgrind, report, revisions
+    """Count instructions per token of the working tree's kernels under callgrind, for every N.
+
+    And, by disassembly, those in the loops of the AVX-512 kernels, which valgrind cannot run.
+    """
+    from moge_bench.perf import callgrind, report, revisions, static_count
     from moge_bench.system import write_atomically
 
     with errors(OSError, ValueError, RuntimeError):
@@ -119,6 +122,7 @@ def count(
         head = revisions.build(repo, None, cache or revisions.default_cache(), "head")
         counts = callgrind.count(head)
         text = report.instruction_table(callgrind.per_token(counts), head.commit)
+        text += static_count.table(static_count.count_loops(head))
         write_atomically(output / "instructions.md", text)
         data = {"commit": head.commit, "build": head.key, "instructions": counts}
         write_atomically(output / "instructions.json", json.dumps(data, indent=1) + "\n")

@@ -61,7 +61,11 @@ class Choice:
         if not 0 < self.scale < math.inf:
             raise ValueError(f"scale must be positive and finite, got {self.scale!r}")
         # What the ops take as ``choice`` (csrc/plan.h).
-        object.__setattr__(self, "as_ints", (self.top_k, int(self.renormalize)))
+        function = SCORE_FUNCTIONS.index(self.score_function)
+        as_ints = (
+            self.top_k, int(self.renormalize), function, self.num_groups, self.top_groups
+        )  # fmt: skip
+        object.__setattr__(self, "as_ints", as_ints)
 
     def _check_groups(self) -> None:
         for name in ("num_groups", "top_groups"):

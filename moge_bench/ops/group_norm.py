@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from moge_bench.ops import composed, extension, reference, validation
+from moge_bench.ops import extension, masking, reference, validation
 from moge_bench.ops.topography import Topography
 
 
@@ -35,8 +35,9 @@ def group_norm(
     (MoGE, arXiv 2504.09265; docs/method.md "Group-sparse loss").
 
     Args:
-        scores: z, (T, N), float32, float64 or bfloat16, 1 <= N <= 1024, any strides and signs;
-            in MoGE the softmax of the router logits over all N experts. On CUDA as in ``route``.
+        scores: z, (T, N), float32, float64, bfloat16 or float16, 1 <= N <= 1024, any strides and
+            signs; in MoGE the softmax of the router logits over all N experts. On CUDA as in
+            ``route``.
             Negative ones, the sign of raw logits, are warned of once, where the first calls of a
             process have them in their first rows, on the CPU and not compiled.
         map_shape, group_size, sigma, stride, border, reduction, unit_energy, backend: as in
@@ -75,13 +76,11 @@ def group_norm_with_taps(
     validation.check_nonfinite(nonfinite)
     validation.check_mask(mask, scores, "scores", 1)
     strict = nonfinite == "error"
-    if mask is not None:
-        scores = composed.counted_rows(scores, mask)
-    _warn_of_logits(scores)
+    _warn_of_logits(scores, mask)
     if extension.choose_backend(backend, scores, "group_norm") == "extension":
-        if not composed.norms_whole(topo, mask):
-            return composed.group_norm(scores, taps, topo, strict, mask)
-        return extension.find_op("group_norm")(scores, taps, topo.as_ints, strict)
+        return extension.find_op("group_norm")(scores, taps, topo.as_ints, strict, mask=mask)
+    if mask is not None:
+        scores = masking.counted_rows(scores, mask)
     if strict:
         validation.check_finite("scores", scores)
     return reference.group_norm(scores, taps, topo, mask)
@@ -91,7 +90,7 @@ _CALLS_LOOKED_AT, _ROWS_LOOKED_AT = 16, 16
 _calls = itertools.count()
 
 
-def _warn_of_logits(scores: torch.Tensor) -> None:
+def _warn_of_logits(scores: torch.Tensor, mask: torch.Tensor | None) -> None:
     """Warn once if the first rows hold negative numbers: raw logits, which give a loss too.
 
     Sums far from 1 say nothing: those of sigmoid scores are. A mistake shows in the first calls,
@@ -101,7 +100,10 @@ def _warn_of_logits(scores: torch.Tensor) -> None:
         return
     if not scores.is_cpu or not validation.readable(scores):
         return
-    negative = (scores.detach()[:_ROWS_LOOKED_AT] < 0).any()
+    negative = scores.detach()[:_ROWS_LOOKED_AT] < 0
+    if mask is not None:
+        negative = negative & mask[:_ROWS_LOOKED_AT, None]
+    negative = negative.any()
     if validation.readable(negative) and negative:  # fake under FakeTensorMode
         extension.warn_once(
             "group_norm got negative scores, so plainly raw logits: pass softmax(logits), or "
@@ -109,12 +111,12 @@ def _warn_of_logits(scores: torch.Tensor) -> None:
         )
 
 
-def _group_norm_fake(scores: torch.Tensor, *_: Any) -> torch.Tensor:
+def _group_norm_fake(scores: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
     return scores.new_empty((), dtype=reference.accumulation_dtype(scores.dtype))
 
 
 def _group_norm_backward_fake(
-    grad_loss: torch.Tensor, scores: torch.Tensor, *_: Any
+    grad_loss: torch.Tensor, scores: torch.Tensor, *_: Any, **__: Any
 ) -> torch.Tensor:
     return torch.empty_like(scores, memory_format=torch.contiguous_format)
 

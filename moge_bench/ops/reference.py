@@ -138,7 +138,7 @@ def scores(logits_TN: torch.Tensor, score_function: str = "softmax") -> torch.Te
     if score_function == "softmax":
         return scores_TN
     usable_T1 = x_TN.detach().amax(dim=-1, keepdim=True) < torch.inf
-    return torch.where(usable_T1, scores_TN, torch.nan)
+    return scores_TN * torch.where(usable_T1, 1, torch.nan)
 
 
 def normalized(scores_TN: torch.Tensor, score_function: str) -> torch.Tensor:

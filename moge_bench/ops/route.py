@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from moge_bench.ops import composed, extension, pytrees, reference, validation
+from moge_bench.ops import extension, masking, pytrees, reference, validation
 from moge_bench.ops.choice import Choice, make_choice
 from moge_bench.ops.topography import Topography
 
@@ -25,8 +25,8 @@ class Routing:
     """
 
     __slots__ = (
-        "_scores", "backend", "bias", "experts", "first_load", "group_loss", "importance",
-        "limited", "load", "logits", "mask", "noise", "score_function", "weights",
+        "_logits", "_noise", "_scores", "_unclean", "backend", "bias", "experts", "first_load",
+        "group_loss", "importance", "limited", "load", "mask", "score_function", "weights",
     )  # fmt: skip
 
     def __init__(
@@ -45,6 +45,7 @@ class Routing:
         scores: torch.Tensor | None = None,
         score_function: str = "softmax",
         limited: bool = False,
+        unclean: bool | None = None,
     ) -> None:
         self.weights = weights
         self.experts = experts
@@ -52,14 +53,35 @@ class Routing:
         self.group_loss = group_loss
         self.load = load
         self.first_load = first_load
-        self.logits = logits
-        self.noise = noise
+        self._logits = logits
+        self._noise = noise
+        self._unclean = unclean  # None, or the strictness that padding is still to be cleaned by
         self.backend = backend
         self.bias = bias
         self.mask = mask
         self._scores = scores
         self.score_function = score_function
         self.limited = limited
+
+    def _clean(self) -> None:
+        if self._unclean is None:
+            return
+        self._logits = masking.routable_rows(self._logits, self.mask, self._unclean)
+        if self._noise is not None:
+            self._noise = masking.routable_rows(self._noise, self.mask)
+        self._unclean = None
+
+    @property
+    def logits(self) -> torch.Tensor:
+        """x, (T, N), as given; rows of padding that could not be routed are 0."""
+        self._clean()
+        return self._logits
+
+    @property
+    def noise(self) -> torch.Tensor | None:
+        """The noise, (T, N) or None, as given; rows of padding that are not finite are 0."""
+        self._clean()
+        return self._noise
 
     @property
     def scores(self) -> torch.Tensor:
@@ -123,8 +145,8 @@ def route(
     another.
 
     Args:
-        logits: x, (T, N), float32, float64 or bfloat16, 1 <= N <= 1024, any strides. On CUDA
-            float16 too, and float64 only with backend="reference".
+        logits: x, (T, N), float32, float64, bfloat16 or float16, 1 <= N <= 1024, any strides. On
+            CUDA float64 only with backend="reference".
         top_k: k, 1 <= k <= N.
         map_shape: (rows, cols) with rows * cols = N; None takes the most nearly square map.
         group_size: h, the side of a group; None computes no group norm (plain MoE routing).
@@ -150,7 +172,7 @@ def route(
             of log(1 + exp x) (TransformerEngine). With the last two, weights are divided by their
             sum + 1e-20, and importance sums z / (sum_e z + 1e-20), as balance losses expect.
         bias: (N,), of the floating dtypes of the logits, added to the scores for selection only; no
-            gradient flows to it.
+            gradient flows to it. Its values are not checked: -inf closes an expert.
         num_groups, top_groups: choose only among experts of the best ``top_groups`` of
             ``num_groups`` equal consecutive ranges; a range ranks by the sum of its top_k /
             top_groups best f(x + noise) + bias. num_groups divides N, top_groups divides top_k. No
@@ -186,8 +208,7 @@ def route(
 
     Deviation: for softmax without bias and ranges x + noise is compared instead of
     softmax(x + noise). The order is the same, and scores that only round to equal floats make no
-    tie. What the compiled kernels do not take in one pass is composed of them, and the scores are
-    materialised (ops/composed.py says what): mask, bias, ranges, scale, unit_energy, another f.
+    tie.
     """
     validation.check_matrix("logits", logits)
     taps, topo = None, None
@@ -233,35 +254,40 @@ def route_with_taps(
     validation.check_nonfinite(nonfinite)
     chosen = extension.choose_backend(backend, logits, "route")
     strict = nonfinite == "error"
-    if mask is not None:
-        validation.check_mask(mask, logits, "logits", 1)
-        logits = composed.routable_rows(logits, mask, strict)
-        if noise is not None:
-            noise = composed.routable_rows(noise, mask)
-    if strict and bias is not None:
-        validation.check_finite("bias", bias, unbroken=chosen == "extension")
-    scores = None
-    if chosen == "extension" and composed.routes_whole(choice, topo, bias, mask):
+    validation.check_mask(mask, logits, "logits", 1)
+    if chosen == "extension":
         outputs = extension.find_op("route")(
-            logits, noise, taps, () if topo is None else topo.as_ints, choice.as_ints, strict
-        )
-    elif chosen == "extension":
-        outputs, scores = composed.route(logits, noise, taps, topo, choice, strict, bias, mask)
-    else:
-        if strict:
-            validation.check_finite("logits", logits)
-            if noise is not None:
-                validation.check_finite("noise", noise)
-        outputs = reference.route(logits, noise, taps, topo, choice, bias, mask)
-    weights, experts, importance, group_loss, load, first_load = outputs[:6]
+            logits, noise, taps, () if topo is None else topo.as_ints, choice.as_ints, strict,
+            bias=bias, mask=mask, scale=choice.scale,
+        )  # fmt: skip
+        weights, experts, importance, group_loss, load, first_load = outputs[:6]
+        return Routing(
+            weights, experts, importance, group_loss, load, first_load, logits, noise, chosen,
+            bias, mask, None, choice.score_function, choice.limited,
+            strict if mask is not None else None,
+        )  # fmt: skip
+    if mask is not None:
+        logits = masking.routable_rows(logits, mask, strict)
+        if noise is not None:
+            noise = masking.routable_rows(noise, mask)
+    if strict:
+        validation.check_finite("logits", logits)
+        if noise is not None:
+            validation.check_finite("noise", noise)
+    outputs = reference.route(logits, noise, taps, topo, choice, bias, mask)
     return Routing(
-        weights, experts, importance, group_loss, load, first_load, logits, noise, chosen, bias,
-        mask, scores, choice.score_function, choice.limited,
-    )  # fmt: skip
+        *outputs, logits, noise, chosen, bias, mask, None, choice.score_function, choice.limited
+    )
 
 
 def _route_fake(
-    logits: torch.Tensor, noise: Any, taps: Any, groups: Any, choice: Sequence[int], *_: Any
+    logits: torch.Tensor,
+    noise: Any,
+    taps: Any,
+    groups: Any,
+    choice: Sequence[int],
+    *_: Any,
+    **__: Any,
 ) -> tuple[torch.Tensor, ...]:
     (num_tokens, num_experts), top_k = logits.shape, choice[0]
     dtype = reference.accumulation_dtype(logits.dtype)
@@ -272,12 +298,17 @@ def _route_fake(
         logits.new_empty((), dtype=dtype),
         logits.new_empty((num_experts,), dtype=torch.int64),
         logits.new_empty((num_experts,), dtype=torch.int64),
-        logits.new_empty((num_tokens, 2), dtype=dtype),  # row maximum and 1 / row sum
+        logits.new_empty((num_tokens, 2), dtype=dtype),  # row_stats of csrc/kernels.h
     )
 
 
 def _route_backward_fake(
-    grad_weights: Any, grad_importance: Any, grad_loss: Any, logits: torch.Tensor, *_: Any
+    grad_weights: Any,
+    grad_importance: Any,
+    grad_loss: Any,
+    logits: torch.Tensor,
+    *_: Any,
+    **__: Any,
 ) -> torch.Tensor:
     return torch.empty_like(logits, memory_format=torch.contiguous_format)
 

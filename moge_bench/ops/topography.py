@@ -151,7 +151,7 @@ class Topography:
             )
         # What the ops take as ``groups`` (csrc/plan.h); group_size is the length of the taps.
         torus, reduction = self.border == "torus", REDUCTIONS.index(self.reduction)
-        as_ints = (self.rows, self.cols, self.stride, int(torus), reduction)
+        as_ints = (self.rows, self.cols, self.stride, int(torus), reduction, int(self.unit_energy))
         object.__setattr__(self, "as_ints", as_ints)
 
     @property

@@ -24,17 +24,9 @@ from moge_bench.ops.topography import (
     taps_tensor,
 )
 
-FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 INDEX_DTYPES = (torch.int64, torch.int32)
 NONFINITE = ("error", "propagate")
-
-
-def float_dtypes(device: torch.device) -> tuple[torch.dtype, ...]:
-    """Return the dtypes that the ops take on ``device``: on CUDA float16 as well.
-
-    float64 is among them on CUDA for backend="reference" alone; ``choose_backend`` says so.
-    """
-    return (*FLOAT_DTYPES, torch.float16) if device.type == "cuda" else FLOAT_DTYPES
 
 
 def name_dtypes(dtypes: tuple[torch.dtype, ...]) -> str:
@@ -44,12 +36,12 @@ def name_dtypes(dtypes: tuple[torch.dtype, ...]) -> str:
 
 
 def check_float(name: str, tensor: torch.Tensor, hint: str = "") -> None:
-    """Check that ``tensor`` has a dtype that the ops take on its device."""
-    if tensor.dtype in FLOAT_DTYPES:  # taken on every device; to ask for the device is slow
-        return
-    dtypes = float_dtypes(tensor.device)
-    if tensor.dtype not in dtypes:
-        raise TypeError(f"{name} must be {name_dtypes(dtypes)}, got {tensor.dtype}{hint}")
+    """Check that ``tensor`` has a dtype that the ops take.
+
+    On CUDA float64 is for backend="reference" alone; ``choose_backend`` says so.
+    """
+    if tensor.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"{name} must be {name_dtypes(FLOAT_DTYPES)}, got {tensor.dtype}{hint}")
 
 
 def check_matrix(name: str, tensor: torch.Tensor) -> None:
@@ -172,17 +164,16 @@ def require(condition: torch.Tensor, message: str) -> None:
         raise ValueError(message)
 
 
-def check_finite(name: str, tensor: torch.Tensor, unbroken: bool = False) -> None:
+def check_finite(name: str, tensor: torch.Tensor) -> None:
     """Raise ValueError naming the first row of ``tensor`` that is not finite.
 
     Inside torch.func.vmap no row is named. Where values cannot be read the check becomes part of
-    the graph, and fails as RuntimeError when that runs; with ``unbroken`` under torch.compile too,
-    which else breaks its graph here.
+    the graph, and fails as RuntimeError when that runs.
     """
     wanted = f"{name} must be finite, got NaN or inf"
     advice = "pass nonfinite='propagate' to let such rows through as documented"
     whole = unwrapped(tensor)
-    if not readable(whole) or (unbroken and torch.compiler.is_compiling()):
+    if not readable(whole):
         require(torch.isfinite(whole), f"{wanted}; {advice}")
         return
     bad_T = ~torch.isfinite(whole).all(dim=-1)

@@ -10,7 +10,7 @@ import fnmatch
 import re
 from collections.abc import Iterable
 
-REGION = re.compile(r"(\S+) (forward|backward) (\d+) (\d+) (\d+) (\d+)")
+REGION = re.compile(r"(\S+) (forward|backward) (\d+) (\d+) (\d+u?) (\d+)")
 CASE = re.compile(
     r"(?P<op>\w+)/N(?P<N>\d+)-k(?P<k>\d+)-h(?P<h>\d+)-T(?P<T>\d+)(?:-d(?P<d>\d+)-f(?P<f>\d+))?"
     r"-(?P<skew>\w+)-(?P<dtype>\w+)-(?P<border>\w+)-t(?P<threads>\d+)"

@@ -164,7 +164,7 @@ def instruction_table(per_token: dict[str, float], commit: str) -> str:
         f"# Instructions per token, commit {commit}", "",
         "Counted under callgrind (one thread, fixed inputs; baseline and AVX2, since valgrind "
         "3.19 has no AVX-512). `scaling` is the figure over N/64 times that of N=64 at the same k "
-        "and h: 1.00 is proportional to N.", "",
+        "and h: 1.00 is proportional to N. h = 3u: groups of 3x3 with unit energy.", "",
         "| instruction set | pass | N | k | h | instructions per token | scaling |",
         "|---|---|---|---|---|---|---|",
     ]  # fmt: skip

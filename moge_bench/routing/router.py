@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from moge_bench.ops import composed
+from moge_bench.ops import masking
 from moge_bench.ops.count_load import count_load
 from moge_bench.ops.extension import warn_once
 from moge_bench.ops.group_norm import group_norm_with_taps
@@ -147,7 +147,7 @@ class TopographicRouter(nn.Module):
                 f"got {tuple(x.shape)}"
             )
         check_mask(mask, x, "x", 1)
-        logits = self.logits(composed.routable_rows(x, mask))
+        logits = self.logits(masking.routable_rows(x, mask))
         noise = None
         if self.training and self.noise:
             noise = torch.randn_like(logits) / self.num_experts

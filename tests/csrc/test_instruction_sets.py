@@ -15,7 +15,7 @@ from moge_bench import _C, group_norm, route
 from moge_bench.ops.expert_ffn import expert_ffn
 torch.manual_seed(0)
 results = {"isa": _C.instruction_set()}
-for dtype in (torch.float32, torch.float64, torch.bfloat16):
+for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
     for num_experts, top_k, num_tokens in ((5, 2, 37), (8, 1, 100), (64, 2, 1300), (100, 9, 600)):
         for border, group_size, renormalize in (("torus", 3, True), ("valid", 2, False)):
             if num_experts == 5:  # its map is (1, 5): no window of 2 x 2 lies on it
@@ -34,6 +34,19 @@ for dtype in (torch.float32, torch.float64, torch.bfloat16):
             (loss * num_tokens).backward()
             results["group_norm", str(dtype), num_experts, group_size] = [
                 loss.detach(), scores.grad]
+        bias, mask = torch.linspace(-0.2, 0.2, num_experts), torch.arange(num_tokens) % 3 > 0
+        for function in ("softmax", "sigmoid", "sqrtsoftplus"):
+            for wider in (dict(bias=bias, unit_energy=True), dict(mask=mask, scale=2.5), dict(
+                    num_groups=num_experts, top_groups=top_k, mask=mask, unit_energy=True)):
+                x = (torch.randn(num_tokens, num_experts) * 3).to(dtype).requires_grad_()
+                r = route(x, top_k, score_function=function, border="torus", **wider)
+                sums = r.weights.square().sum() + r.importance.square().sum() / num_tokens
+                (sums + r.group_loss * num_tokens).backward()
+                results["wider", str(dtype), num_experts, function, str(sorted(wider))] = [
+                    t.detach() for t in (r.weights, r.importance, r.group_loss, r.experts, r.load,
+                                         r.first_load, x.grad)]
+    if dtype == torch.float16:
+        continue
     for activation in ("gelu", "relu", "silu"):
         x, w_in, b_in, w_out, b_out = leaves = [
             (3 * torch.randn(shape)).to(dtype).requires_grad_()

@@ -24,6 +24,18 @@ REUSED = {
         "test_without_groups_there_is_no_loss_and_the_rest_is_the_same",
         "test_a_second_derivative_raises",
     ),
+    "ops/test_wider.py": (
+        "test_bias_moves_the_selection_alone",
+        "test_a_bias_of_minus_infinity_closes_an_expert",
+        "test_ties_of_ranges_go_to_the_lower",
+        "test_what_is_not_finite_propagates",
+        "test_unit_energy_of_scores_of_any_size",
+        "test_unit_energy_of_sigmoid_scores_that_underflow",
+    ),
+    "ops/test_mask.py": (
+        "test_padding_in_other_dtypes",
+        "test_a_masked_expert_stays_masked_in_padding",
+    ),
     "ops/test_group_norm.py": (
         "test_matches_the_reference",
         "test_group_size_one_is_the_mean_score",

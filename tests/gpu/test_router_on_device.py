@@ -6,7 +6,8 @@ import torch
 from moge_bench import TopographicRouter, group_norm, route
 from moge_bench.ops.topography import gaussian_taps
 
-GROUPS = (4, 4, 1, 0, 0)  # rows, cols, stride, torus, reduction
+GROUPS = (4, 4, 1, 0, 0, 0)  # as in csrc/plan.h
+CHOICE = (2, 1, 0, 1, 1)
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
@@ -50,7 +51,7 @@ def test_every_dtype_is_computed_in_float32(device, dtype, num_experts):
     """The op itself: on the CPU, where this runs emulated, route() refuses float16."""
     logits = torch.randn(29, num_experts).to(dtype)
     taps = gaussian_taps(1, None).to(device)
-    plan = ((1, num_experts, 1, 0, 0), (2, 1))
+    plan = ((1, num_experts, 1, 0, 0, 0), CHOICE)
     ours = torch.ops.moge.route(logits, None, taps, *plan, True)
     wide = torch.ops.moge.route(logits.float(), None, taps, *plan, True)
     for a, b in zip(ours, wide, strict=True):
@@ -78,7 +79,7 @@ def test_the_same_input_gives_the_same_bits(num_tokens):
 def test_opcheck(device):
     taps, logits = gaussian_taps(3, 1.0).to(device), torch.randn(20, 16, requires_grad=True)
     checks = ("test_schema", "test_faketensor", "test_autograd_registration")
-    plan = (GROUPS, (2, 1))
+    plan = (GROUPS, CHOICE)
     arguments = (logits, torch.randn(20, 16), taps, *plan, False)
     torch.library.opcheck(torch.ops.moge.route.default, arguments, test_utils=checks)
     weights, experts, *_, stats = torch.ops.moge.route(logits.detach(), *arguments[1:])
@@ -99,7 +100,7 @@ def test_opcheck(device):
         ("top_k must be from 1 to num_experts=16, got 17", {"choice": (17, 1)}),
         (r"rows \* cols must equal num_experts=16, got 4 and 5", {"groups": (4, 5, 1, 0, 0)}),
         ("stride must be at least 1, got 0", {"groups": (4, 4, 0, 0, 0)}),
-        ("reduction must be 0 .* got 3", {"groups": (4, 4, 1, 0, 3)}),
+        ("reduction must be 0 .* got 3", {"groups": (4, 4, 1, 0, 3, 0)}),
         ("taps must be float64", {"taps": gaussian_taps(3, 1.0).float()}),
         ("taps must be contiguous, of shape", {"taps": gaussian_taps(3, 1.0)[:0]}),
         ("taps of length 5 do not fit the 4x4 map", {"taps": gaussian_taps(5, 1.0)}),
@@ -108,7 +109,7 @@ def test_opcheck(device):
 def test_the_op_itself_checks_what_memory_depends_on(device, match, change):
     arguments = {
         "logits": torch.zeros(4, 16), "noise": None, 
-        "taps": gaussian_taps(3, 1.0).to(device), "groups": GROUPS, "choice": (2, 1),
+        "taps": gaussian_taps(3, 1.0).to(device), "groups": GROUPS, "choice": CHOICE,
         "strict": True,
     }  # fmt: skip
     torch.ops.moge.route(**arguments)
@@ -127,7 +128,7 @@ def test_the_backward_op_checks_every_shape(device, shape):
         "grad_weights": torch.zeros(4, 2), "grad_importance": None, "grad_loss": None,
         "logits": torch.zeros(4, 16), "taps": gaussian_taps(3, 1.0).to(device),
         "experts": torch.zeros(4, 2).long(), "weights": torch.zeros(4, 2),
-        "row_stats": torch.zeros(4, 2), "groups": GROUPS, "choice": (2, 1),
+        "row_stats": torch.zeros(4, 2), "groups": GROUPS, "choice": CHOICE,
     }  # fmt: skip
     for name in names:
         changed = arguments | {name: torch.zeros(shape).to(arguments[name].dtype)}

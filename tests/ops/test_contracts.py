@@ -5,6 +5,7 @@ import torch
 
 from moge_bench import group_norm, route
 from moge_bench.ops.topography import gaussian_taps
+from moge_bench.ops.validation import FLOAT_DTYPES
 
 LOGITS = torch.zeros(4, 16)
 
@@ -13,7 +14,7 @@ LOGITS = torch.zeros(4, 16)
     ("error", "match", "logits", "options"),
     [
         (TypeError, "logits must be a torch.Tensor, got list", [[1.0]], {}),
-        (TypeError, "logits must be float32.*got torch.float16", LOGITS.half(), {}),
+        (TypeError, "logits must be float32.*or float16, got torch.complex64", LOGITS.cfloat(), {}),
         (TypeError, "logits must be float32.*got torch.int64", LOGITS.long(), {}),
         (ValueError, r"logits must have shape .*got \(16,\)", LOGITS[0], {}),
         (ValueError, r"logits must have shape .*got \(1, 4, 16\)", LOGITS[None], {}),
@@ -59,7 +60,7 @@ def test_an_unknown_backend_is_named():
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("row", [0, 23, 39])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
 def test_nonfinite_input_is_refused_and_named(backend, value, row, dtype):
     logits = torch.randn(40, 16).to(dtype)
     broken = logits.clone()
@@ -128,7 +129,7 @@ def test_masked_experts_alone_leave_everything_finite(backend):
     assert logits.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
 @pytest.mark.parametrize("top_k", [1, 2, 3, 8, 9, 16])
 def test_ties_go_to_the_lower_index(backend, dtype, top_k):
     routing = route(torch.zeros(20, 16, dtype=dtype), top_k, backend=backend)
@@ -228,15 +229,25 @@ TAPS = gaussian_taps(3, 1.0)
     ("match", "change"),
     [
         ("logits must have shape", {"logits": LOGITS[0]}),
-        ("logits must be float32", {"logits": LOGITS.half()}),
+        ("logits must be float32", {"logits": LOGITS.int()}),
         ("noise must have shape", {"noise": torch.zeros(4, 3)}),
-        ("top_k must be from 1 to num_experts=16, got 17", {"choice": (17, 1)}),
-        ("choice must hold top_k and renormalize, got 1 numbers", {"choice": (2,)}),
-        ("groups must hold rows, cols, stride, torus and reduction, got 0", {"groups": ()}),
-        ("rows \\* cols must equal num_experts=16, got 4 and 5", {"groups": (4, 5, 1, 0, 0)}),
-        ("rows \\* cols must equal", {"groups": (-4, -4, 1, 0, 0)}),
-        ("stride must be at least 1, got 0", {"groups": (4, 4, 0, 0, 0)}),
-        ("reduction must be 0 .* got 3", {"groups": (4, 4, 1, 0, 3)}),
+        ("top_k must be from 1 to num_experts=16, got 17", {"choice": (17, 1, 0, 1, 1)}),
+        ("choice must hold top_k, .* and top_groups, got 1 numbers", {"choice": (2,)}),
+        ("score_function must be 0 .* got 3", {"choice": (2, 1, 3, 1, 1)}),
+        ("num_groups must divide num_experts=16, got 3", {"choice": (2, 1, 0, 3, 1)}),
+        ("num_groups must divide num_experts=16, got 0", {"choice": (2, 1, 0, 0, 1)}),
+        ("top_groups must be at most num_groups=4, .* got 8", {"choice": (8, 1, 0, 4, 8)}),
+        ("top_groups must .* divide top_k=2.* got 3", {"choice": (2, 1, 0, 4, 3)}),
+        ("at most 1 experts of a range, got 1", {"choice": (2, 1, 0, 16, 1)}),
+        ("groups must hold rows, .* and unit_energy, got 0", {"groups": ()}),
+        ("bias must have shape", {"bias": torch.zeros(4)}),
+        ("bias must be float32", {"bias": torch.zeros(16).int()}),
+        ("mask must have shape", {"mask": torch.zeros(16).bool()}),
+        ("mask must be [Bb]ool", {"mask": torch.zeros(4)}),
+        ("rows \\* cols must equal num_experts=16, got 4 and 5", {"groups": (4, 5, 1, 0, 0, 0)}),
+        ("rows \\* cols must equal", {"groups": (-4, -4, 1, 0, 0, 0)}),
+        ("stride must be at least 1, got 0", {"groups": (4, 4, 0, 0, 0, 0)}),
+        ("reduction must be 0 .* got 3", {"groups": (4, 4, 1, 0, 3, 0)}),
         ("taps must be float64", {"taps": TAPS.float()}),
         ("taps must be contiguous, of shape", {"taps": TAPS[:0]}),
         ("taps of length 5 do not fit the 4x4 map", {"taps": gaussian_taps(5, 1.0)}),
@@ -244,8 +255,8 @@ TAPS = gaussian_taps(3, 1.0)
 )
 def test_the_op_itself_checks_what_memory_depends_on(match, change):
     arguments = {
-        "logits": LOGITS, "noise": None, "taps": TAPS, "groups": (4, 4, 1, 0, 0),
-        "choice": (2, 1), "strict": True,
+        "logits": LOGITS, "noise": None, "taps": TAPS, "groups": (4, 4, 1, 0, 0, 0),
+        "choice": (2, 1, 0, 1, 1), "strict": True,
     }  # fmt: skip
     torch.ops.moge.route(**arguments)
     with pytest.raises((ValueError, TypeError), match=match):
@@ -264,14 +275,15 @@ def test_the_op_itself_checks_what_memory_depends_on(match, change):
         ("grad_weights must have shape", {"grad_weights": torch.zeros(4)}),
         ("grad_importance must have shape", {"grad_importance": torch.zeros(4)}),
         ("grad_loss must have shape", {"grad_loss": torch.zeros(4)}),
+        ("mask must have shape", {"mask": torch.zeros(3).bool()}),
     ],
 )
 def test_the_backward_op_checks_too(match, change):
     arguments = {
         "grad_weights": torch.zeros(4, 2), "grad_importance": None, "grad_loss": None,
         "logits": LOGITS, "taps": TAPS, "experts": torch.zeros(4, 2).long(),
-        "weights": torch.zeros(4, 2), "row_stats": torch.zeros(4, 2), "groups": (4, 4, 1, 0, 0),
-        "choice": (2, 1),
+        "weights": torch.zeros(4, 2), "row_stats": torch.zeros(4, 2), "groups": (4, 4, 1, 0, 0, 0),
+        "choice": (2, 1, 0, 1, 1),
     }  # fmt: skip
     torch.ops.moge.route_backward(**arguments)
     with pytest.raises((ValueError, TypeError), match=f"(?i){match}"):

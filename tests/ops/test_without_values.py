@@ -19,6 +19,14 @@ def routed(logits, backend):
     return routing.weights, routing.experts, routing.importance, routing.group_loss, routing.load
 
 
+def routed_wide(logits, bias, mask, backend):
+    routing = route(
+        logits, 4, group_size=2, score_function="sigmoid", bias=bias, mask=mask, num_groups=4,
+        top_groups=2, scale=2.5, unit_energy=True, backend=backend,
+    )  # fmt: skip
+    return routing.weights, routing.experts, routing.importance, routing.group_loss, routing.load
+
+
 def normed(logits, backend):
     return (group_norm(torch.softmax(logits, -1), group_size=2, backend=backend),)
 
@@ -27,7 +35,11 @@ def fed(x, experts, backend):
     return (expert_ffn(x, WEIGHTS, experts, *PARAMETERS.values(), backend=backend),)
 
 
-FUNCTIONS = [(routed, (torch.randn(5, 16),)), (normed, (torch.randn(5, 16),)), (fed, (X, EXPERTS))]
+BIAS, MASK = torch.randn(16), torch.tensor([True, True, True, False, True])
+FUNCTIONS = [
+    (routed, (torch.randn(5, 16),)), (routed_wide, (torch.randn(5, 16), BIAS, MASK)),
+    (normed, (torch.randn(5, 16),)), (fed, (X, EXPERTS)),
+]  # fmt: skip
 each_function = pytest.mark.parametrize(
     ("function", "inputs"), FUNCTIONS, ids=[f.__name__ for f, _ in FUNCTIONS]
 )
@@ -78,6 +90,7 @@ def test_fake_tensors_give_shapes(function, inputs, allow_non_fake_inputs, backe
 # Inputs of other values and, for the experts, another routing than the graph was made with.
 OTHER = {
     routed: (torch.randn(5, 16),),
+    routed_wide: (torch.randn(5, 16), BIAS.flip(0), MASK.flip(0)),
     normed: (torch.randn(5, 16),),
     fed: (X + 1, EXPERTS.flip(0)),
 }
@@ -114,7 +127,10 @@ def test_an_exported_program_refuses_what_the_call_refuses(function, inputs, bac
 
     module = torch.export.export(Module(), inputs).module()
     broken = [t.clone() for t in inputs]
-    broken[-1][2, 1] = torch.nan if broken[-1].is_floating_point() else 4
+    if function is fed:
+        broken[1][2, 1] = 4
+    else:
+        broken[0][2, 1] = torch.nan
     with pytest.raises((ValueError, RuntimeError), match=r"must be finite|experts must hold"):
         module(*broken)
 

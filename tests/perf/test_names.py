@@ -11,6 +11,8 @@ CASE = "router/N64-k2-h3-T8192-uniform-fp32-valid-t2"
 def test_a_region_has_words_and_keeps_what_it_does_not_know():
     assert names.region_id("avx2 backward 64 2 3 320") == REGION
     assert names.title(REGION) == "avx2 backward N=64 k=2 h=3"
+    unit = names.region_id("avx2 forward 64 2 3u 320")
+    assert unit == "instructions/avx2 forward N=64 k=2 h=3u"  # with unit energy
     assert names.region_id("avx2 gather rows 7") == "instructions/avx2 gather rows 7"
     assert names.num_tokens("avx2 backward 64 2 3 320") == 320
 

@@ -19,7 +19,9 @@ console = Console(stderr=True)
 @app.command()
 def gpu_check(
     case: Annotated[str | None, typer.Option(help="Only cases whose name matches this.")] = None,
-    update: Annotated[bool, typer.Option(help="Rewrite the committed table.")] = False,
+    update: Annotated[
+        bool, typer.Option(help="Rewrite the committed table, or its rows of --case.")
+    ] = False,
     table: Annotated[Path, typer.Option(help="Folder of the table.")] = Path("results/perf"),
     build: Annotated[Path, typer.Option(help="Folder of what is compiled.")] = Path(
         "build/gpu_check"
@@ -28,8 +30,6 @@ def gpu_check(
 ) -> None:
     """Exit 0 if every CUDA kernel keeps its bounds and the table, 1 if not, 2 on error; no GPU."""
     try:
-        if update and case:
-            raise ValueError("--update writes the whole table: leave --case out")
         if not (csrc / "cuda" / "launch.h").exists():
             raise ValueError(f"--csrc must be the repository's csrc, got {csrc}: no cuda/launch.h")
         toolchain = Toolchain.find(build)
@@ -40,7 +40,10 @@ def gpu_check(
     except (ValueError, RuntimeError, PtxError) as error:
         console.print(f"gpu-check: {error}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(2) from None
-    paths = check.write(outcome.costs, toolchain.version(), table if update else build)
+    costs = outcome.costs
+    if update and case:
+        costs = check.merged(table / f"{check.STEM}.csv", costs)
+    paths = check.write(costs, toolchain.version(), table if update else build)
     console.print(f"wrote {', '.join(map(str, paths))}")
     for note in outcome.notes:
         console.print(note, markup=False)

@@ -10,6 +10,7 @@ token are what the operation must move if every tensor that it is given or gives
     gather               k (2 d e + 4)            a row read and one written per choice; slots
     combine              k (d e + 4 + 4) + d e    rows, positions and weights; output
     combine, weights     k (2 d e + 4 + 4)        two rows multiplied per choice; positions, result
+    the same, wider      1 byte more        the mask; the bias is one row for all
     bias and activation  k 2 d e             a row read and one written per choice; offsets, biases
     their backward       k 3 d e             two rows read and one written; as above
     sort of the choices  no least: a counting sort has several passes by its nature
@@ -32,6 +33,9 @@ NUM_EXPERTS = (24, 48, 96, 192, 512, 1024, 63, 126, 255, 510, 1023)
 # wrap.
 SUB_WARP_MAPS = {8: 2, 16: 4, 32: 4, 64: 5, 128: 5, 256: 5}
 SUB_WARP_OPS = ("route_forward", "route_backward")
+# Of the wider routing: what every case of it has, and how DeepSeek-V3 limits the choice.
+WIDER_FUNCTION, WIDER_SCALE = "sigmoid", 2.5
+RANGES_EXPERTS, RANGES_TOP_K, RANGES = 256, 8, (8, 4)
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -51,6 +55,9 @@ class Case:
     sampled: bool = True
     group_size: int | None = GROUP_SIZE
     border: str = "valid"
+    wider: bool = False  # sigmoid with a scale, a bias, a mask in which all count, unit energy
+    ranges: tuple[int, int] = (1, 1)  # num_groups, top_groups
+    counted: bool = False  # the loss is divided by the tokens that count, on the device
 
     def __str__(self) -> str:
         if self.op in (*ROW_OPS, *BIAS_OPS):
@@ -60,26 +67,37 @@ class Case:
             text += f" k={self.top_k}"
         if (self.group_size, self.border) != (GROUP_SIZE, "valid"):
             text += f" h={self.group_size or 0} {self.border}"
+        if self.ranges != (1, 1):
+            text += f" ranges={self.ranges[0]},{self.ranges[1]}"
+        if self.counted:
+            text += " counted"
         # The sub-warp kernels are the same for every element.
-        if self.op in SUB_WARP_OPS and self.num_experts in SUB_WARP_MAPS:
+        sub_warp = self.op in SUB_WARP_OPS and self.num_experts in SUB_WARP_MAPS
+        if sub_warp and not self.wider:
             text += f" {self.element}"
         return text
 
     @property
     def name(self) -> str:
         """What a case is chosen by."""
-        return f"{self.op} {self.element} {self}"
+        return f"{self.kernel} {self.element} {self}"
+
+    @property
+    def kernel(self) -> str:
+        """How the name of the kernel begins that does the work of the tokens."""
+        what, _, direction = self.op.rpartition("_")
+        return f"{what}_wide_{direction}" if self.wider else self.op
 
     @property
     def min_bytes_per_token(self) -> float | None:
         """The least bytes a token, or None; see the head of this file."""
         k, row = self.top_k, self.hidden_size * BYTES[self.element]
-        logits = self.num_experts * BYTES[self.element]
+        logits, mask = self.num_experts * BYTES[self.element], int(self.wider)
         return {
-            "route_forward": logits + k * 12 + 8,
-            "route_backward": 2 * logits + 8 + k * 16,
-            "group_norm_forward": logits,
-            "group_norm_backward": 2 * logits,
+            "route_forward": logits + k * 12 + 8 + mask,
+            "route_backward": 2 * logits + 8 + k * 16 + mask,
+            "group_norm_forward": logits + mask,
+            "group_norm_backward": 2 * logits + mask,
             "gather_rows": k * (2 * row + 4),
             "combine_rows": k * (row + 8) + row,
             "combine_weight_grad": k * (2 * row + 8),
@@ -94,6 +112,11 @@ def all_cases() -> Iterator[Case]:
         for op in ROUTE_OPS:
             for num_experts in NUM_EXPERTS:
                 yield Case(op, element, NUM_TOKENS, num_experts)
+                yield Case(op, element, NUM_TOKENS, num_experts, wider=True)
+        yield Case(
+            "route_forward", element, NUM_TOKENS, RANGES_EXPERTS, RANGES_TOP_K, wider=True,
+            ranges=RANGES,
+        )  # fmt: skip
         for op in SUB_WARP_OPS:
             for num_experts, largest in SUB_WARP_MAPS.items():
                 yield Case(
@@ -113,5 +136,6 @@ def all_cases() -> Iterator[Case]:
                 yield Case(
                     op, "float32", NUM_TOKENS, num_experts, group_size=group_size, border="torus"
                 )
+    yield Case("group_norm_forward", "float32", NUM_TOKENS, 192, wider=True, counted=True)
     # Its scatter uses what the other blocks' histograms left: all blocks run, of fewer tokens.
     yield Case("sort_choices", "float32", 1024, num_experts=64, sampled=False)

@@ -109,6 +109,12 @@ def check(
     return Outcome(costs, violations + regressions(costs, before), notes)
 
 
+def merged(committed: Path, costs: Sequence[Cost]) -> list[Cost]:
+    """Return the rows of the table at ``committed``, with ``costs`` in the place of theirs."""
+    rows = {cost.key: cost for cost in table.read_csv(committed)}
+    return [*(rows | {cost.key: cost for cost in costs}).values()]
+
+
 def write(costs: list[Cost], nvcc: str, folder: Path) -> list[Path]:
     """Write the table as CSV and Markdown into ``folder``; return their paths."""
     paths = [folder / f"{STEM}.csv", folder / f"{STEM}.md"]

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from moge_bench.ops.choice import SCORE_FUNCTIONS
 from moge_bench.ops.topography import Topography, default_map_shape, gaussian_taps
-from tools.gpu_check.cases import Case
+from tools.gpu_check.cases import WIDER_FUNCTION, WIDER_SCALE, Case
 from tools.interface import BIAS_OPS, ELEMENTS, groups_struct, read_structs, struct_name
 from tools.ptx.memory import Device
 
@@ -73,6 +74,14 @@ def _tensors(case: Case) -> dict[str, Array]:
     return tensors | rest
 
 
+def _wider_tensors(case: Case) -> dict[str, Array]:
+    """Return what ``Wide`` of launch.h points to."""
+    if not case.wider:
+        return {}
+    bias = np.linspace(-0.1, 0.1, case.num_experts, dtype=np.float32)
+    return {"bias": bias, "mask": np.ones(case.num_tokens, np.uint8)}
+
+
 class Inputs:
     """A device with the tensors of ``case``, and the argument of its launcher.
 
@@ -97,7 +106,7 @@ class Inputs:
             "num_tokens": case.num_tokens, "num_experts": case.num_experts, "top_k": case.top_k,
             "hidden_size": case.hidden_size, "element": ELEMENTS.index(case.element),
             "loss_scale": 1.0 / case.num_tokens, "renormalize": 1, "noise": None,
-            "noise_stride": 0, "groups": None, "activation": GELU,
+            "noise_stride": 0, "groups": None, "wide": None, "activation": GELU,
             "num_rows": case.num_tokens * case.top_k,
         }  # fmt: skip
         tensors = _tensors(case) | {"workspace": np.zeros(workspace_bytes, np.uint8)}
@@ -109,12 +118,21 @@ class Inputs:
             raise ValueError(f"launch.h's {name} has {', '.join(unknown)}, unknown to the report")
         tensors["taps"] = taps.numpy()
         used = {field: tensors[field] for field in (*fields, "taps") if field in tensors}
+        used |= _wider_tensors(case)
         self.device = Device(sum(array.nbytes + 512 for array in used.values()) + _SLACK_BYTES)
-        for field, array in used.items():
-            values[field] = self.device.put(array, field).address
-        self._groups = groups_struct(csrc / "cuda" / "launch.h", topography, values["taps"])
+        address = {field: self.device.put(array, field).address for field, array in used.items()}
+        values |= address
+        self._groups = groups_struct(csrc / "cuda" / "launch.h", topography, address["taps"])
         if case.group_size is not None:
             values["groups"] = ctypes.addressof(self._groups)
+        if case.wider:
+            self._wide = read_structs(csrc / "cuda" / "launch.h", ["Wide"])["Wide"](
+                bias=address["bias"], mask=address["mask"],
+                mean=address["group_loss"] if case.counted else None,
+                function=SCORE_FUNCTIONS.index(WIDER_FUNCTION), scale=WIDER_SCALE,
+                num_groups=case.ranges[0], top_groups=case.ranges[1], unit_energy=1,
+            )  # fmt: skip
+            values["wide"] = ctypes.addressof(self._wide)
         self.struct: Any = struct(**{field: values[field] for field in fields})
 
 

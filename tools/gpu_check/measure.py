@@ -109,8 +109,8 @@ def measure(
 ) -> list[Cost]:  # fmt: skip
     """Return a row for every kernel that ``case`` launches and every architecture.
 
-    The kernel whose name starts with the op's does the work of the tokens: it gets the least bytes,
-    and only some of its blocks are run where the case allows it. The others run whole.
+    The kernel whose name starts with ``case.kernel`` does the work of the tokens: it gets the least
+    bytes, and only some of its blocks are run where the case allows it. The others run whole.
     """
     functions = library.functions
     launcher = getattr(functions, f"moge_cuda_{case.op}")
@@ -139,7 +139,7 @@ def measure(
 
 
 def _is_main(case: Case, kernel: BuiltKernel) -> bool:
-    return kernel.name.startswith(case.op)
+    return kernel.name.startswith(case.kernel)
 
 
 def _blocks(case: Case, kernel: BuiltKernel, launch: Launch) -> range:

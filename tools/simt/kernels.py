@@ -16,6 +16,7 @@ from moge_bench.ops.topography import Topography
 from tools.interface import ELEMENTS, OPS, groups_struct, read_structs, struct_name
 from tools.simt import build, launch
 from tools.simt.buffers import Buffers
+from tools.simt.wider import Wider
 
 CUDA = build.ROOT / "csrc/cuda"
 SOURCES = (*sorted(CUDA.glob("*.cu")), Path(__file__).with_name("conversions.cu"))
@@ -31,20 +32,7 @@ class Kernels:
         """``mode`` and ``ahead`` as in build.library."""
         torch.set_num_threads(1)  # matrices are small: more threads only wait for each other
         self.library = launch.load(build.library(SOURCES, mode, ahead))
-        self.declare(self.library)
-
-    def declare(self, library: ctypes.CDLL) -> None:
-        """Give the functions of the library their types."""
-        library.moge_cuda_last_error.restype = ctypes.c_char_p
-        tokens, experts = ctypes.c_int64, ctypes.c_int32
-        library.moge_cuda_route_workspace_bytes.argtypes = [tokens, experts]
-        library.moge_cuda_group_norm_workspace_bytes.argtypes = [tokens]
-        library.moge_cuda_sort_choices_workspace_bytes.argtypes = [tokens, experts]
-        library.moge_cuda_bias_activation_backward_workspace_bytes.argtypes = [
-            tokens, experts, ctypes.c_int64,
-        ]  # fmt: skip
-        for name in ("route", "group_norm", "sort_choices", "bias_activation_backward"):
-            getattr(library, f"moge_cuda_{name}_workspace_bytes").restype = ctypes.c_int64
+        launch.declare(self.library)
 
     def buffers(self, shift: int = 0) -> Buffers:
         """Return memory for the arguments of one launcher."""
@@ -66,12 +54,16 @@ class Kernels:
         buffers: Buffers,
         like: torch.Tensor | None,
         groups: tuple[torch.Tensor | None, Topography | None] | None = None,
+        wider: Wider | None = None,
+        mean: torch.Tensor | None = None,
+        strict: bool = False,
         /,
         **fields: torch.Tensor | int | None,
     ) -> None:
         """Call a launcher with a struct of ``fields``: addresses and sizes; tensors are outputs.
 
         ``like`` gives the element type, and ``groups`` taps and topography, where the op has them.
+        ``mean``: where a loss, or its gradient, is divided by the tokens that count.
         """
         values: dict[str, Any] = {
             name: field.data_ptr() if isinstance(field, torch.Tensor) else field
@@ -85,7 +77,11 @@ class Kernels:
             if topo is not None and address is not None:
                 struct = groups_struct(LAUNCH_H, topo, address)
             values["groups"] = struct and ctypes.addressof(struct)
-            values["loss_scale"] = topo.scale(values["num_tokens"]) if topo else 0.0
+            num_tokens = values["num_tokens"]
+            if wider is not None:
+                wide, num_tokens = wider.struct(LAUNCH_H, buffers, topo, num_tokens, mean, strict)
+                values["wide"] = ctypes.addressof(wide)
+            values["loss_scale"] = topo.scale(num_tokens) if topo else 0.0
         self._call(op, STRUCTS[struct_name(op)](**values), buffers)
 
     def route(
@@ -99,6 +95,7 @@ class Kernels:
         noise: torch.Tensor | None = None,
         strict: bool = False,
         shift: int = 0,
+        wider: Wider | None = None,
     ) -> Outputs:
         """Return the seven outputs of moge::route, and bad_rows where ``strict``.
 
@@ -118,8 +115,9 @@ class Kernels:
             out["bad_rows"] = b.write("bad_rows", (2,), torch.int64)
         size = self.library.moge_cuda_route_workspace_bytes(num_tokens, num_experts)
         self._launch(
-            "route_forward", b, logits, (taps, topo), **out, logits=b.read("logits", logits),
-            noise=b.read("noise", noise), workspace=b.workspace(size), num_tokens=num_tokens,
+            "route_forward", b, logits, (taps, topo), wider, out["group_loss"], strict, **out,
+            logits=b.read("logits", logits), noise=b.read("noise", noise),
+            workspace=b.workspace(size), num_tokens=num_tokens,
             noise_stride=0 if noise is not None and noise.dim() == 1 else num_experts,
             num_experts=num_experts, top_k=top_k, renormalize=renormalize,
         )  # fmt: skip
@@ -135,6 +133,7 @@ class Kernels:
         topo: Topography | None = None,
         renormalize: bool = True,
         shift: int = 0,
+        wider: Wider | None = None,
     ) -> torch.Tensor:
         """Return grad_logits; ``grads``: of weights, importance and loss, each a tensor or None."""
         (num_tokens, num_experts), b = logits.shape, self.buffers(shift)
@@ -143,7 +142,8 @@ class Kernels:
         names = ("grad_weights", "grad_importance", "grad_loss")
         given = {"logits": logits, **inputs, **dict(zip(names, grads, strict=True))}
         self._launch(
-            "route_backward", b, logits, (taps, topo), grad_logits=grad_logits,
+            "route_backward", b, logits, (taps, topo), wider,
+            b.write("mean", (), torch.float32), grad_logits=grad_logits,
             **{name: b.read(name, tensor) for name, tensor in given.items()},
             num_tokens=num_tokens, num_experts=num_experts, top_k=routed["experts"].shape[1],
             renormalize=renormalize,
@@ -158,6 +158,7 @@ class Kernels:
         *,
         strict: bool = False,
         shift: int = 0,
+        wider: Wider | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return (group_loss, bad_rows or None)."""
         (num_tokens, num_experts), b = scores.shape, self.buffers(shift)
@@ -165,7 +166,8 @@ class Kernels:
         bad = b.write("bad_rows", (2,), torch.int64) if strict else None
         size = self.library.moge_cuda_group_norm_workspace_bytes(num_tokens)
         self._launch(
-            "group_norm_forward", b, scores, (taps, topo), scores=b.read("scores", scores),
+            "group_norm_forward", b, scores, (taps, topo), wider, loss,
+            scores=b.read("scores", scores),
             group_loss=loss, bad_rows=bad, workspace=b.workspace(size), num_tokens=num_tokens,
             num_experts=num_experts,
         )  # fmt: skip
@@ -179,12 +181,14 @@ class Kernels:
         topo: Topography,
         *,
         shift: int = 0,
+        wider: Wider | None = None,
     ) -> torch.Tensor:
         """Return grad_scores."""
         (num_tokens, num_experts), b = scores.shape, self.buffers(shift)
         grad_scores = b.write("grad_scores", scores.shape, scores.dtype)
         self._launch(
-            "group_norm_backward", b, scores, (taps, topo), scores=b.read("scores", scores),
+            "group_norm_backward", b, scores, (taps, topo), wider,
+            b.write("mean", (), torch.float32), scores=b.read("scores", scores),
             grad_loss=b.read("grad_loss", grad_loss), grad_scores=grad_scores,
             num_tokens=num_tokens, num_experts=num_experts,
         )  # fmt: skip

@@ -21,6 +21,20 @@ def load(path: Path) -> ctypes.CDLL:
     return library
 
 
+def declare(library: ctypes.CDLL) -> None:
+    """Give the functions of the launchers' library their types."""
+    library.moge_cuda_last_error.restype = ctypes.c_char_p
+    tokens, experts = ctypes.c_int64, ctypes.c_int32
+    library.moge_cuda_route_workspace_bytes.argtypes = [tokens, experts]
+    library.moge_cuda_group_norm_workspace_bytes.argtypes = [tokens]
+    library.moge_cuda_sort_choices_workspace_bytes.argtypes = [tokens, experts]
+    library.moge_cuda_bias_activation_backward_workspace_bytes.argtypes = [
+        tokens, experts, ctypes.c_int64,
+    ]  # fmt: skip
+    for name in ("route", "group_norm", "sort_choices", "bias_activation_backward"):
+        getattr(library, f"moge_cuda_{name}_workspace_bytes").restype = ctypes.c_int64
+
+
 def launch_error(library: ctypes.CDLL) -> str:
     """Return the message of the last failed launch, or "" if none failed; asking clears it."""
     code = library.cudaGetLastError()

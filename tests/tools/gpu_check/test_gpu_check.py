@@ -12,6 +12,7 @@ from tools.gpu_check import check, toolchain
 from tools.gpu_check.__main__ import app
 from tools.gpu_check.architectures import BY_NAME
 from tools.gpu_check.cases import Case, all_cases
+from tools.gpu_check.cost import read_csv
 from tools.gpu_check.launches import Launch
 from tools.gpu_check.measure import memory_bytes
 from tools.gpu_check.toolchain import Toolchain, find_nvcc, find_nvdisasm
@@ -51,6 +52,15 @@ def test_the_committed_table_is_written_by_update_and_then_guards(run, tmp_path)
     )
 
 
+def test_an_update_of_some_cases_keeps_the_other_rows(run, tmp_path):
+    other = replace(GOOD, kernel="combine_rows_kernel")
+    assert run([GOOD, other], "--update")[0] == 0
+    changed = replace(GOOD, registers=48)
+    code, text = run([changed], "--update", "--case", "route_forward")
+    assert code == 0, text
+    assert read_csv(tmp_path / "gpu_cost.csv") == [other, changed]
+
+
 def test_a_broken_bound_fails_even_an_update(run):
     code, text = run([replace(GOOD, occupancy=0.25)], "--update")
     assert code == 1
@@ -60,7 +70,6 @@ def test_a_broken_bound_fails_even_an_update(run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--update", "--case", "route"], "leave --case out"),
         (["--case", "no such case"], "no case matches 'no such case'"),
         (["--csrc", "elsewhere"], "got elsewhere: no cuda/launch.h"),
     ],
@@ -108,6 +117,8 @@ def test_the_cases_cover_every_op_and_element_once():
         # 2 x 64 x 2 + 8 + 2 x (4 + 8 + 4).
         (Case("route_backward", "float16", 8, 64), 296),
         (Case("group_norm_backward", "bfloat16", 8, 64), 256),
+        # 64 x 4 + 2 x (4 + 8) + 8, and a byte of the mask.
+        (Case("route_forward", "float32", 8, 64, wider=True), 289),
         # 2 x (2 x 256 x 4 + 4).
         (Case("gather_rows", "float32", 8, 64), 4104),
         # 2 x (256 x 4 + 8) + 256 x 4.

@@ -67,6 +67,13 @@ def test_only_kernels_indexed_by_data_may_have_conflicts():
     assert [v.column for v in broken_bounds([spills])] == ["spill_bytes"]
 
 
+def test_kernels_of_the_wider_routing_may_fill_a_quarter():
+    wide = replace(GOOD, kernel="route_wide_forward_kernel<32, 4, float>", occupancy=0.25)
+    assert broken_bounds([wide]) == []
+    found = broken_bounds([replace(wide, occupancy=0.125), replace(GOOD, occupancy=0.25)])
+    assert [v.bound for v in found] == ["at least 0.25", "at least 0.5"]
+
+
 def test_only_a_kernel_that_uses_all_registers_may_spill_one_instruction_in_a_hundred():
     full = replace(GOOD, registers=64)
     assert broken_bounds([replace(full, spill_bytes=32)]) == []  # 4 bytes x 812 / 100 = 32.48

@@ -83,7 +83,7 @@ class Kernels(kernels.Kernels):
         self.sizes = ArgumentSizes(texts)
         self.launchers = LauncherLibrary(toolchain.launcher_library(SOURCES, CSRC), self.sizes)
         self.library = self.launchers.functions
-        self.declare(self.library)
+        launch.declare(self.library)
 
     def buffers(self, shift: int = 0) -> Buffers:
         return Buffers(shift)

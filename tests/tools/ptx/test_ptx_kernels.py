@@ -11,9 +11,10 @@ import torch
 from ptx_kernels import Kernels
 
 from tools.gpu_check.toolchain import find_nvcc
-from tools.simt.cases import Case, every_case
+from tools.simt.cases import DTYPES, Case, every_case
 from tools.simt.checks import check_case, check_group_norm, check_not_finite
 from tools.simt.dispatch_checks import check_biases, check_rows, check_sorted
+from tools.simt.wider_checks import CASES, check_unit_norm, check_wider
 
 pytestmark = [
     pytest.mark.skipif(find_nvcc() is None, reason="nvcc is not installed: no PTX to run"),
@@ -68,6 +69,24 @@ def test_rows_that_are_not_finite(kernels, architecture):
     logits[0, 2], logits[1, 0], logits[2] = torch.nan, torch.inf, -torch.inf
     logits[3, :31] = -torch.inf  # masked experts: scores of 0
     check_not_finite(kernels(architecture), logits, 3, [0, -1])
+
+
+# Every case once, in each dtype and for each architecture a third of them.
+@pytest.mark.parametrize("case", [
+    (ARCHITECTURES[i % 3], DTYPES[(i + i // 3) % 3], replace(case, num_tokens=9))
+    for i, case in enumerate(CASES)
+], ids=lambda case: f"{case[0]}-{case[1]}-{case[2]}")  # fmt: skip
+def test_wider_routing(kernels, case):
+    architecture, dtype, case = case
+    check_wider(kernels(architecture), case, dtype, IN_ORDER)
+
+
+@pytest.mark.parametrize(("architecture", "dtype", "num_experts", "masked"), [
+    ("sm_80", torch.float32, 12, True), ("sm_90", torch.bfloat16, 300, False),
+    ("sm_100", torch.float16, 64, True),
+])  # fmt: skip
+def test_group_norm_of_unit_energy(kernels, architecture, dtype, num_experts, masked):
+    check_unit_norm(kernels(architecture), num_experts, "token_mean", dtype, masked)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

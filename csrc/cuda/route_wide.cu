@@ -1,0 +1,96 @@
+// Launchers of moge::route, forward and backward, with what "Wider routing" adds.
+
+#include "cuda/launcher.h"
+#include "cuda/partials.cuh"
+#include "cuda/route_wide_backward.cuh"
+#include "cuda/route_wide_forward.cuh"
+
+namespace moge::cuda {
+namespace {
+
+// Grid: one block.
+__global__ void __launch_bounds__(kThreads)
+    count_tokens_kernel(const uint8_t* mask, int64_t num_tokens, const float* value, float* mean) {
+  SIMT_SHARED(counts, int64_t[kThreads]);
+  const int thread = int(threadIdx.x);
+  int64_t count = 0;
+  for (int64_t token = thread; token < num_tokens; token += kThreads) count += mask[token] != 0;
+  counts[thread] = count;
+  __syncthreads();
+  for (int half = kThreads / 2; half > 0; half /= 2) {
+    if (thread < half) counts[thread] += counts[thread + half];
+    __syncthreads();
+  }
+  if (thread == 0) *mean = float(double(*value) / double(counts[0] < 1 ? 1 : counts[0]));
+}
+
+template <int V, int W, class In>
+int forward(const RouteForward& args, void* stream) {
+  const Filter filter = make_filter(args.groups, args.num_experts);
+  SliceLayout slices = make_slices<V>(filter, args.num_experts);
+  const int ranks = slices.pitch;
+  slices.pitch += (args.wide->num_groups + 3) / 4 * 4;
+  const size_t shared_bytes =
+      4 * (size_t(kWarps) * slices.pitch + args.num_experts + tap_floats(filter));
+  const int blocks = count_blocks(args.num_tokens);
+  const Partials parts = make_partials(args.workspace, blocks, args.num_experts);
+  if (const int code = allow_shared(route_wide_forward_kernel<V, W, In>, shared_bytes)) return code;
+  SIMT_LAUNCH((route_wide_forward_kernel<V, W, In>), blocks, kThreads, shared_bytes,
+              as_stream(stream), args, *args.wide, parts, slices.pitch, slices.margin, ranks,
+              filter);
+  return check_launch();
+}
+
+template <int V, int W, class In>
+int backward(const RouteBackward& args, void* stream) {
+  const Filter filter = make_filter(args.groups, args.num_experts);
+  const SliceLayout slices = make_slices<V>(filter, args.num_experts);
+  const size_t shared_bytes = 4 * (size_t(kWarps) * slices.pitch + tap_floats(filter));
+  if (const int code = allow_shared(route_wide_backward_kernel<V, W, In>, shared_bytes))
+    return code;
+  SIMT_LAUNCH((route_wide_backward_kernel<V, W, In>), count_blocks(args.num_tokens), kThreads,
+              shared_bytes, as_stream(stream), args, *args.wide, slices.pitch, slices.margin,
+              filter);
+  return check_launch();
+}
+
+}  // namespace
+
+int divide_by_counted(const Wide& wide, int64_t num_tokens, const float* value, void* stream) {
+  SIMT_LAUNCH(count_tokens_kernel, 1, kThreads, 0, as_stream(stream), wide.mask, num_tokens, value,
+              wide.mean);
+  return check_launch();
+}
+
+int launch_wide_forward(const RouteForward& args, void* stream) {
+  const Wide& wide = *args.wide;
+  if (wide.num_groups < 1 || args.num_experts % wide.num_groups != 0) {
+    return fail("num_groups must divide num_experts");
+  }
+  if (wide.top_groups < 1 || wide.top_groups > wide.num_groups ||
+      args.top_k % wide.top_groups != 0 ||
+      args.top_k / wide.top_groups > args.num_experts / wide.num_groups) {
+    return fail("top_groups must divide top_k and hold that many experts");
+  }
+  return with_row(args.element, args.num_experts, {args.logits, args.noise, wide.bias},
+                  [&](auto row) {
+                    using Row = decltype(row);
+                    return forward<Row::V, Row::W, typename Row::In>(args, stream);
+                  });
+}
+
+int launch_wide_backward(const RouteBackward& given, void* stream) {
+  RouteBackward args = given;
+  if (args.wide->mean != nullptr && args.grad_loss != nullptr) {
+    const int code = divide_by_counted(*args.wide, args.num_tokens, args.grad_loss, stream);
+    if (code) return code;
+    args.grad_loss = args.wide->mean;
+  }
+  return with_row(args.element, args.num_experts,
+                  {args.logits, args.grad_logits, args.grad_importance}, [&](auto row) {
+                    using Row = decltype(row);
+                    return backward<Row::V, Row::W, typename Row::In>(args, stream);
+                  });
+}
+
+}  // namespace moge::cuda

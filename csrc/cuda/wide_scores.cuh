@@ -1,0 +1,53 @@
+// Scores of other functions than softmax, and rows of unit energy, by one warp (docs/method.md
+// "Wider routing", "A repair: unit energy").
+#pragma once
+
+#include "cuda/launch.h"
+#include "cuda/warp.cuh"
+
+namespace moge::cuda {
+
+constexpr int kSoftmax = 0, kSigmoid = 1;  // of Wide::function; the third is sqrt(softplus)
+constexpr float kSumEpsilon = 1e-20f;      // added to a sum of scores before it divides
+constexpr float kSmallest = 1.17549435e-38f;
+
+// Blocks that run on an SM at a time, at least. A row's keys, scores and sums are in registers: 80
+// a thread for 8 slots, 128 for more. Spilled bytes by ptxas (stores and loads): 184 with 64
+// registers for 8 slots (sm_80), 112 with 80 for 16 (sm_90); as it is 16 and, for 32 slots, 168.
+template <int V>
+constexpr int kWideBlocks = V > 8 ? 2 : 3;
+
+struct ScorePoint {
+  float value, slope;  // f(x), f'(x)
+};
+
+// Of sigmoid or sqrt(softplus). Below -40 the latter is e^(x / 2), where e^x could underflow.
+__device__ __forceinline__ ScorePoint score_of(float x, int function) {
+  const float t = expf(-fabsf(x)), inverse = 1.0f / (1.0f + t);
+  const float sigmoid = (x > 0.0f ? 1.0f : t) * inverse;
+  if (function == kSigmoid) return {sigmoid, sigmoid * (x > 0.0f ? t : 1.0f) * inverse};
+  if (x < -40.0f) {
+    const float root = expf(0.5f * x);
+    return {root, 0.5f * root};
+  }
+  const float root = sqrtf(fmaxf(x, 0.0f) + log1pf(t));
+  return {root, 0.5f * sigmoid / root};
+}
+
+// What the scores of a row, `slots` of this lane, are multiplied by to have a norm of 1: they are
+// divided by the largest first, so that no square underflows. 1 for a row of zeros.
+template <int V, int W>
+__device__ __forceinline__ float unit_factor(const float* slice, int n, int lane) {
+  float largest = 0.0f;
+  read_row<V, W>(slice, n, lane, [&](int, float z) { largest = fmaxf(largest, fabsf(z)); });
+  const float factor = 1.0f / fmaxf(warp_max(largest), kSmallest);
+  float part = 0.0f;
+  read_row<V, W>(slice, n, lane, [&](int, float z) {
+    const float scaled = z * factor;
+    part = fmaf(scaled, scaled, part);
+  });
+  const float energy = warp_sum(part);
+  return energy == 0.0f ? 1.0f : factor / sqrtf(energy);
+}
+
+}  // namespace moge::cuda
