@@ -18,6 +18,7 @@ from tools.ptx.scalars import (
     DTYPES,
     WIDER,
     Array,
+    add32_to_zero,
     flush,
     fma32,
     fma32_down,
@@ -60,13 +61,15 @@ def _floating(form: Form, function: Callable[..., Array], count: int) -> Execute
 @opcode("add", "sub", "mul")
 def _add_sub_mul(form: Form) -> Execute:
     ufunc = {"add": np.add, "sub": np.subtract, "mul": np.multiply}[form.name]
-    if form.type(*_INTEGERS, *_FLOATS) in _FLOATS:
+    kind = form.type(*_INTEGERS, *_FLOATS)
+    if kind == "f32" and form.name == "add" and form.one_of("rn", "rz", default="rn") == "rz":
+        return _floating(form, add32_to_zero, 2)
+    if kind in _FLOATS:
         form.flag("rn")
         return _floating(form, ufunc, 2)
     if form.name == "mul":
         return _integer_product(form)
     form.count(3)
-    kind = form.type()
     return pure(form, ufunc, form.readers(1, kind), kind)
 
 

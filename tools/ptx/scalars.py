@@ -64,6 +64,14 @@ def fma32_down(a: Array, b: Array, c: Array) -> Array:
     return np.where(nearest > total, np.nextafter(nearest, np.float32(-np.inf)), nearest)
 
 
+def add32_to_zero(a: Array, b: Array) -> Array:
+    """Return a + b of float32 arrays, rounded once, towards zero."""
+    wide = a.astype(np.float64)
+    total = _to_odd(wide, b, wide + b)
+    nearest = total.astype(np.float32)
+    return np.where(abs(nearest) > abs(total), np.nextafter(nearest, np.float32(0)), nearest)
+
+
 def _to_odd(product: Array, c: Array, total: Array) -> Array:
     """``total``, the rounded sum of ``product`` and ``c``, rounded to odd instead.
 

@@ -63,7 +63,7 @@ class Kernels:
         """Call a launcher with a struct of ``fields``: addresses and sizes; tensors are outputs.
 
         ``like`` gives the element type, and ``groups`` taps and topography, where the op has them.
-        ``mean``: where a loss, or its gradient, is divided by the tokens that count.
+        ``mean``: where a loss is divided by the tokens that count; None takes scratch.
         """
         values: dict[str, Any] = {
             name: field.data_ptr() if isinstance(field, torch.Tensor) else field
@@ -142,8 +142,7 @@ class Kernels:
         names = ("grad_weights", "grad_importance", "grad_loss")
         given = {"logits": logits, **inputs, **dict(zip(names, grads, strict=True))}
         self._launch(
-            "route_backward", b, logits, (taps, topo), wider,
-            b.write("mean", (), torch.float32), grad_logits=grad_logits,
+            "route_backward", b, logits, (taps, topo), wider, grad_logits=grad_logits,
             **{name: b.read(name, tensor) for name, tensor in given.items()},
             num_tokens=num_tokens, num_experts=num_experts, top_k=routed["experts"].shape[1],
             renormalize=renormalize,
@@ -188,7 +187,7 @@ class Kernels:
         grad_scores = b.write("grad_scores", scores.shape, scores.dtype)
         self._launch(
             "group_norm_backward", b, scores, (taps, topo), wider,
-            b.write("mean", (), torch.float32), scores=b.read("scores", scores),
+            scores=b.read("scores", scores),
             grad_loss=b.read("grad_loss", grad_loss), grad_scores=grad_scores,
             num_tokens=num_tokens, num_experts=num_experts,
         )  # fmt: skip

@@ -37,9 +37,11 @@ class Wider:
         """Return ``Wide`` of launch.h, and the number of tokens that loss_scale is for."""
         by_counted = self.mask is not None and topo is not None and topo.reduction == "token_mean"
         choice = self.choice or Choice(1, 1)
+        if by_counted and mean is None:
+            mean = buffers.write("mean", (), torch.float32)
         wide = read_structs(launch_h, ["Wide"])["Wide"](
             bias=buffers.read("bias", self.bias), mask=buffers.read("mask", self.mask),
-            mean=mean.data_ptr() if mean is not None and by_counted else None,
+            mean=mean.data_ptr() if by_counted and mean is not None else None,
             scale=choice.scale, function=SCORE_FUNCTIONS.index(choice.score_function),
             num_groups=choice.num_groups, top_groups=choice.top_groups,
             unit_energy=topo is not None and topo.unit_energy, strict=strict,
