@@ -87,8 +87,8 @@ struct Problem {
     first_load.resize(load.size());
     taps = gaussian_taps(s.group_size);
     const int rows = map_rows(s.num_experts), cols = s.num_experts / rows, h = s.group_size;
-    groups = {rows, cols, 1, false, rows - h + 1, cols - h + 1, h, h, taps.data(), taps.data(),
-              s.unit_energy};
+    groups = {rows, cols, 1,           false,       rows - h + 1, cols - h + 1,
+              h,    h,    taps.data(), taps.data(), s.unit_energy};
     forward = {
         moge::Dtype::kFloat32, logits.data(),    nullptr,     kTokens,           chunk,
         s.num_experts,         s.top_k,          true,        &groups,           weights.data(),
