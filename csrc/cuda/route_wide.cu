@@ -6,7 +6,6 @@
 #include "cuda/route_wide_forward.cuh"
 
 namespace moge::cuda {
-namespace {
 
 // Grid: one block.
 __global__ void __launch_bounds__(kThreads)
@@ -23,6 +22,8 @@ __global__ void __launch_bounds__(kThreads)
   }
   if (thread == 0) *mean = float(double(*value) / double(counts[0] < 1 ? 1 : counts[0]));
 }
+
+namespace {
 
 template <int V, int W, class In>
 int forward(const RouteForward& args, void* stream) {

@@ -38,7 +38,7 @@ _LABEL = re.compile(r"([\w$]+)\s*:(?!:)")
 _STATEMENT = re.compile(r"((?:[^;{}]|\{[^{}]*\})*);")
 _PARAMETER = re.compile(
     r"\.param\s+(?:\.align\s+(?P<align>\d+)\s+)?\.(?P<type>\w+)\s+"
-    r"(?:\.ptr\s+(?:\.\w+\s+)?(?:\.align\s+\d+\s+)?)?(?P<name>[\w$]+)(?:\[(?P<count>\d+)\])?"
+    r"(?:\.ptr\s+(?:\.(?!align)\w+\s+)?(?:\.align\s+\d+\s+)?)?(?P<name>[\w$]+)(?:\[(?P<count>\d+)\])?"
 )
 _VARIABLE = re.compile(
     r"(?:\.(?:visible|weak|extern|common)\s+)*\.(?P<space>global|const|shared|local)\s+"

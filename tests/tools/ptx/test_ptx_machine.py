@@ -147,6 +147,12 @@ def test_part_of_a_grid():
     assert device.get(out, np.uint32).tolist() == [99, 99, 2, 3, 4, 99, 99, 99]
 
 
+def test_what_a_parameter_points_to_is_not_its_name():
+    names = (".ptr .align 1 a", ".ptr .global b", ".ptr .global .align 4 c", "d")
+    code = module("ret;", ", ".join(f".param .u64 {name}" for name in names))
+    assert [parameter.name for parameter in code.kernels["test"].parameters] == [*"abcd"]
+
+
 def test_arguments_and_launches_that_cannot_be():
     code = module("ret;", ".param .u64 a, .param .f32 b", directives=".maxntid 64, 1, 1")
     device = ptx.Device(1 << 12)
