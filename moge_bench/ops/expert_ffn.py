@@ -169,8 +169,13 @@ def _check_shapes(named: dict[str, torch.Tensor]) -> None:
 
 
 def _check_dtypes(x: torch.Tensor, *parameters: torch.Tensor | None) -> None:
-    """Check that x has a supported dtype and the parameters the same."""
+    """Check that x has a dtype that the experts take on its device, and the parameters the same."""
     check_float("x", x)
+    if x.dtype == torch.float16 and x.device.type == "cpu":
+        raise TypeError(
+            "x must be float32, float64 or bfloat16, got torch.float16, which experts have on CUDA "
+            "alone; call x.float() first"
+        )
     names = ("w_in", "b_in", "w_out", "b_out")
     for name, tensor in zip(names, parameters, strict=True):
         if tensor is not None and tensor.dtype != x.dtype:

@@ -9,7 +9,7 @@ from tools.ptx.scalars import fma32
 
 
 @pytest.mark.parametrize(("instruction", "what"), [
-    ("add.rz.f32 %d, %a, %b;", "modifier .rz"),
+    ("add.rm.f32 %d, %a, %b;", "modifier .rm"),
     ("add.cc.u32 %d, %a, %b;", "modifier .cc"),
     ("mul.f16 %d, %a, %b;", "type"),
     ("fma.rz.f32 %d, %a, %b, %a;", "without one of .rn, .rm"),
