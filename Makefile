@@ -88,8 +88,9 @@ lint: lint-workflows $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(CSRC) $(TOOLS)
 
+# A process a core, each of one thread: threads of several processes that wait for each other spin.
 test: lint
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal
 
 check: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not slow"
