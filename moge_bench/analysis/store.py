@@ -11,10 +11,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal, TypeVar
 
-from pydantic import Field, FiniteFloat, ValidationError
+from pydantic import Field, FiniteFloat
 
 from moge_bench.analysis.numbers import Number
-from moge_bench.config import Frozen, faults
+from moge_bench.config import Frozen, read_model
 from moge_bench.system import write_atomically
 
 VERSION = 1  # of the definitions: an analysis of an older one is made again
@@ -113,15 +113,7 @@ class AnalysisStore:
 
 
 def _read(path: Path, kind: type[_Kind]) -> _Kind | None:
-    if not path.exists():
-        return None
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        reason = faults(error, kind)[0]
-    except OSError as error:
-        reason = str(error)
-    raise ValueError(f"{path} is not an analysis: {reason}; delete it")
+    return read_model(path, kind, "an analysis", "delete it") if path.exists() else None
 
 
 def _write(path: Path, found: Analysis | SeedNull) -> Path:

@@ -2,7 +2,7 @@
 
 from moge_bench.config.build import build_config
 from moge_bench.config.data import DataConfig, ImageDataConfig, TextDataConfig
-from moge_bench.config.faults import faults
+from moge_bench.config.faults import faults, read_model
 from moge_bench.config.frozen import RECORDED, Frozen
 from moge_bench.config.models import (
     DENSE_RUN,
@@ -46,5 +46,6 @@ __all__ = [
     "faults",
     "field_paths",
     "nearest",
+    "read_model",
     "set_path",
 ]

@@ -6,7 +6,8 @@ One writer for settings, study files, records, manifests and whatever else is va
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, get_args, get_origin
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -33,12 +34,27 @@ _MUST: dict[str, Callable[[dict[str, Any]], str]] = {
     "tuple": lambda _: "a list",
 }
 _WITH_MEANING = ("list", "too_long", "too_short", "tuple")  # what the list is of helps to mend it
+_Model = TypeVar("_Model", bound=BaseModel)
 _ENDS = ("_attributes_type", "_type", "_parsing", "_parsing_size", "_from_float")
 
 
 def faults(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """Return a sentence for each fault of what was to be a ``model``: field, what it got, wants."""
     return [_sentence(dict(issue), model) for issue in error.errors()]
+
+
+def read_model(path: Path, model: type[_Model], what: str, mend: str) -> _Model:
+    """Return the ``model`` whose JSON is at ``path``.
+
+    ValueError where it cannot be read: "PATH is not WHAT: its first fault; MEND".
+    """
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        reason = faults(error, model)[0]
+    except OSError as error:
+        reason = str(error)
+    raise ValueError(f"{path} is not {what}: {reason}; {mend}")
 
 
 def _sentence(issue: dict[str, Any], model: type[BaseModel]) -> str:

@@ -11,9 +11,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, FiniteFloat, ValidationError
+from pydantic import Field, FiniteFloat
 
-from moge_bench.config import Frozen, faults
+from moge_bench.config import Frozen, read_model
 from moge_bench.system import write_atomically
 
 
@@ -74,13 +74,8 @@ class SpeedStore:
         path = self.path(study)
         if not path.exists():
             return ()
-        try:
-            return SpeedFile.model_validate_json(path.read_bytes()).passes
-        except ValidationError as error:
-            reason = faults(error, SpeedFile)[0]
-        except OSError as error:
-            reason = str(error)
-        raise ValueError(f"{path} is not a speed file: {reason}; delete it to time the study again")
+        mend = "delete it to time the study again"
+        return read_model(path, SpeedFile, "a speed file", mend).passes
 
     def latest(self, study: str, arms: Collection[str]) -> SpeedPass | None:
         """Return the last pass that timed all of ``arms`` together, or else most of them."""

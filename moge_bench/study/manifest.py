@@ -11,9 +11,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from moge_bench.config import Frozen, faults
+from moge_bench.config import Frozen, read_model
 from moge_bench.study.grid import Arm, Grid, GridFile
 from moge_bench.study.names import coordinates_key
 from moge_bench.system import write_atomically
@@ -78,15 +78,8 @@ def manifest_path(root: Path, study: str) -> Path:
 
 def read_manifest(path: Path) -> Manifest:
     """Read a manifest; ValueError names the file and what is wrong in it."""
-    try:
-        return Manifest.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        reason = faults(error, Manifest)[0]
-    except OSError as error:
-        reason = str(error)
-    raise ValueError(
-        f"{path} is not a manifest: {reason}; `moge-bench ablate` of its study file writes it anew"
-    )
+    mend = "`moge-bench ablate` of its study file writes it anew"
+    return read_model(path, Manifest, "a manifest", mend)
 
 
 def study_paths(root: Path) -> list[Path]:
