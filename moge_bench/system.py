@@ -13,24 +13,24 @@ import platform
 import secrets
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write ``content`` to a temporary file beside ``path``, sync it, and rename it into place.
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; what the body writes there is synced and renamed.
 
-    An OSError (a full disk, say) names ``path``, leaves what was there intact, and no temporary
-    file.
+    An OSError (a full disk, say) names ``path``. Whatever is raised leaves what was there intact,
+    and no temporary file.
     """
     # Not tempfile's: its files are readable by their owner alone, and results are to be shared.
     # A number of its own: on a shared disk two machines have equal process ids.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content.encode("utf-8") if isinstance(content, str) else content)
-            file.flush()
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
@@ -39,6 +39,12 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         if isinstance(error, OSError):
             error.filename, error.filename2 = str(path), None
         raise
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write ``content`` to ``path``, whole or not at all (``replaced``)."""
+    with replaced(path) as temporary:
+        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 
 
 def check_writable(folder: Path) -> None:

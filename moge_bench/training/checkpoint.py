@@ -9,7 +9,6 @@ says which.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_model
 from torch import nn
 
-from moge_bench.system import write_atomically
+from moge_bench.system import replaced, write_atomically
 
 _MODEL, _OPTIMIZER, _RANDOM, _DATA = "model.", "optimizer.", "random.", "data.epoch"
 _AVERAGE = "average."
@@ -66,10 +65,8 @@ def save_checkpoint(
 
 def save_weights(path: Path, model: nn.Module) -> None:
     """Write the weights of ``model`` to ``path``, whole or not at all: for ``build_model``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_model(model, str(part))  # tied weights once
-    os.replace(part, path)
+    with replaced(path) as temporary:
+        save_model(model, str(temporary))  # tied weights once
 
 
 def random_state() -> dict[str, torch.Tensor]:

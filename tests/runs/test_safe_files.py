@@ -9,6 +9,7 @@ from multiprocessing import get_context
 
 import pytest
 from record_samples import make_pass, make_record, make_speed
+from safetensors import SafetensorError
 from typer.testing import CliRunner
 
 from moge_bench import system
@@ -20,7 +21,7 @@ from moge_bench.runs.speed import SpeedStore
 from moge_bench.runs.store import RecordStore, read_record
 from moge_bench.study.grid import parse_grid
 from moge_bench.study.manifest import make_manifest, manifest_path, read_manifest, save_manifest
-from moge_bench.training.checkpoint import load_checkpoint, save_checkpoint
+from moge_bench.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
 
 STUDY = """
 name: gain
@@ -177,6 +178,8 @@ def test_a_full_disk_keeps_what_was_there_and_names_the_file(small_disk):
     path = small_disk / "checkpoints/state.safetensors"
     with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
         save_checkpoint(path, 1, model, optimizer, torch.zeros(1), {}, [])
+    with pytest.raises((OSError, SafetensorError), match="No space left on device"):
+        save_weights(path, model)
     assert list(path.parent.iterdir()) == []
     store = RecordStore(small_disk)
     config = resolve("tiny-vit", "dense")
