@@ -33,8 +33,12 @@ class Cost:
 
 def cost_of(config: RunConfig) -> Cost:
     """Return the cost of the model of ``config``; no data are read."""
+    return cost_of_model(build_for_counting(config), config)
+
+
+def cost_of_model(model: nn.Module, config: RunConfig) -> Cost:
+    """Return the cost of ``model``, which ``build_for_counting`` made of ``config``."""
     exact = not isinstance(config.data, TextDataConfig) or config.data.tokenizer != "words"
-    model = build_for_counting(config)
     counts = count_parameters(model)
     return Cost(counts["total"], counts["active"], _flops_per_token(model, config), exact)
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from moge_bench.config import LanguageModelConfig, RunConfig
-from moge_bench.models.cost import build_for_counting, cost_of, example_inputs
+from moge_bench.models.cost import build_for_counting, cost_of_model, example_inputs
 from moge_bench.moe.insert import collect_aux
 
 # What GPU hours are reckoned with: one H100 SXM, bfloat16 without sparsity (NVIDIA's data sheet),
@@ -52,7 +52,8 @@ def training_cost(config: RunConfig) -> TrainingCost:
 
     Evaluation is not in it.
     """
-    cost, training = cost_of(config), config.training
+    model, training = build_for_counting(config), config.training
+    cost = cost_of_model(model, config)
     passes = 1 + _BACKWARD + (1 if training.gradient_checkpointing else 0)
     tokens = training.steps * training.batch_size * config.model.tokens_per_example
     copies = 4 + (training.ema_decay is not None)
@@ -61,13 +62,12 @@ def training_cost(config: RunConfig) -> TrainingCost:
         active_parameters=cost.active_parameters,
         flops=float(passes * cost.flops_per_token * tokens),
         state_bytes=4 * copies * cost.parameters,
-        activation_bytes=_activation_bytes(config),
+        activation_bytes=_activation_bytes(model, config),
         exact=cost.exact,
     )
 
 
-def _activation_bytes(config: RunConfig) -> int | None:
-    model = build_for_counting(config)
+def _activation_bytes(model: nn.Module, config: RunConfig) -> int | None:
     if not next(model.parameters()).is_meta:
         return None
     training = config.training
