@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moge_bench.cli.common import err
-from moge_bench.cli.perf import CASE, OUTPUT, Cache, Output, app, errors
+from moge_bench.cli.perf import CASE, NOT_RECORDED, OUTPUT, Cache, Output, app, errors
 from moge_bench.perf.policy import Policy
 
 if TYPE_CHECKING:
@@ -115,8 +115,8 @@ def gate_command(
         )  # fmt: skip
         facts = rows.environment("cpu") | {"base": base_build.commit, "head": head_build.commit}
         _report(outcome, facts, output, summary)
-        if record and head_build.commit.endswith("+dirty"):
-            err.print("the working tree has uncommitted changes: not recorded in the history")
+        if record and not revisions.is_recordable(head_build.commit):
+            err.print(NOT_RECORDED)
         elif record:
             path = output / "history.jsonl"
             history.append(path, history.entries(outcome, base_build, head_build, facts))

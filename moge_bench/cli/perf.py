@@ -22,6 +22,7 @@ OUTPUT = Path("results/perf")
 Cache = Annotated[Path | None, typer.Option(help="Folder of built revisions.")]
 
 
+NOT_RECORDED = "the working tree has uncommitted changes: not recorded in the history"
 CASE = "Only cases with this in their name, or that match it as a glob (with * or ?)."
 
 
@@ -144,7 +145,6 @@ def series(
 
     from moge_bench.perf import history, revisions, rows
     from moge_bench.perf import series as measured
-    from moge_bench.system import run_git
 
     with errors(OSError, ValueError, RuntimeError):
         repo = revisions.repository_root(Path.cwd())
@@ -152,10 +152,10 @@ def series(
         print(
             tabulate([(f.case, f"{f.value:.4g}", f.unit) for f in figures], disable_numparse=True)
         )
-        if run_git(repo, "status", "--porcelain").strip():
-            err.print("the working tree has uncommitted changes: not recorded in the history")
+        commit = revisions.working_commit(repo)
+        if not revisions.is_recordable(commit):
+            err.print(NOT_RECORDED)
             return
-        commit = revisions.resolve(repo, "HEAD")
         entries = measured.entries(figures, commit, rows.environment("cpu"))
         history.append(output / "history.jsonl", entries)
     err.print(f"added {len(figures)} figures to {output / 'history.jsonl'}", markup=False)

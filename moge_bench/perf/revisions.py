@@ -20,6 +20,7 @@ from moge_bench.system import check_writable, digest_files, run_git
 
 # Written last, with a digest of the libraries: a folder without it is a build that was interrupted.
 BUILT = ".gate-built"
+_DIRTY = "+dirty"
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,17 @@ def same_sources(repo: Path, one: str, other: str) -> bool:
     return not run_git(repo, "diff", "--name-only", one, other, "--", "csrc", "setup.py").strip()
 
 
+def working_commit(repo: Path) -> str:
+    """Return HEAD's commit, with "+dirty" where the working tree has uncommitted changes."""
+    commit = resolve(repo, "HEAD")
+    return f"{commit}{_DIRTY}" if run_git(repo, "status", "--porcelain").strip() else commit
+
+
+def is_recordable(commit: str) -> bool:
+    """Whether figures of ``commit`` go into the history: not those of a changed working tree."""
+    return not commit.endswith(_DIRTY)
+
+
 def snapshot(repo: Path, ref: str | None, folder: Path) -> str:
     """Copy a revision into ``folder`` and return its commit.
 
@@ -146,9 +158,7 @@ def snapshot(repo: Path, ref: str | None, folder: Path) -> str:
             if (repo / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(repo / name, folder / name)
-        commit = resolve(repo, "HEAD")
-        changed = run_git(repo, "status", "--porcelain").strip()
-        return f"{commit}+dirty" if changed else commit
+        return working_commit(repo)
     commit = resolve(repo, ref)
     with tempfile.TemporaryFile() as archive:
         archive.write(run_git(repo, "archive", "--format=tar", commit))

@@ -69,12 +69,13 @@ def test_another_checkout_than_the_imported_one_is_refused(tmp_path):
         list(series.measure_all(tmp_path, with_wheel=False))
 
 
-@pytest.mark.parametrize(("dirty", "lines"), [(b" M setup.py\n", 0), (b"", 2)])
-def test_only_a_committed_tree_is_recorded(dirty, lines, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("changed", "lines"), [(b" M setup.py\n", 0), (b"", 2)])
+def test_only_a_committed_tree_is_recorded(changed, lines, tmp_path, monkeypatch):
     figures = [Figure("a", "ms", 2.0, 1.0, 3.0), Figure("b", "MiB", 5.0, machine="report")]
     monkeypatch.setattr(series, "measure_all", lambda repo, with_wheel: figures)
     monkeypatch.setattr(revisions, "resolve", lambda repo, ref: "c0ffee")
-    monkeypatch.setattr("moge_bench.system.run_git", lambda *arguments: dirty)
+    monkeypatch.setattr(revisions, "run_git", lambda repo, *arguments: changed)
+    monkeypatch.setattr(revisions, "repository_root", lambda start: tmp_path)
     done = CliRunner().invoke(app, ["perf", "series", "--output", str(tmp_path)])
     assert done.exit_code == 0, done.output
     path = tmp_path / "history.jsonl"
