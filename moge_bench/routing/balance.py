@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from moge_bench.ops.reference import activation
 from moge_bench.ops.route import Routing
-from moge_bench.routing.global_batch import sum_over_ranks
+from moge_bench.routing.global_batch import at_least_one, mean_over_tokens, sum_over_ranks
 
 
 def num_counted(routing: Routing) -> int | torch.Tensor:
@@ -37,8 +37,7 @@ def switch_loss(routing: Routing, group: dist.ProcessGroup | None = None) -> tor
     importance, first_load, num_tokens = sum_over_ranks(
         group, routing.importance, routing.first_load, num_counted(routing)
     )
-    if isinstance(num_tokens, torch.Tensor):
-        num_tokens = num_tokens.clamp_min(1)
+    num_tokens = at_least_one(num_tokens)
     fraction = first_load.to(importance.dtype) / num_tokens
     return routing.load.shape[0] * (fraction * importance / num_tokens).sum()
 
@@ -146,10 +145,7 @@ def z_loss(routing: Routing, group: dist.ProcessGroup | None = None) -> torch.Te
     squares = torch.logsumexp(routing.logits, dim=-1).square()
     if routing.mask is None and group is None:
         return squares.mean()
-    if routing.mask is not None:
-        squares = torch.where(routing.mask, squares, 0)
-    total, count = sum_over_ranks(group, squares.sum(), num_counted(routing))
-    return total / count.clamp_min(1)
+    return mean_over_tokens(squares, routing.mask, group)
 
 
 def no_balance_loss(routing: Routing, group: dist.ProcessGroup | None = None) -> torch.Tensor:

@@ -47,6 +47,18 @@ def sum_over_ranks(group: dist.ProcessGroup | None, *values: Any) -> list[Any]:
     return [s.view(t.shape).to(t.dtype) for s, t in zip(sums, tensors, strict=True)]
 
 
+def mean_over_tokens(
+    values: torch.Tensor, mask: torch.Tensor | None, group: dist.ProcessGroup | None
+) -> torch.Tensor:
+    """Return the mean of ``values``, (T, ...), over the tokens that count, of all ranks."""
+    count: int | torch.Tensor = values.shape[0]
+    if mask is not None:
+        values = torch.where(mask.view(-1, *[1] * (values.dim() - 1)), values, 0)
+        count = mask.sum()
+    total, count = sum_over_ranks(group, values.sum(0), count)
+    return total / at_least_one(count)
+
+
 def at_least_one(count: int | torch.Tensor) -> int | torch.Tensor:
     """Return max(count, 1), for a mean over ``count`` tokens."""
     return count.clamp_min(1) if isinstance(count, torch.Tensor) else max(count, 1)

@@ -13,21 +13,9 @@ import torch
 import torch.distributed as dist
 
 from moge_bench.ops.route import Routing
-from moge_bench.routing.global_batch import at_least_one, sum_over_ranks
+from moge_bench.routing.global_batch import mean_over_tokens
 
 REGULARIZERS = ("none", "entropy", "simbal", "orthogonality")
-
-
-def _mean_over_tokens(
-    values: torch.Tensor, mask: torch.Tensor | None, group: dist.ProcessGroup | None
-) -> torch.Tensor:
-    """Return the mean of ``values``, (T, ...), over the tokens that count."""
-    count: int | torch.Tensor = values.shape[0]
-    if mask is not None:
-        values = torch.where(mask.view(-1, *[1] * (values.dim() - 1)), values, 0)
-        count = mask.sum()
-    total, count = sum_over_ranks(group, values.sum(0), count)
-    return total / at_least_one(count)
 
 
 def normalized_entropies(scores_TN: torch.Tensor) -> torch.Tensor:
@@ -48,7 +36,7 @@ def entropy_loss(routing: Routing, group: dist.ProcessGroup | None = None) -> to
     The control arm "moe-entropy": it pulls scores towards uniform as the group norm does, without
     a map and without a border.
     """
-    return -_mean_over_tokens(normalized_entropies(routing.scores), routing.mask, group)
+    return -mean_over_tokens(normalized_entropies(routing.scores), routing.mask, group)
 
 
 def simbal_loss(gate_weight_ND: torch.Tensor) -> torch.Tensor:
@@ -82,8 +70,8 @@ def orthogonality_loss(
         group: of the ranks whose batch it is.
     """
     scores, mask = routing.scores, routing.mask
-    mean = _mean_over_tokens(scores, mask, group)
-    spread = _mean_over_tokens((scores - mean).square().mean(-1), mask, group)
+    mean = mean_over_tokens(scores, mask, group)
+    spread = mean_over_tokens((scores - mean).square().mean(-1), mask, group)
     if outputs_TKD is None or outputs_TKD.shape[1] < 2:
         return -spread
     outputs = outputs_TKD.float()
@@ -92,4 +80,4 @@ def orthogonality_loss(
     projections = products.square() / (lengths[:, None, :] + eps)
     k = outputs.shape[1]
     between = projections.sum((1, 2)) - projections.diagonal(dim1=1, dim2=2).sum(-1)
-    return _mean_over_tokens(between / (k * (k - 1)), mask, group) - spread
+    return mean_over_tokens(between / (k * (k - 1)), mask, group) - spread

@@ -101,5 +101,4 @@ class ImageTask(Task):
         self, model: nn.Module, split: str, step: int, ranks: Ranks | None = None
     ) -> Evaluation:
         """Return top-1 and top-5 accuracy and the cross-entropy of the whole split."""
-        images, ranks = self._splits[split], ranks or Ranks()
-        return evaluate_images(model, images, name=split, step=step, ranks=ranks)
+        return evaluate_images(model, self._splits[split], name=split, step=step, ranks=ranks)
