@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 
 from moge_bench.integrations.attachment import GroupSparsity
 from moge_bench.integrations.dose import measure_dose
+from moge_bench.routing.global_batch import has_ranks
 
 
 class GroupSparsityCallback(TrainerCallback):
@@ -95,7 +96,7 @@ class GroupSparsityCallback(TrainerCallback):
 
 
 def _mean_over_processes(value: torch.Tensor) -> torch.Tensor:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if has_ranks():
         value = value.clone()
         torch.distributed.all_reduce(value)
         value = value / torch.distributed.get_world_size()

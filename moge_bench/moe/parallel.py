@@ -17,12 +17,13 @@ from torch.nn.parallel import DistributedDataParallel
 from moge_bench.moe.experts import Experts
 from moge_bench.moe.layer import moe_layers
 from moge_bench.ops.expert_ffn import expert_ffn
+from moge_bench.routing.global_batch import has_ranks
 
 _NAMES = ("w_in", "b_in", "w_out", "b_out")
 
 
 def _all_ranks(process_group: dist.ProcessGroup | None, caller: str) -> dist.ProcessGroup:
-    if not (dist.is_available() and dist.is_initialized()):
+    if not has_ranks():
         raise RuntimeError(f"{caller} needs torch.distributed.init_process_group before it")
     group = process_group or dist.group.WORLD
     assert group is not None

@@ -13,6 +13,11 @@ import torch.distributed as dist
 from torch.autograd.function import once_differentiable
 
 
+def has_ranks() -> bool:
+    """Whether this process is one of a group of torch.distributed."""
+    return dist.is_available() and dist.is_initialized()
+
+
 class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:

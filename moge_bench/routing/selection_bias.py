@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from moge_bench.routing.global_batch import has_ranks
 from moge_bench.routing.router import TopographicRouter
 
 
@@ -39,6 +40,6 @@ def update_selection_bias(
         )
     for router in routers:
         load = router.take_load_counts()
-        if dist.is_available() and dist.is_initialized():
+        if has_ranks():
             dist.all_reduce(load, group=process_group)
         router.move_selection_bias(load)

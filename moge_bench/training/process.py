@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
+from moge_bench.routing.global_batch import has_ranks
 from moge_bench.training.device import exact_float32
 
 
@@ -31,16 +32,12 @@ def left_as_found() -> Iterator[None]:
 @contextmanager
 def peers_left_as_found() -> Iterator[None]:
     """Leave the other ranks at the end, if they were joined in the body."""
-    found = _has_peers()
+    found = has_ranks()
     try:
         yield
     finally:
-        if _has_peers() and not found:
+        if has_ranks() and not found:
             dist.destroy_process_group()
-
-
-def _has_peers() -> bool:
-    return dist.is_available() and dist.is_initialized()
 
 
 @contextmanager
