@@ -4,6 +4,15 @@ from moge_bench.config import RunConfig
 from moge_bench.runs.record import Record
 from moge_bench.runs.speed import SpeedPass
 
+STUDY = """
+name: gain
+question: Does it help?
+primary: {metric: top1_accuracy, contrast: [moge, moe], margin: 0.5}
+base: {preset: tiny-vit, seeds: 3}
+axes: {method: [moe, moge]}
+table: {rows: method, metrics: top1_accuracy}
+"""
+
 
 def make_record(config: RunConfig, accuracy: float = 50.0, **changes) -> Record:
     """A finished record as a run of ``config`` would leave it, with a given test accuracy."""

@@ -2,22 +2,13 @@
 
 import json
 
-from record_samples import make_record
+from record_samples import STUDY, make_record
 from typer.testing import CliRunner
 
 from moge_bench.cli import app
 from moge_bench.runs.store import RecordStore
 from moge_bench.study.grid import parse_grid
 from moge_bench.study.manifest import make_manifest, save_manifest
-
-STUDY = """
-name: gain
-question: Does it help?
-primary: {metric: top1_accuracy, contrast: [moge, moe], margin: 0.5}
-base: {preset: tiny-vit, seeds: 3}
-axes: {method: [moe, moge]}
-table: {rows: method, metrics: top1_accuracy}
-"""
 
 
 def test_tables_prints_the_answer_and_writes_it(tmp_path):

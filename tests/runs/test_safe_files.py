@@ -8,7 +8,7 @@ import time
 from multiprocessing import get_context
 
 import pytest
-from record_samples import make_pass, make_record, make_speed
+from record_samples import STUDY, make_pass, make_record, make_speed
 from safetensors import SafetensorError
 from typer.testing import CliRunner
 
@@ -22,15 +22,6 @@ from moge_bench.runs.store import RecordStore, read_record
 from moge_bench.study.grid import parse_grid
 from moge_bench.study.manifest import make_manifest, manifest_path, read_manifest, save_manifest
 from moge_bench.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
-
-STUDY = """
-name: gain
-question: Does it help?
-primary: {metric: top1_accuracy, contrast: [moge, moe], margin: 0.5}
-base: {preset: tiny-vit, seeds: 3}
-axes: {method: [moe, moge]}
-table: {rows: method, metrics: top1_accuracy}
-"""
 
 
 class Touches:
