@@ -30,10 +30,7 @@ __global__ void __launch_bounds__(kThreads, kWideBlocks<V>)
     stage_row<V, W>(static_cast<const In*>(args.scores) + token * n, slice, n, lane,
                     [&](float value) { zero = fmaf(value, 0.0f, zero); });
     note_row(sums.logits, zero != zero, token);
-    if (wide.unit_energy) {
-      const float factor = unit_factor<V, W>(slice, n, lane);
-      update_row<V, W>(slice, n, lane, [&](int, float z) { return z * factor; });
-    }
+    scale_to_unit<V, W>(wide, slice, n, lane);
     __syncwarp();
     sums.loss[threadIdx.x] +=
         sum_norms<V>(filter, taps, sums.groups[lane], slice, slice + margin_offset, lane);

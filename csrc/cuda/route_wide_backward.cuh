@@ -22,11 +22,7 @@ __device__ __forceinline__ void wide_norm_gradient(const Wide& wide, const Filte
                                                    float norm_grad, const float (&scores)[V],
                                                    float* slice, float* margin, int n, int lane) {
   store_row<V, W>(slice, n, lane, [&](int i) { return scores[i]; });
-  float factor = 1.0f;
-  if (wide.unit_energy) {
-    factor = unit_factor<V, W>(slice, n, lane);
-    update_row<V, W>(slice, n, lane, [&](int, float z) { return z * factor; });
-  }
+  const float factor = scale_to_unit<V, W>(wide, slice, n, lane);
   __syncwarp();
   norm_slopes<V>(filter, taps, groups, slice, margin, lane);
   float part = 0.0f;

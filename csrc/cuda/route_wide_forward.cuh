@@ -271,10 +271,7 @@ __global__ void __launch_bounds__(kThreads, kWideBlocks<V>)
     }
     write_wide_weights(args, wide, row, token, lane, inverse_sum, chosen);
     if (args.groups == nullptr || !row.counts) continue;
-    if (wide.unit_energy) {
-      const float factor = unit_factor<V, W>(slice, n, lane);
-      update_row<V, W>(slice, n, lane, [&](int, float z) { return z * factor; });
-    }
+    scale_to_unit<V, W>(wide, slice, n, lane);
     __syncwarp();
     sums.loss[threadIdx.x] +=
         sum_norms<V>(filter, taps, sums.groups[lane], slice, slice + margin_offset, lane);

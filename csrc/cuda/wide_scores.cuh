@@ -50,4 +50,14 @@ __device__ __forceinline__ float unit_factor(const float* slice, int n, int lane
   return energy == 0.0f ? 1.0f : factor / sqrtf(energy);
 }
 
+// Gives the row in `slice` a norm of 1 where `wide` has unit energy; returns what it was multiplied
+// by.
+template <int V, int W>
+__device__ __forceinline__ float scale_to_unit(const Wide& wide, float* slice, int n, int lane) {
+  if (!wide.unit_energy) return 1.0f;
+  const float factor = unit_factor<V, W>(slice, n, lane);
+  update_row<V, W>(slice, n, lane, [&](int, float z) { return z * factor; });
+  return factor;
+}
+
 }  // namespace moge::cuda

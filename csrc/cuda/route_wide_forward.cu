@@ -1,8 +1,8 @@
-// Launchers of moge::route, forward and backward, with what "Wider routing" adds.
+// Launcher of moge::route, forward, with what "Wider routing" adds; and the mean over tokens that
+// count.
 
 #include "cuda/launcher.h"
 #include "cuda/partials.cuh"
-#include "cuda/route_wide_backward.cuh"
 #include "cuda/route_wide_forward.cuh"
 
 namespace moge::cuda {
@@ -42,19 +42,6 @@ int forward(const RouteForward& args, void* stream) {
   return check_launch();
 }
 
-template <int V, int W, class In>
-int backward(const RouteBackward& args, void* stream) {
-  const Filter filter = make_filter(args.groups, args.num_experts);
-  const SliceLayout slices = make_slices<V>(filter, args.num_experts);
-  const size_t shared_bytes = 4 * (size_t(kWarps) * slices.pitch + tap_floats(filter));
-  if (const int code = allow_shared(route_wide_backward_kernel<V, W, In>, shared_bytes))
-    return code;
-  SIMT_LAUNCH((route_wide_backward_kernel<V, W, In>), count_blocks(args.num_tokens), kThreads,
-              shared_bytes, as_stream(stream), args, *args.wide, slices.pitch, slices.margin,
-              filter);
-  return check_launch();
-}
-
 }  // namespace
 
 int divide_by_counted(const Wide& wide, int64_t num_tokens, const float* value, void* stream) {
@@ -77,20 +64,6 @@ int launch_wide_forward(const RouteForward& args, void* stream) {
                   [&](auto row) {
                     using Row = decltype(row);
                     return forward<Row::V, Row::W, typename Row::In>(args, stream);
-                  });
-}
-
-int launch_wide_backward(const RouteBackward& given, void* stream) {
-  RouteBackward args = given;
-  if (args.wide->mean != nullptr && args.grad_loss != nullptr) {
-    const int code = divide_by_counted(*args.wide, args.num_tokens, args.grad_loss, stream);
-    if (code) return code;
-    args.grad_loss = args.wide->mean;
-  }
-  return with_row(args.element, args.num_experts,
-                  {args.logits, args.grad_logits, args.grad_importance}, [&](auto row) {
-                    using Row = decltype(row);
-                    return backward<Row::V, Row::W, typename Row::In>(args, stream);
                   });
 }
 
