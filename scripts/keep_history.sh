@@ -1,8 +1,8 @@
 #!/bin/sh
-# Usage: keep_history.sh BRANCH. Measures HEAD against its parent, and what the gate does not judge, appends both to history.jsonl on the data branch
-# BRANCH of origin, redraws history.html there, and pushes both. The first time it makes the branch, without
-# a common ancestor. A slower HEAD is recorded like any other and fails at the end, with 1; 2 is an error.
-# MOGE_BENCH names another command than .venv's.
+# Usage: keep_history.sh BRANCH. Measures HEAD against its parent and what the gate does not judge, appends both
+# to history.jsonl on the data branch BRANCH of origin, redraws history.html there, and pushes them. The first
+# time it makes the branch, without a common ancestor. A slower HEAD is recorded like any other and fails at the
+# end, with 1; 2 is an error. MOGE_BENCH names another command than .venv's.
 set -eu
 branch=$1
 bench=${MOGE_BENCH:-.venv/bin/moge-bench}
