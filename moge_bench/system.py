@@ -47,6 +47,23 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 
 
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask for it out of ``folder``, which is made, until the body ends.
+
+    For files that are read, changed and written again. A killed process holds nothing.
+    """
+    import fcntl  # not on Windows, where the rest of the package can be imported
+
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def check_writable(folder: Path) -> None:
     """Make ``folder`` and a file in it that goes at once; OSError names it where that fails."""
     try:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field, FiniteFloat
 
 from moge_bench.config import Frozen, read_model
-from moge_bench.system import write_atomically
+from moge_bench.system import held, write_atomically
 
 
 class Quartiles(Frozen):
@@ -86,10 +86,11 @@ class SpeedStore:
         return found[-1] if found else None
 
     def add(self, study: str, measured: SpeedPass) -> Path:
-        """Add a pass, in the place of an older one with the same key."""
-        kept = [each for each in self.passes(study) if each.key != measured.key]
-        file = SpeedFile(passes=(*kept, measured))
-        values = file.model_dump(mode="json", by_alias=True)
+        """Add a pass, in the place of an older one with the same key; several processes may."""
         path = self.path(study)
-        write_atomically(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+        with held(self.root):
+            kept = [each for each in self.passes(study) if each.key != measured.key]
+            file = SpeedFile(passes=(*kept, measured))
+            values = file.model_dump(mode="json", by_alias=True)
+            write_atomically(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
         return path

@@ -16,7 +16,7 @@ from pydantic import Field
 from moge_bench.config import Frozen, read_model
 from moge_bench.study.grid import Arm, Grid, GridFile
 from moge_bench.study.names import coordinates_key
-from moge_bench.system import write_atomically
+from moge_bench.system import held, write_atomically
 
 FILE = "manifest.json"
 # Files are named by it: nothing else may stand there, least of all a path that leaves the folder.
@@ -113,12 +113,13 @@ def save_manifest(root: Path, manifest: Manifest) -> None:
 
     What is declared keeps the time at which it first was; what has changed is added with now.
     """
-    compare_manifest(root, manifest)
-    declarations = _declarations(root, manifest.study)
-    manifest = manifest.model_copy(update={"declarations": declarations})
-    values = manifest.model_dump(mode="json", by_alias=True)
     path = manifest_path(root, manifest.study.name)
-    write_atomically(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+    with held(path.parent):
+        compare_manifest(root, manifest)
+        declarations = _declarations(root, manifest.study)
+        manifest = manifest.model_copy(update={"declarations": declarations})
+        values = manifest.model_dump(mode="json", by_alias=True)
+        write_atomically(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
 def _declarations(root: Path, study: GridFile) -> tuple[Declaration, ...]:

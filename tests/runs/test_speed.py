@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from record_samples import make_pass, make_speed
 
@@ -31,3 +33,11 @@ def test_a_damaged_file_is_named_with_what_to_do(tmp_path):
     path.write_text(path.read_text()[:50])
     with pytest.raises(ValueError, match=r"is not a speed file: .*delete it to time the study aga"):
         speeds.passes("s")
+
+
+def test_passes_added_at_once_are_all_kept(tmp_path):
+    """Locks are of open files: threads are kept apart by them as processes are."""
+    added = [make_pass({"a": make_speed()}, key=f"machine {number}") for number in range(16)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda measured: SpeedStore(tmp_path).add("s", measured), added))
+    assert {p.key for p in SpeedStore(tmp_path).passes("s")} == {p.key for p in added}
