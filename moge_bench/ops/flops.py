@@ -6,11 +6,14 @@ tokens, k choices of a token, d hidden size, f hidden size of an expert, R = T *
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
 import torch
-from torch.utils import flop_counter
 
 from moge_bench.ops import extension, grouped_product  # noqa: F401  # which defines its ops
 
@@ -69,13 +72,48 @@ _NO_PRODUCT = (
     "combine_backward", "bias_activation", "bias_activation_backward",
 )  # fmt: skip
 
-if extension.load()[0] is not None:
-    register = flop_counter.register_flop_formula
+_COUNTER = "torch.utils.flop_counter"
+
+
+def _register(counter: ModuleType) -> None:
+    register = counter.register_flop_formula
     register(torch.ops.moge.expert_ffn)(_forward)
     register(torch.ops.moge.expert_ffn_backward)(_backward)
     register([getattr(torch.ops.moge, name) for name in _NO_PRODUCT])(_no_product)
     register(torch.ops.moge.grouped_product)(_grouped_product)
     register(torch.ops.moge.grouped_outer)(_grouped_outer)
     # The experts' products in bfloat16 on CUDA, which torch 2.13 counts as 0.
-    if torch.ops.aten._grouped_mm not in flop_counter.flop_registry:
+    if torch.ops.aten._grouped_mm not in counter.flop_registry:
         register(torch.ops.aten._grouped_mm)(_grouped_mm)
+
+
+class _WhenImported:
+    """A finder on sys.meta_path that calls ``then`` with the module ``name`` when it is there."""
+
+    def __init__(self, name: str, then: Callable[[ModuleType], None]) -> None:
+        self._name, self._then = name, then
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Return the spec that the other finders have, with ``then`` after its execution."""
+        if name != self._name or self not in sys.meta_path:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                self._then(module)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+# The counter brings triton with it, which takes longer to import than all of this package: it is
+# not imported for those who count nothing.
+if extension.load()[0] is not None:
+    if _COUNTER in sys.modules:
+        _register(sys.modules[_COUNTER])
+    else:
+        sys.meta_path.insert(0, _WhenImported(_COUNTER, _register))

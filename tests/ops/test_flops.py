@@ -1,5 +1,8 @@
 """FlopCounterMode against counts by hand: 2 l m n for a product of (l, m) with (m, n)."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.nn import functional
@@ -78,3 +81,17 @@ def test_grouped_products():
     # 4 products of (8, 8) with (8, 16).
     batch = torch.randn(N, D, D, dtype=torch.bfloat16)
     assert counted(lambda: functional.grouped_mm(batch, matrices)) == N * 2 * D * D * F
+
+
+@pytest.mark.parametrize("first", ["moge_bench", "torch.utils.flop_counter"])
+def test_the_formulas_are_there_whichever_is_imported_first(first):
+    """In a process of its own; and the counter, with triton, is left to those who ask for it."""
+    code = f"""
+import sys, torch, {first}
+assert ("torch.utils.flop_counter" in sys.modules) == ({first!r} != "moge_bench")
+import moge_bench
+from torch.utils.flop_counter import flop_registry
+assert torch.ops.moge.expert_ffn in flop_registry and torch.ops.moge.route in flop_registry
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
