@@ -1,3 +1,4 @@
+import functools
 import gc
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ name: tiny
 question: Does it run?
 base:
   preset: tiny-vit
-  data: fashion-mnist-10k
+  data: fashion-mnist-subset
   seeds: [0, 1]
   set:
     training.steps: 3
@@ -49,6 +50,30 @@ def accelerate_set_up_by_nobody() -> Iterator[None]:
 
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
+
+
+@functools.cache
+def _cut(name: str) -> dict:
+    from moge_bench.data.images import ImageSplit, load_images
+
+    every = {"training": 9, "validation": 5, "test": 50}  # not the first: those lack classes
+    return {
+        part: ImageSplit(split.images[:: every[part]].clone(), split.labels[:: every[part]].clone())
+        for part, split in load_images(name).items()
+    }
+
+
+@pytest.fixture(scope="module")
+def few_images() -> Iterator[None]:
+    """Cut the shipped images to 1,000 for training and 200 of each other split.
+
+    Reading and evaluating all of them is most of what a run of a few steps takes.
+    """
+    from moge_bench.training import image_task
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(image_task, "load_images", _cut)
+        yield
 
 
 @pytest.fixture

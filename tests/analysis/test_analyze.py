@@ -30,7 +30,7 @@ CODE = {"commit": None, "dirty": None, "digest": "abc"}
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, few_images):
     """A results folder with two seeds of one arm, and a dense run, which has no probe."""
     folder = tmp_path_factory.mktemp("results")
     for config in (*SEEDS, resolve("tiny-vit", "dense", {**SMALL, "training.steps": 1})):
@@ -43,6 +43,18 @@ def results(trained, tmp_path):
     return shutil.copytree(trained, tmp_path / "results")
 
 
+@pytest.fixture(scope="module")
+def analysed(trained, tmp_path_factory):
+    """What the first `analyze` says, and the folder that it leaves."""
+    results = shutil.copytree(trained, tmp_path_factory.mktemp("analysed") / "results")
+    return analyze(results), results
+
+
+@pytest.fixture
+def results_with_analyses(analysed, tmp_path):
+    return shutil.copytree(analysed[1], tmp_path / "results")
+
+
 def analyze(results):
     return CliRunner().invoke(app, ["analyze", "--results", str(results)])
 
@@ -52,8 +64,8 @@ def contents(results):
     return {str(path.relative_to(results)): path.read_bytes() for path in files}
 
 
-def test_makes_an_analysis_a_run_and_one_of_the_seeds(results):
-    done = analyze(results)
+def test_makes_an_analysis_a_run_and_one_of_the_seeds(analysed):
+    done, results = analysed
     assert done.exit_code == 0, done.output
     assert f"analysed: {FIRST} tiny-vit moge N=16 k=1" in done.output
     assert "3 made, 0 there already" in done.output
@@ -67,8 +79,8 @@ def test_makes_an_analysis_a_run_and_one_of_the_seeds(results):
     assert -1 < seeds.value("diversity_null_cka") < 1
 
 
-def test_every_measurement_is_in_it(results):
-    analyze(results)
+def test_every_measurement_is_in_it(analysed):
+    _, results = analysed
     found = AnalysisStore(results).read(FIRST)
     assert {number.name.partition("_")[0] for number in found.numbers} == {
         "balance",
@@ -118,18 +130,17 @@ def test_of_a_text_the_words_stand_for_the_classes(text_analysis):
     assert (drawn.categories[0], drawn.categories[-1], len(drawn.categories)) == (ord(" "), -1, 16)
 
 
-def test_the_page_defines_every_number(results, text_analysis):
+def test_the_page_defines_every_number(analysed, text_analysis):
     page = (Path(__file__).parents[2] / "docs/analyses.md").read_text(encoding="utf-8")
-    analyze(results)
-    store = AnalysisStore(results)
+    store = AnalysisStore(analysed[1])
     files = (store.read(FIRST), store.read_seeds(SEEDS[0].arm_id), text_analysis)
     made = {number.name for file in files for number in file.numbers}
     measurements = "|".join({name.partition("_")[0] for name in made})
     assert set(re.findall(rf"`((?:{measurements})_\w+)`", page)) == made
 
 
-def test_the_map_of_a_layer(results):
-    analyze(results)
+def test_the_map_of_a_layer(analysed):
+    _, results = analysed
     (drawn,) = AnalysisStore(results).read(FIRST).maps
     assert (drawn.block, drawn.rows, drawn.cols, drawn.border) == (1, 4, 4, "torus")
     assert drawn.load == RecordStore(results).read(FIRST).routing[0]["load"]
@@ -139,8 +150,8 @@ def test_the_map_of_a_layer(results):
     assert len(drawn.router_colours) == len(drawn.router_similarity) == 16
 
 
-def test_what_is_there_stays_and_is_the_same_when_made_again(results):
-    analyze(results)
+def test_what_is_there_stays_and_is_the_same_when_made_again(results_with_analyses):
+    results = results_with_analyses
     before = contents(results)
     assert "0 made, 3 there already" in analyze(results).output
     shutil.rmtree(results / "analysis")
@@ -149,8 +160,8 @@ def test_what_is_there_stays_and_is_the_same_when_made_again(results):
 
 
 @pytest.mark.parametrize("change", [{"version": VERSION - 1}, {"code": "of another run"}])
-def test_older_definitions_and_a_run_trained_anew_are_analysed_again(results, change):
-    analyze(results)
+def test_older_definitions_and_a_run_trained_anew_are_analysed_again(results_with_analyses, change):
+    results = results_with_analyses
     before, path = contents(results), AnalysisStore(results).path(FIRST)
     path.write_text(json.dumps({**json.loads(path.read_bytes()), **change, "numbers": []}))
     assert "1 made, 2 there already" in analyze(results).output

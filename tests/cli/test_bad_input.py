@@ -17,6 +17,8 @@ from moge_bench.runs.store import RecordStore
 from moge_bench.study.grid import parse_grid
 from moge_bench.study.manifest import make_manifest, save_manifest
 
+pytestmark = pytest.mark.usefixtures("few_images")
+
 GRID = {
     "name": "small",
     "question": "Is it read?",

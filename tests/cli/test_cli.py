@@ -16,6 +16,8 @@ from moge_bench.runs.provenance import code_digest
 from moge_bench.runs.store import RecordStore
 from moge_bench.study.grid import default_grid_path, load_grid
 
+pytestmark = pytest.mark.usefixtures("few_images")
+
 TINY = ["--set", "training.steps=2", "--set", "training.batch_size=8"]
 
 

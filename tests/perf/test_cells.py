@@ -9,6 +9,8 @@ from moge_bench.runs.speed import SpeedStore
 from moge_bench.runs.store import RecordStore
 from moge_bench.study.grid import parse_grid
 
+pytestmark = pytest.mark.usefixtures("few_images")
+
 TINY = {"training.steps": 3, "training.batch_size": 8, "training.warmup_steps": 1}
 
 

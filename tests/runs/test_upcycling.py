@@ -12,6 +12,8 @@ from moge_bench.runs.execute import execute_run
 from moge_bench.runs.record import stable_part
 from moge_bench.training.checkpoint import save_weights
 
+pytestmark = pytest.mark.usefixtures("few_images")
+
 CODE = {"commit": None, "dirty": None, "digest": "0"}
 # A convolutional stem, which no checkpoint of transformers has.
 SMALL = {"training.steps": 2, "training.batch_size": 8, "training.warmup_steps": 1,

@@ -99,7 +99,7 @@ def test_a_method_may_be_held_fixed(tiny_text):
 
 def test_shorthands_of_the_base_reach_the_config(tiny_grid):
     config = tiny_grid.configs[0]
-    assert config.data.name == "fashion-mnist-10k"
+    assert config.data.name == "fashion-mnist-subset"
     assert config.training.steps == 3
     assert {config.seed for config in tiny_grid.configs} == {0, 1}
 

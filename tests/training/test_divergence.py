@@ -8,6 +8,8 @@ from moge_bench.training.divergence import Diverged, DivergenceWatch
 from moge_bench.training.loop import train
 from moge_bench.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("few_images")
+
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_ends_the_run_at_once(loss):

@@ -8,6 +8,8 @@ from moge_bench.presets import resolve
 from moge_bench.training.dose import curve_name, is_measured, mean_dose, measure_doses
 from moge_bench.training.loop import train
 
+pytestmark = pytest.mark.usefixtures("few_images")
+
 STEPS = {"training.steps": 4, "training.batch_size": 16, "data.evaluate_test": False}
 
 

@@ -11,6 +11,8 @@ from moge_bench.training.optimizer import learning_rate_factor
 from moge_bench.training.tasks import make_task
 from moge_bench.training.trainer import Trainer, TrainingStep
 
+pytestmark = pytest.mark.usefixtures("few_images")
+
 SHORT = {"training.steps": 6, "training.batch_size": 32, "training.warmup_steps": 2}
 
 
@@ -19,7 +21,7 @@ def run(method, seed=0, **overrides):
 
 
 @pytest.fixture(scope="module")
-def moge():
+def moge(few_images):
     return run("moge")
 
 

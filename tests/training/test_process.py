@@ -15,6 +15,8 @@ from moge_bench.training.loop import train
 from moge_bench.training.tasks import make_task
 from moge_bench.training.trainer import TrainingStep
 
+pytestmark = pytest.mark.usefixtures("few_images")
+
 SHARED = (PartialState, AcceleratorState, GradientState)
 SHORT = {"training.steps": 2, "training.batch_size": 16, "training.warmup_steps": 0}
 

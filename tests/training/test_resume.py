@@ -11,9 +11,11 @@ from moge_bench.training.checkpoint import load_checkpoint
 from moge_bench.training.loop import train
 from moge_bench.training.tasks import make_task
 
+pytestmark = pytest.mark.usefixtures("few_images")
+
 STEPS = 8
-# 9,000 images: with batches of 3,000 an epoch is three steps, so that eight steps see three epochs.
-VISION = {"training.steps": STEPS, "training.batch_size": 3000, "training.warmup_steps": 2,
+# 1,000 images: with batches of 330 an epoch is three steps, so that eight steps see three epochs.
+VISION = {"training.steps": STEPS, "training.batch_size": 330, "training.warmup_steps": 2,
           "moe.num_experts": 9, "model.depth": 2, "moe.blocks": [0, 1], "model.patch_size": 14,
           "model.hidden_size": 16, "model.num_heads": 2, "model.ffn_size": 16,
           "data.evaluate_test": False}  # fmt: skip
@@ -116,7 +118,7 @@ def test_a_stream_found_again_gives_the_same_batches():
     task = make_task(CONFIGS["moge"])
 
     def stream():
-        loader = task.loader(4000, seed=7)  # two full batches an epoch; a step takes three
+        loader = task.loader(440, seed=7)  # two full batches an epoch; a step takes three
         return BatchStream(loader, loader.generator, per_step=3)
 
     first = stream()

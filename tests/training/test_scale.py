@@ -13,6 +13,8 @@ from moge_bench.training.loop import train
 from moge_bench.training.tasks import make_task
 from moge_bench.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("few_images")
+
 # A ViT of one token a quadrant, small enough that a step takes a hundredth of a second.
 SHORT = {"training.steps": 3, "training.batch_size": 8, "training.warmup_steps": 1,
          "model.patch_size": 14, "model.hidden_size": 16, "model.num_heads": 2, "model.depth": 2,
