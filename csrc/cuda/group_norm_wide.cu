@@ -6,28 +6,28 @@
 namespace moge::cuda {
 namespace {
 
-template <int V, int W, class In>
+template <int V, int W>
 int forward(const GroupNormForward& args, void* stream) {
   const Filter filter = make_filter(args.groups, args.num_experts);
   const SliceLayout slices = make_slices<V>(filter, args.num_experts);
   const size_t shared_bytes = 4 * (size_t(kWarps) * slices.pitch + tap_floats(filter));
   const int blocks = count_blocks(args.num_tokens);
   const Partials parts = make_partials(args.workspace, blocks, 0);
-  const auto kernel = group_norm_wide_forward_kernel<V, W, In>;
+  const auto kernel = group_norm_wide_forward_kernel<V, W>;
   if (const int code = allow_shared(kernel, shared_bytes)) return code;
-  SIMT_LAUNCH((group_norm_wide_forward_kernel<V, W, In>), blocks, kThreads, shared_bytes,
+  SIMT_LAUNCH((group_norm_wide_forward_kernel<V, W>), blocks, kThreads, shared_bytes,
               as_stream(stream), args, *args.wide, parts, slices.pitch, slices.margin, filter);
   return check_launch();
 }
 
-template <int V, int W, class In>
+template <int V, int W>
 int backward(const GroupNormBackward& args, void* stream) {
   const Filter filter = make_filter(args.groups, args.num_experts);
   const SliceLayout slices = make_slices<V>(filter, args.num_experts);
   const size_t shared_bytes = 4 * (size_t(kWarps) * slices.pitch + tap_floats(filter));
-  const auto kernel = group_norm_wide_backward_kernel<V, W, In>;
+  const auto kernel = group_norm_wide_backward_kernel<V, W>;
   if (const int code = allow_shared(kernel, shared_bytes)) return code;
-  SIMT_LAUNCH((group_norm_wide_backward_kernel<V, W, In>), count_blocks(args.num_tokens), kThreads,
+  SIMT_LAUNCH((group_norm_wide_backward_kernel<V, W>), count_blocks(args.num_tokens), kThreads,
               shared_bytes, as_stream(stream), args, *args.wide, slices.pitch, slices.margin,
               filter);
   return check_launch();
@@ -38,7 +38,7 @@ int backward(const GroupNormBackward& args, void* stream) {
 int launch_wide_norm(const GroupNormForward& args, void* stream) {
   return with_row(args.element, args.num_experts, {args.scores}, [&](auto row) {
     using Row = decltype(row);
-    return forward<Row::V, Row::W, typename Row::In>(args, stream);
+    return forward<Row::V, Row::W>(args, stream);
   });
 }
 
@@ -51,7 +51,7 @@ int launch_wide_norm_backward(const GroupNormBackward& given, void* stream) {
   }
   return with_row(args.element, args.num_experts, {args.scores, args.grad_scores}, [&](auto row) {
     using Row = decltype(row);
-    return backward<Row::V, Row::W, typename Row::In>(args, stream);
+    return backward<Row::V, Row::W>(args, stream);
   });
 }
 

@@ -8,7 +8,7 @@
 namespace moge::cuda {
 
 // Grid: count_blocks(T). Dynamic shared memory: 8 slices of `pitch` floats, then the taps.
-template <int V, int W, class In>
+template <int V, int W>
 __global__ void __launch_bounds__(kThreads, kWideBlocks<V>)
     group_norm_wide_forward_kernel(const GroupNormForward args, const __grid_constant__ Wide wide,
                                    const Partials parts, const int pitch, const int margin_offset,
@@ -27,8 +27,9 @@ __global__ void __launch_bounds__(kThreads, kWideBlocks<V>)
     if (wide.mask != nullptr && wide.mask[token] == 0) continue;
     __syncwarp();       // the slice is no longer read
     float zero = 0.0f;  // NaN from the first NaN or infinity on
-    stage_row<V, W>(static_cast<const In*>(args.scores) + token * n, slice, n, lane,
-                    [&](float value) { zero = fmaf(value, 0.0f, zero); });
+    with_typed(args.scores, args.element, token * n, [&](const auto* scores) {
+      stage_row<V, W>(scores, slice, n, lane, [&](float value) { zero = fmaf(value, 0.0f, zero); });
+    });
     note_row(sums.logits, zero != zero, token);
     scale_to_unit<V, W>(wide, slice, n, lane);
     __syncwarp();
@@ -41,7 +42,7 @@ __global__ void __launch_bounds__(kThreads, kWideBlocks<V>)
 }
 
 // Grid: count_blocks(T). Dynamic shared memory: 8 slices of `pitch` floats, then the taps.
-template <int V, int W, class In>
+template <int V, int W>
 __global__ void __launch_bounds__(kThreads, kWideBlocks<V>)
     group_norm_wide_backward_kernel(const GroupNormBackward args, const __grid_constant__ Wide wide,
                                     const int pitch, const int margin_offset,
@@ -64,13 +65,15 @@ __global__ void __launch_bounds__(kThreads, kWideBlocks<V>)
       float scores[V];
 #pragma unroll
       for (int i = 0; i < V; ++i) scores[i] = 0.0f;
-      read_row<V, W>(static_cast<const In*>(args.scores) + token * n, n, lane,
-                     [&](int i, float value) { scores[i] = value; });
+      with_typed(args.scores, args.element, token * n, [&](const auto* row) {
+        read_row<V, W>(row, n, lane, [&](int i, float value) { scores[i] = value; });
+      });
       wide_norm_gradient<V, W>(wide, filter, taps, masks[lane], norm_grad, scores, slice,
                                slice + margin_offset, n, lane);
     }
     __syncwarp();
-    unstage_row<V, W>(slice, static_cast<In*>(args.grad_scores) + token * n, n, lane);
+    with_typed(args.grad_scores, args.element, token * n,
+               [&](auto* row) { unstage_row<V, W>(slice, row, n, lane); });
   }
 }
 

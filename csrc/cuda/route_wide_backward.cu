@@ -7,14 +7,13 @@
 namespace moge::cuda {
 namespace {
 
-template <int V, int W, class In>
+template <int V, int W>
 int backward(const RouteBackward& args, void* stream) {
   const Filter filter = make_filter(args.groups, args.num_experts);
   const SliceLayout slices = make_slices<V>(filter, args.num_experts);
   const size_t shared_bytes = 4 * (size_t(kWarps) * slices.pitch + tap_floats(filter));
-  if (const int code = allow_shared(route_wide_backward_kernel<V, W, In>, shared_bytes))
-    return code;
-  SIMT_LAUNCH((route_wide_backward_kernel<V, W, In>), count_blocks(args.num_tokens), kThreads,
+  if (const int code = allow_shared(route_wide_backward_kernel<V, W>, shared_bytes)) return code;
+  SIMT_LAUNCH((route_wide_backward_kernel<V, W>), count_blocks(args.num_tokens), kThreads,
               shared_bytes, as_stream(stream), args, *args.wide, slices.pitch, slices.margin,
               filter);
   return check_launch();
@@ -32,7 +31,7 @@ int launch_wide_backward(const RouteBackward& given, void* stream) {
   return with_row(args.element, args.num_experts,
                   {args.logits, args.grad_logits, args.grad_importance}, [&](auto row) {
                     using Row = decltype(row);
-                    return backward<Row::V, Row::W, typename Row::In>(args, stream);
+                    return backward<Row::V, Row::W>(args, stream);
                   });
 }
 

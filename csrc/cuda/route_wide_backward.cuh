@@ -44,27 +44,26 @@ struct ChosenScore {
   ScorePoint score;
 };
 
-template <class In>
 __device__ __forceinline__ ChosenScore read_choice(const RouteBackward& args, const Wide& wide,
                                                    int64_t token, int choice) {
   ChosenScore chosen = {-1, 0.0f, {0.0f, 0.0f}};
   if (choice >= args.top_k) return chosen;
   const int64_t at = token * args.top_k + choice, expert = args.experts[at];
   if (uint64_t(expert) >= uint64_t(args.num_experts)) return chosen;
-  const auto* logits = static_cast<const In*>(args.logits) + token * args.num_experts;
   chosen.expert = int(expert);
   chosen.upstream = args.grad_weights[at];
-  chosen.score = score_of(to_float(logits[expert]), wide.function);
+  with_typed(args.logits, args.element, token * args.num_experts + expert,
+             [&](const auto* logit) { chosen.score.value = to_float(*logit); });
+  chosen.score = score_of(chosen.score.value, wide.function);
   return chosen;
 }
 
 // Adds the gradient of the logits through the k weights of another function than softmax. Choices
 // beyond 32 are read twice.
-template <class In>
 __device__ __forceinline__ void add_wide_weights(const RouteBackward& args, const Wide& wide,
                                                  int64_t token, int lane, float* slice) {
   const int k = args.top_k;
-  const ChosenScore own = read_choice<In>(args, wide, token, lane);
+  const ChosenScore own = read_choice(args, wide, token, lane);
   float sum = own.score.value, mean = 0.0f;
   const auto product = [&](const ChosenScore& chosen, int choice) {
     return chosen.expert < 0 ? 0.0f : args.weights[token * k + choice] * chosen.upstream;
@@ -73,7 +72,7 @@ __device__ __forceinline__ void add_wide_weights(const RouteBackward& args, cons
     mean = product(own, lane);
 #pragma unroll 1
     for (int j = lane + 32; j < k; j += 32) {
-      const ChosenScore chosen = read_choice<In>(args, wide, token, j);
+      const ChosenScore chosen = read_choice(args, wide, token, j);
       sum += chosen.score.value;
       mean += product(chosen, j);
     }
@@ -88,7 +87,7 @@ __device__ __forceinline__ void add_wide_weights(const RouteBackward& args, cons
   };
   add(own);
 #pragma unroll 1
-  for (int j = lane + 32; j < k; j += 32) add(read_choice<In>(args, wide, token, j));
+  for (int j = lane + 32; j < k; j += 32) add(read_choice(args, wide, token, j));
 }
 
 // The same of softmax: w_i (gw_i - mean), the weights being `scale` times a softmax; or w_i gw_i,
@@ -107,7 +106,7 @@ __device__ __forceinline__ void add_scaled_weights(const RouteBackward& args, co
 }
 
 // Leaves in `slice` the gradient of the logits of one token.
-template <int V, int W, class In>
+template <int V, int W>
 __device__ __forceinline__ void wide_gradient(const RouteBackward& args, const Wide& wide,
                                               const Filter& filter, const float* taps,
                                               unsigned groups, float norm_grad, int64_t token,
@@ -120,15 +119,19 @@ __device__ __forceinline__ void wide_gradient(const RouteBackward& args, const W
 #pragma unroll
   for (int i = 0; i < V; ++i) scores[i] = slopes[i] = 0.0f;
   const float usable = fmaf(inverse, 0.0f, 1.0f);  // NaN for a row without scores
-  read_row<V, W>(static_cast<const In*>(args.logits) + token * n, n, lane, [&](int i, float x) {
+  with_typed(args.logits, args.element, token * n, [&](const auto* logits) {
+    read_row<V, W>(logits, n, lane, [&](int i, float x) { scores[i] = x; });
+  });
+#pragma unroll
+  for (int i = 0; i < V; ++i) {
     if (softmax) {
-      scores[i] = expf(x - stats.values[0]) * inverse;
+      scores[i] = expf(scores[i] - stats.values[0]) * inverse;
     } else {
-      const ScorePoint point = score_of(x, wide.function);
+      const ScorePoint point = score_of(scores[i], wide.function);
       scores[i] = point.value * usable;
       slopes[i] = point.slope;
     }
-  });
+  }
   if (counts && args.groups != nullptr && args.grad_loss != nullptr) {
     wide_norm_gradient<V, W>(wide, filter, taps, groups, norm_grad, scores, slice, margin, n, lane);
   } else {
@@ -148,7 +151,7 @@ __device__ __forceinline__ void wide_gradient(const RouteBackward& args, const W
   if (!softmax) {
     update_row<V, W>(slice, n, lane, [&](int i, float g) { return slopes[i] * g; });
     __syncwarp();
-    if (args.grad_weights != nullptr) add_wide_weights<In>(args, wide, token, lane, slice);
+    if (args.grad_weights != nullptr) add_wide_weights(args, wide, token, lane, slice);
     return;
   }
   float weight_part = 0.0f, part = 0.0f;
@@ -168,7 +171,7 @@ __device__ __forceinline__ void wide_gradient(const RouteBackward& args, const W
 }
 
 // Grid: count_blocks(T). Dynamic shared memory: 8 slices as in the forward pass, then the taps.
-template <int V, int W, class In>
+template <int V, int W>
 __global__ void __launch_bounds__(kThreads, kWideBlocks<V>)
     route_wide_backward_kernel(const RouteBackward args, const __grid_constant__ Wide wide,
                                const int pitch, const int margin_offset,
@@ -191,11 +194,12 @@ __global__ void __launch_bounds__(kThreads, kWideBlocks<V>)
     if (!counts && maximum != maximum) {  // padding that was routed as zeros
       store_row<V, W>(slice, n, lane, [](int) { return 0.0f; });
     } else {
-      wide_gradient<V, W, In>(args, wide, filter, taps, with_norm ? masks[lane] : 0u, norm_grad,
-                              token, counts, slice, slice + margin_offset, lane);
+      wide_gradient<V, W>(args, wide, filter, taps, with_norm ? masks[lane] : 0u, norm_grad, token,
+                          counts, slice, slice + margin_offset, lane);
     }
     __syncwarp();
-    unstage_row<V, W>(slice, static_cast<In*>(args.grad_logits) + token * n, n, lane);
+    with_typed(args.grad_logits, args.element, token * n,
+               [&](auto* row) { unstage_row<V, W>(slice, row, n, lane); });
   }
 }
 

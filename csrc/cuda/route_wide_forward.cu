@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kThreads)
 
 namespace {
 
-template <int V, int W, class In>
+template <int V, int W>
 int forward(const RouteForward& args, void* stream) {
   const Filter filter = make_filter(args.groups, args.num_experts);
   SliceLayout slices = make_slices<V>(filter, args.num_experts);
@@ -35,10 +35,9 @@ int forward(const RouteForward& args, void* stream) {
       4 * (size_t(kWarps) * slices.pitch + args.num_experts + tap_floats(filter));
   const int blocks = count_blocks(args.num_tokens);
   const Partials parts = make_partials(args.workspace, blocks, args.num_experts);
-  if (const int code = allow_shared(route_wide_forward_kernel<V, W, In>, shared_bytes)) return code;
-  SIMT_LAUNCH((route_wide_forward_kernel<V, W, In>), blocks, kThreads, shared_bytes,
-              as_stream(stream), args, *args.wide, parts, slices.pitch, slices.margin, ranks,
-              filter);
+  if (const int code = allow_shared(route_wide_forward_kernel<V, W>, shared_bytes)) return code;
+  SIMT_LAUNCH((route_wide_forward_kernel<V, W>), blocks, kThreads, shared_bytes, as_stream(stream),
+              args, *args.wide, parts, slices.pitch, slices.margin, ranks, filter);
   return check_launch();
 }
 
@@ -63,7 +62,7 @@ int launch_wide_forward(const RouteForward& args, void* stream) {
   return with_row(args.element, args.num_experts, {args.logits, args.noise, wide.bias},
                   [&](auto row) {
                     using Row = decltype(row);
-                    return forward<Row::V, Row::W, typename Row::In>(args, stream);
+                    return forward<Row::V, Row::W>(args, stream);
                   });
 }
 

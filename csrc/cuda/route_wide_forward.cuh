@@ -20,17 +20,19 @@ struct RowState {
 };
 
 // Copies the logits to the slice and tells what the row is.
-template <int V, int W, class In>
+template <int V, int W>
 __device__ __forceinline__ RowState stage_wide(const RouteForward& args, const Wide& wide,
                                                BlockSums& sums, int64_t token, float* slice,
                                                int lane) {
   const int n = args.num_experts;
   float most = -infinity(), zero = 0.0f;
   bool unusable = false;
-  stage_row<V, W>(static_cast<const In*>(args.logits) + token * n, slice, n, lane, [&](float x) {
-    most = fmaxf(most, x);
-    zero = fmaf(x, 0.0f, zero);
-    unusable |= !(x < infinity());
+  with_typed(args.logits, args.element, token * n, [&](const auto* logits) {
+    stage_row<V, W>(logits, slice, n, lane, [&](float x) {
+      most = fmaxf(most, x);
+      zero = fmaf(x, 0.0f, zero);
+      unusable |= !(x < infinity());
+    });
   });
   RowState row;
   row.maximum = warp_max(most);
@@ -230,7 +232,7 @@ __device__ __forceinline__ float wide_scores(const Wide& wide, const RowState& r
 
 // Grid: count_blocks(T). Dynamic shared memory: 8 slices of `pitch` floats (N, the margin and, from
 // ranks_offset on, num_groups), N counters (packed_count), the taps.
-template <int V, int W, class In>
+template <int V, int W>
 __global__ void __launch_bounds__(kThreads, kWideBlocks<V>)
     route_wide_forward_kernel(const RouteForward args, const __grid_constant__ Wide wide,
                               const Partials parts, const int pitch, const int margin_offset,
@@ -252,7 +254,7 @@ __global__ void __launch_bounds__(kThreads, kWideBlocks<V>)
   for (int64_t token = round_token(0, warp); token < args.num_tokens;
        token += int64_t(gridDim.x) * kWarps) {
     __syncwarp();  // the slice is no longer read
-    const RowState row = stage_wide<V, W, In>(args, wide, sums, token, slice, lane);
+    const RowState row = stage_wide<V, W>(args, wide, sums, token, slice, lane);
     float values[V];
     load_keys<V, W>(args, wide, sums, row, token, slice, lane, values);
     if (wide.top_groups < wide.num_groups) {

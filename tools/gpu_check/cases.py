@@ -71,11 +71,8 @@ class Case:
             text += f" ranges={self.ranges[0]},{self.ranges[1]}"
         if self.counted:
             text += " counted"
-        # The sub-warp kernels are the same for every element.
-        sub_warp = self.op in SUB_WARP_OPS and self.num_experts in SUB_WARP_MAPS
-        if sub_warp and not self.wider:
-            text += f" {self.element}"
-        return text
+        # One kernel serves every element, at other costs.
+        return text if self.op == "sort_choices" else f"{text} {self.element}"
 
     @property
     def name(self) -> str:
