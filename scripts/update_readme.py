@@ -1,6 +1,7 @@
-"""Writes what the pages show of a study into them: a committed table, and what its numbers say.
+"""Writes what the pages show of a study into them: its answer, a table, what its numbers say.
 
-Blocks are marked `<!-- table STUDY: TITLE -->` and `<!-- claim STUDY: METRIC on SPLIT, NAME -->`.
+Blocks are marked `<!-- answer STUDY -->`, `<!-- table STUDY: TITLE -->` and
+`<!-- claim STUDY: METRIC on SPLIT, NAME -->`.
 """
 
 import csv
@@ -27,6 +28,15 @@ def updated(page: str, studies: Path) -> str:
         wanted = {name: match[name] for name in ("metric", "split", "method")}
         return "\n".join([match["begin"], say(rows, **wanted), match["end"]])
 
+    def answer(match: re.Match[str]) -> str:
+        lines = (studies / match["study"] / "answer.md").read_text(encoding="utf-8").splitlines()
+        (said,) = [line for line in lines if line.startswith("**")]
+        return "\n".join([match["begin"], said, match["end"]])
+
+    page = re.sub(
+        r"(?P<begin><!-- answer (?P<study>[\w-]+) -->)\n.*?(?P<end><!-- end of answer -->)",
+        answer, page, flags=re.DOTALL,
+    )  # fmt: skip
     page = re.sub(
         r"(?P<begin><!-- table (?P<study>[\w-]+): (?P<title>[^\n]+) -->)\n"
         r".*?(?P<end><!-- end of table -->)",

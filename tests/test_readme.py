@@ -19,14 +19,15 @@ def load_update():
 @pytest.mark.parametrize("name", load_update().PAGES)
 def test_tables_and_claims_are_of_the_committed_studies(name):
     text = (ROOT / name).read_text(encoding="utf-8")
-    assert "<!-- table " in text
-    assert "cannot be excluded" in text
+    assert "<!-- answer " in text or "cannot be excluded" in text
     assert load_update().updated(text, ROOT / "results/studies") == text
 
 
-def test_the_readme_shows_a_narrow_table():
-    (header,) = [line for line in README.splitlines() if line.startswith("| experts")]
-    assert header.count("|") <= 7  # six columns
+def test_the_readme_opens_with_an_answer_and_two_pictures():
+    opening = README[: README.index("\n## ")]
+    assert opening.count("<!-- answer ") == 1 and opening.count("![") == 2
+    said = opening.split("-->\n", 1)[1].splitlines()[0]
+    assert said.startswith("**") and "95 % interval" in said and "n = " in said
 
 
 def test_a_claim_says_what_cannot_be_excluded():
