@@ -1,9 +1,11 @@
+import contextlib
 import functools
 import gc
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from moge_bench.study.grid import Grid, parse_grid
@@ -39,6 +41,19 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def no_command_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that fails while a command of its own trains would slow down all that follow."""
+    yield
+    if request.node.get_closest_marker("slow") is None:
+        return
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "moge_bench.cli" in child.cmdline():
+                for process in (*child.children(recursive=True), child):
+                    process.kill()
 
 
 @pytest.fixture(autouse=True)

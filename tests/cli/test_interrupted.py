@@ -84,6 +84,8 @@ def test_a_real_one(tmp_path, grid_file, moment):
             [sys.executable, "-m", "moge_bench.cli", "ablate", str(grid_file), "--jobs", "2",
              "--results", str(tmp_path / "results")],
             stdout=out, stderr=out, start_new_session=True,
+            # A shell's background job ignores Ctrl-C, and so would what this test starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
     watched, deadline = psutil.Process(process.pid), time.monotonic() + 240
 
