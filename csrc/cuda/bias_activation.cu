@@ -24,7 +24,7 @@ int check_sizes(const Args& args) {
 // Launches the kernel that `choose(Row)` returns, a block for each chunk and tile of columns.
 template <class Args, class Choose>
 int run(const Args& args, std::initializer_list<const void*> rows, void* stream, Choose choose) {
-  return with_element<16>(args.element, args.hidden_size, rows, [&](auto row) {
+  return with_element<16, false>(args.element, args.hidden_size, rows, [&](auto row) {
     constexpr int kWidth = kTile<decltype(row)::W>;
     const int64_t tiles = (args.hidden_size + kWidth - 1) / kWidth;
     const int64_t blocks = max_chunks(args.num_rows, args.num_experts + 1) * tiles;

@@ -82,7 +82,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> route(
   RouteForward args{};
   args.logits = logits.const_data_ptr();
   args.noise = pointer<float>(noise);
-  args.noise_stride = noise ? noise->stride(0) : 0;
+  // Not its own stride: a single row is contiguous whatever that is.
+  args.noise_stride = noise && noise->stride(0) != 0 ? num_experts : 0;
   args.groups = groups ? &groups->map : nullptr;
   args.weights = output<float>(weights);
   args.experts = output<int64_t>(experts);

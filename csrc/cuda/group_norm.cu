@@ -6,16 +6,16 @@
 namespace moge::cuda {
 namespace {
 
-template <int V, int W>
+template <int V, int W, class In>
 int forward(const GroupNormForward& args, void* stream) {
   const Filter filter = make_filter(args.groups, args.num_experts);
   const SliceLayout slices = make_slices<V>(filter, args.num_experts);
   const size_t shared_bytes = 4 * (size_t(kWarps) * slices.pitch + tap_floats(filter));
   const int blocks = count_blocks(args.num_tokens);
   const Partials parts = make_partials(args.workspace, blocks, 0);
-  if (const int code = allow_shared(group_norm_forward_kernel<V, W>, shared_bytes)) return code;
-  SIMT_LAUNCH((group_norm_forward_kernel<V, W>), blocks, kThreads, shared_bytes, as_stream(stream),
-              args, parts, slices.pitch, slices.margin, filter);
+  if (const int code = allow_shared(group_norm_forward_kernel<V, W, In>, shared_bytes)) return code;
+  SIMT_LAUNCH((group_norm_forward_kernel<V, W, In>), blocks, kThreads, shared_bytes,
+              as_stream(stream), args, parts, slices.pitch, slices.margin, filter);
   return check_launch();
 }
 
@@ -26,13 +26,14 @@ int reduce(const GroupNormForward& args, void* stream) {
   return check_launch();
 }
 
-template <int V, int W>
+template <int V, int W, class In>
 int backward(const GroupNormBackward& args, void* stream) {
   const Filter filter = make_filter(args.groups, args.num_experts);
   const SliceLayout slices = make_slices<V>(filter, args.num_experts);
   const size_t shared_bytes = 4 * (size_t(kWarps) * slices.pitch + tap_floats(filter));
-  if (const int code = allow_shared(group_norm_backward_kernel<V, W>, shared_bytes)) return code;
-  SIMT_LAUNCH((group_norm_backward_kernel<V, W>), count_blocks(args.num_tokens), kThreads,
+  if (const int code = allow_shared(group_norm_backward_kernel<V, W, In>, shared_bytes))
+    return code;
+  SIMT_LAUNCH((group_norm_backward_kernel<V, W, In>), count_blocks(args.num_tokens), kThreads,
               shared_bytes, as_stream(stream), args, slices.pitch, slices.margin, filter);
   return check_launch();
 }
@@ -45,7 +46,7 @@ int moge_cuda_group_norm_forward(const moge::cuda::GroupNormForward* args, void*
   using namespace moge::cuda;
   const auto run = [&](auto row) {
     using Row = decltype(row);
-    return forward<Row::V, Row::W>(*args, stream);
+    return forward<Row::V, Row::W, typename Row::In>(*args, stream);
   };
   const int code = args->wide != nullptr
                        ? launch_wide_norm(*args, stream)
@@ -62,7 +63,7 @@ int moge_cuda_group_norm_backward(const moge::cuda::GroupNormBackward* args, voi
   return with_row(args->element, args->num_experts, {args->scores, args->grad_scores},
                   [&](auto row) {
                     using Row = decltype(row);
-                    return backward<Row::V, Row::W>(*args, stream);
+                    return backward<Row::V, Row::W, typename Row::In>(*args, stream);
                   });
 }
 int64_t moge_cuda_group_norm_workspace_bytes(int64_t num_tokens) {

@@ -11,7 +11,7 @@
 namespace moge::cuda {
 
 // Grid: count_blocks(T). Dynamic shared memory: 8 slices of `pitch` floats, then the taps.
-template <int V, int W>
+template <int V, int W, class In>
 __global__ void __launch_bounds__(kThreads, 4)
     group_norm_forward_kernel(const GroupNormForward args, const Partials parts, const int pitch,
                               const int margin_offset, const __grid_constant__ Filter filter) {
@@ -28,9 +28,8 @@ __global__ void __launch_bounds__(kThreads, 4)
        token += int64_t(gridDim.x) * kWarps) {
     __syncwarp();       // the slice is no longer read
     float zero = 0.0f;  // NaN from the first NaN or infinity on
-    with_typed(args.scores, args.element, token * n, [&](const auto* scores) {
-      stage_row<V, W>(scores, slice, n, lane, [&](float value) { zero = fmaf(value, 0.0f, zero); });
-    });
+    stage_row<V, W>(static_cast<const In*>(args.scores) + token * n, slice, n, lane,
+                    [&](float value) { zero = fmaf(value, 0.0f, zero); });
     note_row(sums.logits, zero != zero, token);
     __syncwarp();
     sums.loss[threadIdx.x] +=
@@ -48,7 +47,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // Grid: count_blocks(T). Dynamic shared memory: 8 slices of `pitch` floats, then the taps.
-template <int V, int W>
+template <int V, int W, class In>
 __global__ void __launch_bounds__(kThreads, 4)
     group_norm_backward_kernel(const GroupNormBackward args, const int pitch,
                                const int margin_offset, const __grid_constant__ Filter filter) {
@@ -66,16 +65,14 @@ __global__ void __launch_bounds__(kThreads, 4)
     float scores[V];
 #pragma unroll
     for (int i = 0; i < V; ++i) scores[i] = 0.0f;
-    with_typed(args.scores, args.element, token * n, [&](const auto* row) {
-      read_row<V, W>(row, n, lane, [&](int i, float value) { scores[i] = value; });
-    });
+    read_row<V, W>(static_cast<const In*>(args.scores) + token * n, n, lane,
+                   [&](int i, float value) { scores[i] = value; });
     // No barrier: of the slice a lane last read, and first writes, its own places.
     store_row<V, W>(slice, n, lane, [&](int i) { return scores[i]; });
     __syncwarp();
     norm_slopes<V>(filter, taps, masks[lane], slice, slice + margin_offset, lane);
     update_row<V, W>(slice, n, lane, [&](int i, float d) { return norm_grad * scores[i] * d; });
-    with_typed(args.grad_scores, args.element, opaque(token) * n,
-               [&](auto* row) { unstage_row<V, W>(slice, row, n, lane); });
+    unstage_row<V, W>(slice, static_cast<In*>(args.grad_scores) + opaque(token) * n, n, lane);
   }
 }
 

@@ -36,7 +36,7 @@ int backward(const GroupNormBackward& args, void* stream) {
 }  // namespace
 
 int launch_wide_norm(const GroupNormForward& args, void* stream) {
-  return with_row(args.element, args.num_experts, {args.scores}, [&](auto row) {
+  return with_any_row(args.element, args.num_experts, {args.scores}, [&](auto row) {
     using Row = decltype(row);
     return forward<Row::V, Row::W>(args, stream);
   });
@@ -49,10 +49,11 @@ int launch_wide_norm_backward(const GroupNormBackward& given, void* stream) {
     if (code) return code;
     args.grad_loss = args.wide->mean;
   }
-  return with_row(args.element, args.num_experts, {args.scores, args.grad_scores}, [&](auto row) {
-    using Row = decltype(row);
-    return backward<Row::V, Row::W>(args, stream);
-  });
+  return with_any_row(args.element, args.num_experts, {args.scores, args.grad_scores},
+                      [&](auto row) {
+                        using Row = decltype(row);
+                        return backward<Row::V, Row::W>(args, stream);
+                      });
 }
 
 }  // namespace moge::cuda

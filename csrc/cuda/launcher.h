@@ -2,6 +2,7 @@
 #pragma once
 
 #include <initializer_list>
+#include <type_traits>
 
 #include "cuda/filter.cuh"
 #include "cuda/launch.h"
@@ -56,11 +57,18 @@ struct Row {
   using In = Element;
 };
 
+// The most values of a run that passes through a slice of shared memory. With 8, of 16 bits, a
+// lane's two float4 in the slice lie 32 bytes apart and meet another lane's in the banks, which
+// cost 1.4 times the least number of accesses (gpu-check). 32 slots leave registers for 2.
+template <int V, class In>
+constexpr int kMostStaged = V > 16 && sizeof(In) < 4 ? 2 : 4;
+
 // Runs of 16 bytes, or what is left of them, where the size and the addresses of all rows allow
 // them, else single values.
-template <int V, class In, class Run>
+template <int V, bool kStaged, class In, class Run>
 int with_run(int64_t row_size, std::initializer_list<const void*> rows, Run run) {
-  constexpr int kWhole = 16 / int(sizeof(In)), W = V < kWhole ? V : kWhole;
+  constexpr int kWhole = 16 / int(sizeof(In)), kFits = V < kWhole ? V : kWhole;
+  constexpr int W = kStaged && kFits > kMostStaged<V, In> ? kMostStaged<V, In> : kFits;
   bool wide = row_size % W == 0;
   for (const void* row : rows) wide &= reinterpret_cast<uintptr_t>(row) % 16 == 0;
   return wide ? run(Row<V, W, In>()) : run(Row<V, 1, In>());
@@ -68,32 +76,44 @@ int with_run(int64_t row_size, std::initializer_list<const void*> rows, Run run)
 
 constexpr char kWrongElement[] = "element must be kFloat32, kFloat16 or kBFloat16";
 
-template <int V, class Run>
+template <int V, bool kStaged, class Run>
 int with_element(Element element, int64_t row_size, std::initializer_list<const void*> rows,
                  Run run) {
-  if (element == Element::kFloat32) return with_run<V, float>(row_size, rows, run);
-  if (element == Element::kFloat16) return with_run<V, Half>(row_size, rows, run);
-  if (element == Element::kBFloat16) return with_run<V, BFloat16>(row_size, rows, run);
+  if (element == Element::kFloat32) return with_run<V, kStaged, float>(row_size, rows, run);
+  if (element == Element::kFloat16) return with_run<V, kStaged, Half>(row_size, rows, run);
+  if (element == Element::kBFloat16) return with_run<V, kStaged, BFloat16>(row_size, rows, run);
   return fail(kWrongElement);
 }
 
-// Calls run(Row) with the smallest V that holds N experts, for kernels that serve every element
-// type (with_typed). A run is what fits in 16 bytes of the slice: with 8 values a run, a lane's two
-// float4 there lay 32 bytes apart and met another lane's in the banks, which cost 1.4 times the
-// least number of accesses (gpu-check).
+// Calls run(V), a type, with the smallest V that holds N experts.
+template <class Run>
+int with_slots(int n, Run run) {
+  if (n < 1 || n > 1024) return fail("num_experts must be from 1 to 1024");
+  if (n <= 32) return run(std::integral_constant<int, 1>());
+  if (n <= 64) return run(std::integral_constant<int, 2>());
+  if (n <= 128) return run(std::integral_constant<int, 4>());
+  if (n <= 256) return run(std::integral_constant<int, 8>());
+  if (n <= 512) return run(std::integral_constant<int, 16>());
+  return run(std::integral_constant<int, 32>());
+}
+
+// Calls run(Row) for the kernels that serve one element type each.
 template <class Run>
 int with_row(Element element, int n, std::initializer_list<const void*> rows, Run run) {
+  return with_slots(n, [&](auto slots) {
+    return with_element<decltype(slots)::value, true>(element, n, rows, run);
+  });
+}
+
+// The same for kernels that serve them all (with_typed): runs of the length that float32 has.
+template <class Run>
+int with_any_row(Element element, int n, std::initializer_list<const void*> rows, Run run) {
   if (element != Element::kFloat32 && element != Element::kFloat16 &&
       element != Element::kBFloat16) {
     return fail(kWrongElement);
   }
-  if (n < 1 || n > 1024) return fail("num_experts must be from 1 to 1024");
-  if (n <= 32) return with_run<1, float>(n, rows, run);
-  if (n <= 64) return with_run<2, float>(n, rows, run);
-  if (n <= 128) return with_run<4, float>(n, rows, run);
-  if (n <= 256) return with_run<8, float>(n, rows, run);
-  if (n <= 512) return with_run<16, float>(n, rows, run);
-  return with_run<32, float>(n, rows, run);
+  return with_slots(
+      n, [&](auto slots) { return with_run<decltype(slots)::value, true, float>(n, rows, run); });
 }
 
 }  // namespace moge::cuda

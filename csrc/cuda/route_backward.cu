@@ -7,15 +7,15 @@
 namespace moge::cuda {
 namespace {
 
-template <int V, int W>
+template <int V, int W, class In>
 int run(const RouteBackward& args, void* stream) {
   const Filter filter = make_filter(args.groups, args.num_experts);
   const SliceLayout slices = make_slices<V>(filter, args.num_experts);
   const size_t shared_bytes =
       4 * (size_t(kWarps) * slices.pitch + args.num_experts + tap_floats(filter));
-  if (const int code = allow_shared(route_backward_kernel<V, W>, shared_bytes)) return code;
-  SIMT_LAUNCH((route_backward_kernel<V, W>), count_blocks(args.num_tokens), kThreads, shared_bytes,
-              as_stream(stream), args, slices.pitch, slices.margin, filter);
+  if (const int code = allow_shared(route_backward_kernel<V, W, In>, shared_bytes)) return code;
+  SIMT_LAUNCH((route_backward_kernel<V, W, In>), count_blocks(args.num_tokens), kThreads,
+              shared_bytes, as_stream(stream), args, slices.pitch, slices.margin, filter);
   return check_launch();
 }
 
@@ -30,6 +30,6 @@ extern "C" int moge_cuda_route_backward(const moge::cuda::RouteBackward* args, v
   return with_row(args->element, args->num_experts, {args->logits, args->grad_logits},
                   [&](auto row) {
                     using Row = decltype(row);
-                    return run<Row::V, Row::W>(*args, stream);
+                    return run<Row::V, Row::W, typename Row::In>(*args, stream);
                   });
 }

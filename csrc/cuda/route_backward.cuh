@@ -59,7 +59,7 @@ __device__ __forceinline__ void add_weight_gradients(const RouteBackward& args, 
 }
 
 // Leaves in `slice` the gradient through the scores.
-template <int V, int W>
+template <int V, int W, class In>
 __device__ __forceinline__ void score_gradients(const RouteBackward& args, const Filter& filter,
                                                 int64_t token, int lane, unsigned groups,
                                                 float norm_grad, const float* grad_importance,
@@ -69,11 +69,8 @@ __device__ __forceinline__ void score_gradients(const RouteBackward& args, const
   float scores[V];
 #pragma unroll
   for (int i = 0; i < V; ++i) scores[i] = 0.0f;
-  with_typed(args.logits, args.element, token * n, [&](const auto* logits) {
-    read_row<V, W>(logits, n, lane, [&](int i, float x) {
-      scores[i] = expf(x - stats.values[0]) * stats.values[1];
-    });
-  });
+  read_row<V, W>(static_cast<const In*>(args.logits) + token * n, n, lane,
+                 [&](int i, float x) { scores[i] = expf(x - stats.values[0]) * stats.values[1]; });
   const bool with_norm = args.groups != nullptr && args.grad_loss != nullptr;
   if (with_norm) {
     store_row<V, W>(slice, n, lane, [&](int i) { return scores[i]; });
@@ -97,7 +94,7 @@ __device__ __forceinline__ void score_gradients(const RouteBackward& args, const
 
 // Grid: count_blocks(T). Dynamic shared memory: 8 slices as in the forward pass, then N floats and
 // the taps.
-template <int V, int W>
+template <int V, int W, class In>
 __global__ void __launch_bounds__(kThreads, 4)
     route_backward_kernel(const RouteBackward args, const int pitch, const int margin_offset,
                           const __grid_constant__ Filter filter) {
@@ -124,8 +121,8 @@ __global__ void __launch_bounds__(kThreads, 4)
        token += int64_t(gridDim.x) * kWarps) {
     // No barrier: of the slice a lane last read, and first writes, its own places.
     if (with_norm || args.grad_importance != nullptr || raw_weights) {
-      score_gradients<V, W>(args, filter, token, lane, with_norm ? masks[lane] : 0u, norm_grad,
-                            grad_importance, taps, slice, margin);
+      score_gradients<V, W, In>(args, filter, token, lane, with_norm ? masks[lane] : 0u, norm_grad,
+                                grad_importance, taps, slice, margin);
     } else {
       store_row<V, W>(slice, n, lane, [](int) { return 0.0f; });
     }
@@ -134,8 +131,7 @@ __global__ void __launch_bounds__(kThreads, 4)
       add_weight_gradients(args, opaque(token), lane, slice);
       __syncwarp();
     }
-    with_typed(args.grad_logits, args.element, opaque(token) * n,
-               [&](auto* row) { unstage_row<V, W>(slice, row, n, lane); });
+    unstage_row<V, W>(slice, static_cast<In*>(args.grad_logits) + opaque(token) * n, n, lane);
   }
 }
 

@@ -7,7 +7,7 @@
 namespace moge::cuda {
 namespace {
 
-template <int V, int W>
+template <int V, int W, class In>
 int run(const RouteForward& args, void* stream) {
   const Filter filter = make_filter(args.groups, args.num_experts);
   const SliceLayout slices = make_slices<V>(filter, args.num_experts);
@@ -15,9 +15,9 @@ int run(const RouteForward& args, void* stream) {
       4 * (size_t(kWarps) * slices.pitch + args.num_experts + tap_floats(filter));
   const int blocks = count_blocks(args.num_tokens);
   const Partials parts = make_partials(args.workspace, blocks, args.num_experts);
-  if (const int code = allow_shared(route_forward_kernel<V, W>, shared_bytes)) return code;
-  SIMT_LAUNCH((route_forward_kernel<V, W>), blocks, kThreads, shared_bytes, as_stream(stream), args,
-              parts, slices.pitch, slices.margin, filter);
+  if (const int code = allow_shared(route_forward_kernel<V, W, In>, shared_bytes)) return code;
+  SIMT_LAUNCH((route_forward_kernel<V, W, In>), blocks, kThreads, shared_bytes, as_stream(stream),
+              args, parts, slices.pitch, slices.margin, filter);
   return check_launch();
 }
 
@@ -26,7 +26,7 @@ int forward(const RouteForward& args, void* stream) {
   if (launch_subwarp_forward(args, stream)) return check_launch();
   return with_row(args.element, args.num_experts, {args.logits, args.noise}, [&](auto row) {
     using Row = decltype(row);
-    return run<Row::V, Row::W>(args, stream);
+    return run<Row::V, Row::W, typename Row::In>(args, stream);
   });
 }
 

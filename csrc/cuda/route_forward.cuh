@@ -28,18 +28,16 @@
 
 namespace moge::cuda {
 
-// Copies the token's logits to the slice; true where the lane has a NaN or an infinity. The maximum
-// goes to shared memory too: the selection needs all registers.
-template <int V, int W>
-__device__ __forceinline__ bool stage_logits(const RouteForward& args, int64_t token, float* slice,
-                                             int n, int lane, float* maximum) {
+// Copies the logits to the slice; true where the lane has a NaN or an infinity. The maximum goes to
+// shared memory too: the selection needs all registers.
+template <int V, int W, class In>
+__device__ __forceinline__ bool stage_logits(const In* logits, float* slice, int n, int lane,
+                                             float* maximum) {
   float zero = 0.0f;  // NaN from the first NaN or infinity on
   float most = -infinity();
-  with_typed(args.logits, args.element, token * n, [&](const auto* logits) {
-    stage_row<V, W>(logits, slice, n, lane, [&](float value) {
-      most = fmaxf(most, value);
-      zero = fmaf(value, 0.0f, zero);
-    });
+  stage_row<V, W>(logits, slice, n, lane, [&](float value) {
+    most = fmaxf(most, value);
+    zero = fmaf(value, 0.0f, zero);
   });
   most = warp_max(most);
   if (lane == 0) *maximum = most;
@@ -185,7 +183,7 @@ __device__ __forceinline__ void add_slices(const float* slices, int pitch, int n
 
 // Grid: count_blocks(T). Dynamic shared memory: 8 slices of `pitch` floats (N and the margin, in
 // whole 16 bytes; each 16-byte aligned), N counters (packed_count), the taps.
-template <int V, int W>
+template <int V, int W, class In>
 __global__ void __launch_bounds__(kThreads, 4)
     route_forward_kernel(const RouteForward args, const Partials parts, const int pitch,
                          const int margin_offset, const __grid_constant__ Filter filter) {
@@ -209,7 +207,8 @@ __global__ void __launch_bounds__(kThreads, 4)
     const bool active = token < args.num_tokens;
     __syncwarp();  // the slice is no longer read
     if (active) {
-      const bool bad = stage_logits<V, W>(args, token, slice, n, lane, &sums.maximum[warp]);
+      const In* logits = static_cast<const In*>(args.logits) + token * n;
+      const bool bad = stage_logits<V, W>(logits, slice, n, lane, &sums.maximum[warp]);
       note_row(sums.logits, bad, token);
       __syncwarp();
       float values[V];

@@ -28,11 +28,11 @@ int launch_wide_backward(const RouteBackward& given, void* stream) {
     if (code) return code;
     args.grad_loss = args.wide->mean;
   }
-  return with_row(args.element, args.num_experts,
-                  {args.logits, args.grad_logits, args.grad_importance}, [&](auto row) {
-                    using Row = decltype(row);
-                    return backward<Row::V, Row::W>(args, stream);
-                  });
+  return with_any_row(args.element, args.num_experts,
+                      {args.logits, args.grad_logits, args.grad_importance}, [&](auto row) {
+                        using Row = decltype(row);
+                        return backward<Row::V, Row::W>(args, stream);
+                      });
 }
 
 }  // namespace moge::cuda

@@ -59,11 +59,11 @@ int launch_wide_forward(const RouteForward& args, void* stream) {
       args.top_k / wide.top_groups > args.num_experts / wide.num_groups) {
     return fail("top_groups must divide top_k and hold that many experts");
   }
-  return with_row(args.element, args.num_experts, {args.logits, args.noise, wide.bias},
-                  [&](auto row) {
-                    using Row = decltype(row);
-                    return forward<Row::V, Row::W>(args, stream);
-                  });
+  return with_any_row(args.element, args.num_experts, {args.logits, args.noise, wide.bias},
+                      [&](auto row) {
+                        using Row = decltype(row);
+                        return forward<Row::V, Row::W>(args, stream);
+                      });
 }
 
 }  // namespace moge::cuda

@@ -12,7 +12,7 @@ int run(const Args& args, std::initializer_list<const void*> rows, int64_t num_w
         Choose choose) {
   if (args.hidden_size < 1) return fail("hidden_size must be at least 1");
   if (num_warps == 0) return 0;
-  return with_element<16>(args.element, args.hidden_size, rows, [&](auto row) {
+  return with_element<16, false>(args.element, args.hidden_size, rows, [&](auto row) {
     const auto kernel = choose(row);
     SIMT_LAUNCH(kernel, count_row_blocks(num_warps), kThreads, 0, as_stream(stream), args);
     return check_launch();

@@ -7,7 +7,6 @@
 // beyond N exist and hold what the caller put there.
 #pragma once
 
-#include "cuda/launch.h"
 #include "cuda/portable.cuh"
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
@@ -61,22 +60,6 @@ __device__ __forceinline__ int warp_inclusive_sum(int value, int lane) {
 __device__ __forceinline__ unsigned ordered(float value) {
   const unsigned bits = __float_as_uint(value + 0.0f);
   return bits >> 31 ? ~bits : bits | 0x80000000u;
-}
-
-// Calls use(pointer to the element `first` of `rows`, of its type). One kernel serves all element
-// types, which differ where rows are loaded and stored: the branch is the same for all threads, and
-// the rest, which takes nvcc long, is compiled once.
-template <class T, class Rows>
-using TypedRows = std::conditional_t<std::is_const_v<Rows>, const T, T>*;
-template <class Rows, class Use>
-__device__ __forceinline__ void with_typed(Rows* rows, Element element, int64_t first, Use use) {
-  if (element == Element::kFloat32) {
-    use(static_cast<TypedRows<float, Rows>>(rows) + first);
-  } else if (element == Element::kBFloat16) {
-    use(static_cast<TypedRows<BFloat16, Rows>>(rows) + first);
-  } else {
-    use(static_cast<TypedRows<Half, Rows>>(rows) + first);
-  }
 }
 
 // Values of a run of W that one access of at most 16 bytes moves.

@@ -12,10 +12,28 @@ constexpr float kSumEpsilon = 1e-20f;      // added to a sum of scores before it
 constexpr float kSmallest = 1.17549435e-38f;
 
 // Blocks that run on an SM at a time, at least. A row's keys, scores and sums are in registers: 80
-// a thread for 8 slots, 128 for more. With these numbers
-// none is spilled on sm_80, sm_90 and sm_100.
+// a thread for 8 slots, 128 for more. None is spilled on sm_80, sm_90 and sm_100.
 template <int V>
 constexpr int kWideBlocks = V > 8 ? 2 : 3;
+
+// The kernels of the wider routing serve all element types, which differ where a row is loaded and
+// stored: the branch is the same for all threads, and the rest, which takes nvcc minutes, is
+// compiled once. The kernels without it are one a type: as one, some of those for N > 256 took 18 %
+// more instructions, or spilled.
+template <class T, class Rows>
+using TypedRows = std::conditional_t<std::is_const_v<Rows>, const T, T>*;
+
+// Calls use(pointer to the element `first` of `rows`, of its type).
+template <class Rows, class Use>
+__device__ __forceinline__ void with_typed(Rows* rows, Element element, int64_t first, Use use) {
+  if (element == Element::kFloat32) {
+    use(static_cast<TypedRows<float, Rows>>(rows) + first);
+  } else if (element == Element::kBFloat16) {
+    use(static_cast<TypedRows<BFloat16, Rows>>(rows) + first);
+  } else {
+    use(static_cast<TypedRows<Half, Rows>>(rows) + first);
+  }
+}
 
 struct ScorePoint {
   float value, slope;  // f(x), f'(x)

@@ -38,6 +38,26 @@ def test_routing(device, options, dtype):
     torch.testing.assert_close(grad.double(), wanted, rtol=rtol, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("num_experts", [24, 48, 100, 256, 300, 1024])
+def test_every_size_class(num_experts, dtype):
+    """From one slot a lane to 32: two functions, bias, ranges, scale, mask, unit energy."""
+    values = (torch.randn(33, num_experts) * 2).to(dtype)
+    bias, mask = torch.randn(num_experts) / 8, torch.arange(33) % 4 > 0
+    for function, energy in (("sigmoid", True), ("softmax", False)):
+        options = {"bias": bias, "mask": mask, "scale": 2.5, "score_function": function,
+                   "num_groups": 4, "top_groups": 2, "unit_energy": energy}  # fmt: skip
+        truth = route(values.double(), 4, backend="reference",
+                      **(options | {"bias": bias.double()}))  # fmt: skip
+        ours = route(values, 4, **options)
+        assert torch.equal(ours.experts, truth.experts)
+        assert torch.equal(ours.load, truth.load)
+        for name in ("weights", "importance", "group_loss"):
+            torch.testing.assert_close(
+                getattr(ours, name).double(), getattr(truth, name), rtol=2e-5, atol=1e-6
+            )
+
+
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("unit_energy", [False, True])
 @pytest.mark.parametrize("reduction", ["token_mean", "official_image"])

@@ -200,6 +200,14 @@ def test_non_contiguous(backend):
         assert torch.equal(a.weights, b.weights) and torch.equal(a.group_loss, b.group_loss)
 
 
+def test_a_single_row_is_contiguous_whatever_its_stride(backend):
+    logits, noise = torch.randn(4, 16)[::2][:1], torch.randn(4, 16)[::2][:1]
+    assert logits.is_contiguous() and noise.stride(0) == 32
+    a = route(logits, 2, noise=noise, backend=backend)
+    b = route(logits.clone(), 2, noise=noise.clone(), backend=backend)
+    assert torch.equal(a.weights, b.weights) and torch.equal(a.group_loss, b.group_loss)
+
+
 def test_without_groups_there_is_no_loss_and_the_rest_is_the_same(backend):
     logits = torch.randn(20, 16)
     plain = route(logits, 2, group_size=None, backend=backend)

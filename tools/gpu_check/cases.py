@@ -71,8 +71,9 @@ class Case:
             text += f" ranges={self.ranges[0]},{self.ranges[1]}"
         if self.counted:
             text += " counted"
-        # One kernel serves every element, at other costs.
-        return text if self.op == "sort_choices" else f"{text} {self.element}"
+        # One kernel serves every element, at other costs: the name of the others tells theirs.
+        sub_warp = self.op in SUB_WARP_OPS and self.num_experts in SUB_WARP_MAPS
+        return f"{text} {self.element}" if self.wider or sub_warp else text
 
     @property
     def name(self) -> str:

@@ -12,6 +12,8 @@ SMALL_ROUTERS = (
     (5, 2, "torus"), (16, 1, "valid"), (64, 2, "valid"), (126, 3, "torus"), (300, 8, "torus"),
     (1024, 2, "torus"),
 )  # fmt: skip
+# What kernels of their own serve, of every number of slots a lane.
+SMALL_WIDER = ((16, 2), (48, 4), (100, 4), (256, 8), (300, 4), (1024, 8))
 SMALL_EXPERTS = ((1, 1, 7), (16, 2, 64), (300, 3, 33))
 LARGE_ROUTERS = (
     (65536, 64, torch.float32), (65536, 64, torch.bfloat16), (65536, 256, torch.float32),
@@ -29,6 +31,22 @@ def router(num_tokens: int, num_experts: int, top_k: int, dtype: torch.dtype, bo
     loss.backward()
     scores = torch.rand(num_tokens, num_experts, device="cuda").to(dtype).requires_grad_()
     group_norm(scores, group_size=size, border=border, nonfinite="propagate").backward()
+
+
+def wider(num_tokens: int, num_experts: int, top_k: int, dtype: torch.dtype) -> None:
+    """Forward and backward with all that "Wider routing" adds, by sigmoid and by softmax."""
+    bias = torch.randn(num_experts, device="cuda") / 8
+    mask = torch.arange(num_tokens, device="cuda") % 4 > 0
+    for function in ("sigmoid", "softmax"):
+        logits = torch.randn(num_tokens, num_experts, device="cuda").to(dtype).requires_grad_()
+        routing = route(
+            logits, top_k, score_function=function, bias=bias, num_groups=4, top_groups=2,
+            scale=2.5, mask=mask, unit_energy=True, nonfinite="propagate",
+        )  # fmt: skip
+        loss = routing.weights.sum() + routing.group_loss + routing.importance.square().sum()
+        loss.backward()
+    scores = torch.rand(num_tokens, num_experts, device="cuda").to(dtype).requires_grad_()
+    group_norm(scores, mask=mask, unit_energy=True, nonfinite="propagate").backward()
 
 
 def experts(num_tokens: int, num_experts: int, top_k: int, size: int, dtype: torch.dtype) -> None:
@@ -52,8 +70,11 @@ def main() -> None:
     torch.manual_seed(0)
     if sys.argv[1] == "small":
         for num_experts, top_k, border in SMALL_ROUTERS:
-            for dtype in (torch.float32, torch.bfloat16):
+            for dtype in (torch.float32, torch.float16, torch.bfloat16):
                 router(67, num_experts, top_k, dtype, border)
+        for num_experts, top_k in SMALL_WIDER:
+            for dtype in (torch.float32, torch.float16, torch.bfloat16):
+                wider(67, num_experts, top_k, dtype)
         for num_experts, top_k, size in SMALL_EXPERTS:
             for dtype in (torch.float32, torch.float16):
                 experts(131, num_experts, top_k, size, dtype)
@@ -61,6 +82,7 @@ def main() -> None:
         torch.cuda.cudart().cudaProfilerStart()
         for num_tokens, num_experts, dtype in LARGE_ROUTERS:
             router(num_tokens, num_experts, 2, dtype, "valid")
+        wider(65536, 256, 8, torch.bfloat16)
         for num_tokens, size, dtype in LARGE_EXPERTS:
             experts(num_tokens, 64, 2, size, dtype)
         torch.cuda.cudart().cudaProfilerStop()

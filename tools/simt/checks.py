@@ -1,13 +1,11 @@
 """Checks of the routing and group-norm kernels against the float64 reference, on any build of them.
 
-The tests run them on the emulator and on interpreted PTX, mutants.py on kernels without a barrier,
-and `python -m tools.simt.checks MODE STEP` every STEP-th case under a sanitizer. A check raises
-AssertionError. Legend: T tokens, N experts, k chosen.
+The tests run them on the emulator and on interpreted PTX, every_check.py in a list with all others.
+A check raises AssertionError. Legend: T tokens, N experts, k chosen.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 import torch
@@ -15,8 +13,7 @@ import torch
 from moge_bench.ops import reference
 from moge_bench.ops.choice import Choice
 from moge_bench.ops.topography import Topography, gaussian_taps
-from tools.simt import launch
-from tools.simt.cases import Case, by_reference, draw, every_case, upstream
+from tools.simt.cases import Case, by_reference, draw, upstream
 from tools.simt.kernels import Kernels
 
 
@@ -146,12 +143,3 @@ def check_group_norm(
         torch.testing.assert_close(grad.double(), oracle.grad, rtol=info.eps + 2e-6, atol=atol)
         seen.append((ours, grad))
     assert all(torch.equal(a, seen[0][0]) and torch.equal(b, seen[0][1]) for a, b in seen)
-
-
-if __name__ == "__main__":
-    mode, step = sys.argv[1], int(sys.argv[2])
-    built = Kernels(mode)
-    chosen = [*every_case()][::step]
-    for case in chosen:
-        check_case(built, case, launch.SCHEDULES[1:3])
-    print(f"{mode}: {len(chosen)} cases passed")

@@ -8,17 +8,13 @@ minutes; prints what noticed each, and ends with an error if one was not missed.
 
 from __future__ import annotations
 
-import itertools
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
-from tools.simt import cases, checks, dispatch_checks, launch
+from tools.simt.every_check import every_check
 from tools.simt.kernels import CUDA, Kernels
 
 BARRIER = re.compile(r"__sync(warp|threads)\(\);")
@@ -34,18 +30,6 @@ def every_barrier(names: list[str]) -> Iterator[tuple[Path, int]]:
                 yield header, index
 
 
-def every_check(kernels: Kernels) -> Iterator[Callable[[], None]]:
-    """Yield the checks in the order in which they are run, each without arguments."""
-    for case in [*[*cases.every_case()][::2], *cases.SPECIAL]:
-        yield partial(checks.check_case, kernels, case, (0, 1))
-    builds = [(kernels, schedule) for schedule in launch.SCHEDULES]
-    for border, num_experts in itertools.product(("valid", "torus"), (64, 300, 1024)):
-        yield partial(checks.check_group_norm, builds, torch.float32, num_experts, border)
-    for num_tokens, num_experts, top_k in ((33, 64, 8), (300, 1024, 4), (1500, 16, 2)):
-        experts = dispatch_checks.draw_choices(num_tokens, num_experts, top_k)
-        yield partial(dispatch_checks.check_sorted, kernels, experts, num_experts, launch.SCHEDULES)
-
-
 def what_notices(header: Path, index: int) -> str | None:
     """Return the first failure without the barrier of that line, or None if there is none."""
     lines = header.read_text().splitlines(keepends=True)
@@ -55,7 +39,7 @@ def what_notices(header: Path, index: int) -> str | None:
         mutant.parent.mkdir()
         mutant.write_text("".join(lines))
         kernels = Kernels("trace", Path(folder))
-        for check in every_check(kernels):
+        for check in every_check(kernels, 2):
             try:
                 check()
             except (AssertionError, RuntimeError) as failure:

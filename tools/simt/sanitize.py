@@ -1,6 +1,6 @@
-"""Runs the cases of cases.py in a process that a sanitizer watches: make sanitize.
+"""Runs the checks of every_check.py in a process that a sanitizer watches: make sanitize.
 
-python -m tools.simt.sanitize [STEP] runs every STEP-th case under AddressSanitizer with
+python -m tools.simt.sanitize [STEP] runs every STEP-th of each kind under AddressSanitizer with
 UndefinedBehaviorSanitizer, then under ThreadSanitizer; a report ends the run with its text.
 """
 
@@ -15,9 +15,9 @@ MODES = ("asan", "tsan")
 
 
 def run(mode: str, step: int) -> subprocess.CompletedProcess[str]:
-    """Run every ``step``-th case in the build of ``mode``; return the process with its output."""
+    """Run every ``step``-th check of each kind in the build of ``mode``; return what ran."""
     return subprocess.run(
-        [sys.executable, "-m", "tools.simt.checks", mode, str(step)],
+        [sys.executable, "-m", "tools.simt.every_check", mode, str(step)],
         env=build.environment(mode), capture_output=True, text=True, check=False,
     )  # fmt: skip
 

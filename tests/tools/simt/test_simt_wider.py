@@ -27,6 +27,12 @@ def test_routing(kernels, dtype, case):
     check_wider(kernels, case, dtype, launch.SCHEDULES[:2])
 
 
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_access(case):
+    """In the traced build, which checks bounds, alignment and races."""
+    check_wider(Kernels("trace"), case, torch.bfloat16, launch.SCHEDULES[:1])
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("num_experts", [12, 300])
 @pytest.mark.parametrize("masked", [False, True])
