@@ -59,7 +59,7 @@ kernels: $(VENV)/.kernels $(if $(filter 1,$(CUDA)),$(VENV)/.cuda)
 
 build: $(VENV)/.suite $(VENV)/.kernels $(VENV)/.cuda
 
-ablation tables report test bench gpu-check gpu-run: $(VENV)/.kernels $(VENV)/.cuda
+ablation tables report test bench gpu-check: $(VENV)/.kernels $(VENV)/.cuda
 api check check-ops sanitize mutants: $(VENV)/.kernels
 
 ablation: $(VENV)/.suite

@@ -5,12 +5,15 @@
 #
 #   OUT=folder scripts/gpu_run.sh        from the project's root; `make gpu-run` where a GPU is local
 #
-# OUT is results/perf/cuda/<today> where none is given.
+# OUT is results/perf/cuda/<today> where none is given, or a temporary folder in a rehearsal. The exit
+# code is 1 if a step failed.
 # The steps stand in order of value. Each has its own limit, log and line in summary.txt (name, exit
 # code, seconds); a failed one stops nothing but what cannot go on without it. results.tar.gz is
 # written anew after every step that measures. OUT gets at most eight files.
 #
-#   FROM=folder   OUT of an earlier call on the same commit: steps that ended well there are left out
+#   BUDGET=560    seconds that all of it may take; PYTHON=path of the Python that has torch
+#   FROM=folder   OUT of an earlier call, another folder: steps that ended well there are left out, if
+#                 it was of the same commit
 #   BRING=folder  wheels (whl/*.whl) of packages that the machine lacks, and the commit's name (commit)
 #   DRY=1         only what needs no GPU: for a rehearsal
 #   ARCHITECTURES=list  what a build is for, as in TORCH_CUDA_ARCH_LIST; without it, what the card is
@@ -23,21 +26,27 @@ DRY=${DRY:-0}
 BRING=${BRING:-/nothing-brought}
 ROOT=$PWD
 [ -f moge_bench/ops/route.py ] || { echo "run it from the project's root"; exit 2; }
-OUT=$(realpath -m "${OUT:-results/perf/cuda/$(date -u +%F)}")
+[ -z "${OUT:-}" ] && OUT=$([ "$DRY" = 1 ] && mktemp -d || echo "results/perf/cuda/$(date -u +%F)")
+OUT=$(realpath -m "$OUT")
+[ -n "${FROM:-}" ] && [ "$(realpath -m "$FROM")" = "$OUT" ] && { echo "FROM must be another folder than OUT, got $OUT for both"; exit 2; }
+COMMIT=$(cat "$BRING/commit" 2>/dev/null || git rev-parse HEAD 2>/dev/null || echo unknown)
 T=$(mktemp -d)
 mkdir -p "$T/results" "$OUT"
 [ -f "${FROM:-}/results.tar.gz" ] && tar -C "$T" -xzf "$FROM/results.tar.gz"
 SUMMARY=$OUT/summary.txt MACHINE=$OUT/machine.log TESTS=$OUT/tests.log SANITIZER=$OUT/sanitizer.log
 PERF=$OUT/perf.log TRAIN=$OUT/train.log NCU=$OUT/ncu.log
 : >"$SUMMARY"
-SECONDS=0
+SECONDS=0 FAILED=
 
 note() { echo "$*" | tee -a "$SUMMARY"; }
-line() { note "$(printf '%-28s rc=%-4s %4s s  (ended at %s s) %s' "$1" "$2" "$3" "$SECONDS" "${4:-}")"; }
+line() {
+  note "$(printf '%-28s rc=%-4s %4s s  (ended at %s s) %s' "$1" "$2" "$3" "$SECONDS" "${4:-}")"
+  [ "$2" = 0 ] || [ "$2" = skip ] || FAILED="$FAILED $1"
+}
 left() { echo $((BUDGET - SECONDS - 6)); }
 done_before() {  # what prepares the machine is done in every call
   case $1 in machine|wheels|libraries-brought|build|first-kernel|first-kernel-rebuilt) return 1;; esac
-  [ -f "${FROM:-}/summary.txt" ] && grep -qE "^$1 +rc=0 " "$FROM/summary.txt"
+  grep -qx "commit: $COMMIT" "${FROM:-}/machine.log" 2>/dev/null && grep -qE "^$1 +rc=0 " "$FROM/summary.txt"
 }
 # step NAME LIMIT LOG COMMAND...: run it in at most LIMIT seconds, output to LOG, a line to summary
 step() {
@@ -60,6 +69,7 @@ finish() {  # what comes back must fit: both ends of a long log
   done
   save
   rm -rf "$T"
+  [ -z "$FAILED" ] || echo "not well ended:$FAILED"
 }
 stop() { tail -60 "$MACHINE"; note "$1: nothing more is run"; finish; exit 1; }
 trap 'note "terminated at $SECONDS s"; finish; exit 143' TERM INT
@@ -76,7 +86,7 @@ for folder in "${CUDA_HOME:-/usr/local/cuda}/bin" /usr/local/cuda/compute-saniti
   "$("$PY" -c 'import sys; print(sys.prefix)')/bin"; do  # the last: ninja, without which a build is serial
   [ -d "$folder" ] && PATH="$folder:$PATH"
 done
-export PATH
+export PATH="$T/site/bin:$PATH"  # programs of wheels that were brought, such as ninja
 export PYTHONUNBUFFERED=1 PYTHONPATH="$T/site:$ROOT" TOKENIZERS_PARALLELISM=false
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 COLUMNS=160
 # Not the list of the machine's environment, which may leave out this card; build-here takes that one.
@@ -89,7 +99,7 @@ PROGRAM=("$PY" -m)
 
 # ---------------------------------------------------------------------------------------- machine
 facts() {
-  echo "commit: $(cat "$BRING/commit" 2>/dev/null || git rev-parse HEAD 2>/dev/null || echo unknown)"
+  echo "commit: $COMMIT"
   date -u; uname -srm; nproc; ldd --version | head -1; free -g | head -2
   "$SMI" || true
   "$SMI" --query-gpu=name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu --format=csv || true
@@ -129,7 +139,7 @@ backtrace() {  # where first_kernel ends on the host, by the first debugger that
 }
 DEVICE=$([ "$DRY" = 1 ] && echo cpu || echo cuda) HERE=$T/here
 export -f facts wheels build build_here first_kernel backtrace
-export PY BRING T SMI NVCC ROOT DRY DEVICE HERE
+export PY BRING T SMI NVCC ROOT DRY DEVICE HERE COMMIT
 
 step machine 30 "$MACHINE" bash -c facts
 step wheels 60 "$MACHINE" bash -c wheels
@@ -139,8 +149,9 @@ starts() {  # NAME FOLDER: whether the first kernels of the libraries there run;
   step "$1-backtrace" 100 "$MACHINE" bash -c "backtrace '$2'"
   return 1
 }
+keep() { mkdir -p "$T/results/crashed" && cp "$1"/moge_bench/*.so "$1/build/compile.log" "$T/results/crashed" 2>/dev/null; save; }
 if step libraries-brought 45 "$MACHINE" "$PY" -W ignore -m tools.gpu_run.libraries; then
-  starts first-kernel "$ROOT" || { rebuild; starts first-kernel-rebuilt "$ROOT" || stop "the first kernels crash"; }
+  starts first-kernel "$ROOT" || { keep "$ROOT"; rebuild; starts first-kernel-rebuilt "$ROOT" || stop "the first kernels crash"; }
 else
   rebuild; starts first-kernel "$ROOT" || stop "the first kernels crash"
 fi
@@ -202,7 +213,7 @@ if [ "$DRY" = 1 ]; then
   for name in probes every_kernel large_cases failed_again compare_records; do  # the others have run
     step "import-$name" 40 "$PERF" "$PY" -c "import tools.gpu_run.$name"
   done
-  finish; exit 0
+  finish; [ -z "$FAILED" ]; exit
 fi
 step probes 60 "$MACHINE" env -u NVIDIA_TF32_OVERRIDE "${PROGRAM[@]}" tools.gpu_run.probes
 step perf-large 80 "$PERF" "${PROGRAM[@]}" tools.gpu_run.large_cases "$T/results/perf/large"
@@ -225,8 +236,7 @@ save
 step compare 20 "$TRAIN" "${PROGRAM[@]}" tools.gpu_run.compare_records "$T/results/train" "$T/results/again"
 save
 # As a user of this machine builds: its compiler, its flags, the environment's architectures.
-step build-here 150 "$MACHINE" bash -c build_here && { starts first-kernel-of-that-build "$HERE" || {
-  mkdir -p "$T/results/crashed" && cp "$HERE"/moge_bench/*.so "$HERE/build/compile.log" "$T/results/crashed"; save; }; }
+step build-here 150 "$MACHINE" bash -c build_here && { starts first-kernel-of-that-build "$HERE" || keep "$HERE"; }
 for tool in initcheck synccheck; do step "sanitizer-$tool" 60 "$SANITIZER" bash -c "sanitize $tool"; done
 "$SMI" --query-gpu=clocks.sm,clocks.mem,temperature.gpu,power.draw --format=csv,noheader >>"$MACHINE" 2>&1
 echo; grep -h '^PROBE' "$MACHINE" | cut -c1-700
@@ -234,3 +244,4 @@ grep -hE '^(FAILED|ERROR)|passed|failed' "$TESTS" | tail -25 | cut -c1-200
 sed -n '/^| case | ours/,/^| least/p' "$PERF" | head -40
 grep -h 'SAME BITS' "$TRAIN"; echo; cat "$SUMMARY"
 finish
+[ -z "$FAILED" ]

@@ -12,7 +12,8 @@
 // They are float32 over at most 256 tokens, and float64 over those sums.
 //
 // Tensors are contiguous. Pointers to elements must be aligned to the element; rows are read and
-// written 16 bytes at a time where the base pointer and N allow it. T = 0 is allowed everywhere.
+// written up to 16 bytes at a time where the base pointer and N allow it. T = 0 is allowed
+// everywhere.
 #pragma once
 
 #include <cstdint>
@@ -37,7 +38,8 @@ struct BadRows {
   int64_t noise;   // the same of the noise
 };
 
-// What "Wider routing" of docs/method.md adds. Kernels of their own serve it (route_wide.cuh).
+// What "Wider routing" of docs/method.md adds. Kernels of their own serve it
+// (route_wide_forward.cuh, route_wide_backward.cuh).
 struct Wide {
   const float* bias;    // (N): added to the scores that top-k compares, or null
   const uint8_t* mask;  // (T): 0 for tokens that do not count, or null
