@@ -42,7 +42,7 @@ def gpu_check(
         raise typer.Exit(2) from None
     costs = outcome.costs
     if update and case:
-        costs = check.merged(table / f"{check.STEM}.csv", costs)
+        costs = check.merged(table / f"{check.STEM}.csv", costs, outcome.kernels)
     paths = check.write(costs, toolchain.version(), table if update else build)
     console.print(f"wrote {', '.join(map(str, paths))}")
     for note in outcome.notes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,11 +25,12 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """The rows, what is wrong with them, and what was not compared."""
+    """The rows, what is wrong with them, what was not compared; the names of all kernels."""
 
     costs: list[Cost]
     violations: list[Violation]
     notes: list[str]
+    kernels: frozenset[str]
 
 
 def select(pattern: str | None) -> list[Case]:
@@ -44,7 +45,7 @@ def select(pattern: str | None) -> list[Case]:
 def cost_rows(
     toolchain: Toolchain, csrc: Path, cases: Sequence[Case],
     architectures: Sequence[Architecture], progress: Progress,
-) -> tuple[list[Cost], set[str]]:  # fmt: skip
+) -> tuple[list[Cost], frozenset[str]]:  # fmt: skip
     """Compile csrc/cuda and measure ``cases``; return the rows and the names of all kernels.
 
     The rows of a case are kept in the toolchain's cache until something they depend on changes.
@@ -68,7 +69,7 @@ def cost_rows(
             # The kernel that adds up partial sums is the same for every element type.
             if costs.setdefault(cost.key, cost) != cost:
                 raise RuntimeError(f"{' '.join(cost.key)}: two cases give it different costs")
-    kernels = {kernel.name for kernel in built[architectures[0]].values()}
+    kernels = frozenset(kernel.name for kernel in built[architectures[0]].values())
     return list(costs.values()), kernels
 
 
@@ -97,21 +98,25 @@ def check(
     if pattern is None:
         violations += not_launched(kernels, costs)
     if committed is None:
-        return Outcome(costs, violations, [])
+        return Outcome(costs, violations, [], kernels)
     if not committed.exists():
-        return Outcome(costs, violations, [f"no {committed}: nothing to compare with"])
+        notes = [f"no {committed}: nothing to compare with"]
+        return Outcome(costs, violations, notes, kernels)
     before = table.read_csv(committed)
     if pattern is not None:
         keys = {cost.key for cost in costs}
         before = [cost for cost in before if cost.key in keys]
     others = {cost.nvcc for cost in before} - {cost.nvcc for cost in costs}
     notes = [f"the committed rows of nvcc {nvcc} were not compared" for nvcc in sorted(others)]
-    return Outcome(costs, violations + regressions(costs, before), notes)
+    return Outcome(costs, violations + regressions(costs, before), notes, kernels)
 
 
-def merged(committed: Path, costs: Sequence[Cost]) -> list[Cost]:
-    """Return the rows of the table at ``committed``, with ``costs`` in the place of theirs."""
-    rows = {cost.key: cost for cost in table.read_csv(committed)}
+def merged(committed: Path, costs: Sequence[Cost], kernels: Collection[str]) -> list[Cost]:
+    """Return the rows of the table at ``committed``, with ``costs`` in the place of theirs.
+
+    Rows of what is none of ``kernels`` any more are left out.
+    """
+    rows = {cost.key: cost for cost in table.read_csv(committed) if cost.kernel in kernels}
     return [*(rows | {cost.key: cost for cost in costs}).values()]
 
 

@@ -30,8 +30,8 @@ def run(monkeypatch, tmp_path):
     monkeypatch.setattr(Toolchain, "find", staticmethod(lambda cache: tools))
     monkeypatch.setattr(Toolchain, "version", lambda self: GOOD.nvcc)
 
-    def command(rows, *arguments):
-        kernels = {row.kernel for row in rows}
+    def command(rows, *arguments, kernels=None):
+        kernels = kernels or {row.kernel for row in rows}
         monkeypatch.setattr(check, "cost_rows", lambda *rest: (rows, kernels))
         folders = ["--table", str(tmp_path), "--build", str(tmp_path), "--csrc", str(CSRC)]
         result = CliRunner().invoke(app, [*folders, *arguments])
@@ -52,11 +52,11 @@ def test_the_committed_table_is_written_by_update_and_then_guards(run, tmp_path)
     )
 
 
-def test_an_update_of_some_cases_keeps_the_other_rows(run, tmp_path):
-    other = replace(GOOD, kernel="combine_rows_kernel")
-    assert run([GOOD, other], "--update")[0] == 0
-    changed = replace(GOOD, registers=48)
-    code, text = run([changed], "--update", "--case", "route_forward")
+def test_an_update_of_some_cases_keeps_the_other_rows_of_kernels_that_exist(run, tmp_path):
+    other, gone = (replace(GOOD, kernel=name) for name in ("combine_rows_kernel", "old_kernel"))
+    assert run([GOOD, other, gone], "--update")[0] == 0
+    changed, kernels = replace(GOOD, registers=48), {GOOD.kernel, other.kernel}
+    code, text = run([changed], "--update", "--case", "route_forward", kernels=kernels)
     assert code == 0, text
     assert read_csv(tmp_path / "gpu_cost.csv") == [other, changed]
 
