@@ -4,6 +4,7 @@ torch must be installed first, and pip called with --no-build-isolation, so that
 compiled against the torch it will run with. MOGE_CUDA=auto (the default) builds the CUDA library
 where nvcc is found, 1 fails without nvcc, 0 never builds it. MOGE_COMPILE=0 installs the Python
 part alone: the Makefile compiles in the source tree, where only what has changed is compiled again.
+MOGE_CXXFLAGS: further flags of the CPU extension.
 """
 
 import hashlib

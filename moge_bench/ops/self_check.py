@@ -213,8 +213,8 @@ def compare(op: str, device: str = "cpu") -> str:
         except Exception as error:
             raise DifferenceError(f"{case}: {type(error).__name__}: {error}") from error
         for name, want in expected.items():
-            error = difference(f"{case}: {name}", got[name], want, TOLERANCES[case.dtype])
-            worst = worst if case.dtype == torch.bfloat16 else max(worst, error)
+            by = difference(f"{case}: {name}", got[name], want, TOLERANCES[case.dtype])
+            worst = worst if case.dtype == torch.bfloat16 else max(worst, by)
         count += 1
     return (
         f"as the reference in {count} cases (ties, odd sizes, borders, forward and backward), "

@@ -82,7 +82,7 @@ def run(case: Case, tensors: Results, backend: str) -> Results:
         loss = group_norm(backend=backend, **case.options, **named)
         outputs = {"group_loss": loss}
     else:
-        parameters = [named.get(name) for name in ("w_in", "b_in", "w_out", "b_out")]
+        parameters: list[Any] = [named.get(name) for name in ("w_in", "b_in", "w_out", "b_out")]
         y = expert_ffn(
             named["x"], named["weights"], named["experts"], *parameters,
             activation=case.options["activation"], backend=backend,

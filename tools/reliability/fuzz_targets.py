@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -19,10 +20,12 @@ from moge_bench.runs.store import read_record
 from moge_bench.study.grid import load_grid
 from moge_bench.study.manifest import read_manifest
 from moge_bench.training.checkpoint import load_checkpoint, save_checkpoint
+from moge_bench.training.probes import VERSION, ProbeHeader
 
 ROOT = Path(__file__).resolve().parents[2]
 # Deeper than any parser goes: a reader must say so in a sentence of its own.
 _DEEP = b"[" * 20_000
+_DEEP_YAML = b"[" * 2_000  # PyYAML is in Python, which recurses 1,000 deep
 TEXT_SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
 # An error of what the file holds is a ValueError; one of the disk, which the command line says in a
 # sentence too, an OSError. RecursionError is a RuntimeError, and no sentence of ours.
@@ -50,7 +53,7 @@ def _committed(*patterns: str, most: int = 6) -> Callable[[], list[bytes]]:
         for pattern in patterns:
             paths = sorted(ROOT.glob(pattern), key=lambda path: (path.stat().st_size, path.name))
             found += [path.read_bytes() for path in paths[:most]]
-        return [*found, _DEEP]
+        return [*found, _DEEP_YAML if patterns[0].endswith("yaml") else _DEEP]
 
     return read
 
@@ -91,7 +94,15 @@ def _checkpoint() -> list[bytes]:
 def _probe() -> list[bytes]:
     from safetensors.torch import save
 
-    headers = ("{}", '{"version": 2}', "[]", '{"version": 1, "map_shapes": {}}', _DEEP.decode())
+    whole = ProbeHeader(VERSION, "0" * 16, "moe", 0, "images", 1, "gelu", {}, None, None, {})
+    headers = (
+        json.dumps(asdict(whole)),
+        "{}",
+        '{"version": 2}',
+        "[]",
+        '{"version": 1, "map_shapes": {}}',
+        _DEEP.decode(),
+    )
     return [save({"labels": torch.zeros(1)}, {"probe": header}) for header in headers]
 
 
@@ -127,5 +138,7 @@ TARGETS = {
     "probe": Target(
         lambda data, folder: read_probe(_written(data, folder / "probe.safetensors")), _probe
     ),
-    "acceptance": Target(_parse_acceptance, _committed("**/acceptance.y*ml", most=2)),
+    "acceptance": Target(
+        _parse_acceptance, _committed("results/perf/accepted.yaml", "ablations/quick.yaml")
+    ),
 }

@@ -11,7 +11,7 @@ import torch
 from moge_bench import route
 
 TOKENS, EXPERTS, TOP_K = 2**25 + 3, 64, 1
-_NEEDED_GIB = 14
+_NEEDED_GIB = 11
 
 
 def check(num_tokens: int = TOKENS) -> str:
