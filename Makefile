@@ -12,7 +12,7 @@ BUILD  := setup.py scripts/build_cuda.py scripts/compiler_log.py
 HOST   := $(BUILD) $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h)
 DEVICE := $(BUILD) csrc/kernels.h csrc/plan.h csrc/plan.cpp $(wildcard csrc/cuda/*)
 
-.PHONY: FORCE help api build kernels ablation test lint lint-workflows check check-ops bench sanitize mutants gpu-check gpu-run tables report clean
+.PHONY: FORCE help api build kernels ablation test lint lint-workflows check check-ops bench sanitize mutants gpu-check gpu-run reliability tables report clean
 .DELETE_ON_ERROR:
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make mutants    the CUDA kernels without each of their barriers in turn: every one must be missed"
 	@echo "make gpu-check  registers, occupancy, traffic of the CUDA kernels against their bounds; needs nvcc, no GPU"
 	@echo "make gpu-run    all that only a GPU can say, in one call of ten minutes; OUT=folder for the results"
+	@echo "make reliability  random ops under sanitizers, fuzzing, kills, memory: hours; PARTS=... for some"
 	@echo "make tables     rebuild the committed tables and figures from the committed records"
 	@echo "make report     results/report.html: answers, figures, tables and the runs behind each number, on one page"
 	@echo "make api        the page of the public Python surface, from the docstrings: build/api"
@@ -42,6 +43,8 @@ $(VENV)/.suite: $(VENV)/.torch $(PACKAGES)
 	@PYTHON=$(PYTHON) scripts/setup_env.sh $(VENV) suite
 $(VENV)/.dev: $(VENV)/.torch $(PACKAGES)
 	@PYTHON=$(PYTHON) scripts/setup_env.sh $(VENV) suite,dev
+$(VENV)/.reliability: $(VENV)/.torch $(PACKAGES)
+	@PYTHON=$(PYTHON) scripts/setup_env.sh $(VENV) suite,reliability
 $(VENV)/.gpu-check: $(VENV)/.torch $(PACKAGES)
 	@PYTHON=$(PYTHON) scripts/setup_env.sh $(VENV) suite,gpu-check
 
@@ -60,7 +63,7 @@ kernels: $(VENV)/.kernels $(if $(filter 1,$(CUDA)),$(VENV)/.cuda)
 build: $(VENV)/.suite $(VENV)/.kernels $(VENV)/.cuda
 
 ablation tables report test bench gpu-check: $(VENV)/.kernels $(VENV)/.cuda
-api check check-ops sanitize mutants: $(VENV)/.kernels
+api check check-ops sanitize mutants reliability: $(VENV)/.kernels
 
 ablation: $(VENV)/.suite
 	$(BIN)/moge-bench ablate ablations/quick.yaml --results results/local
@@ -115,6 +118,9 @@ gpu-check: $(VENV)/.gpu-check
 
 gpu-run: $(VENV)/.dev
 	PYTHON=$(BIN)/python scripts/gpu_run.sh
+
+reliability: $(VENV)/.reliability
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.reliability $(PARTS)
 
 clean:
 	rm -rf build $(VENV) moge_bench/*.so *.egg-info

@@ -4,10 +4,12 @@ torch must be installed first, and pip called with --no-build-isolation, so that
 compiled against the torch it will run with. MOGE_CUDA=auto (the default) builds the CUDA library
 where nvcc is found, 1 fails without nvcc, 0 never builds it. MOGE_COMPILE=0 installs the Python
 part alone: the Makefile compiles in the source tree, where only what has changed is compiled again.
+MOGE_CXXFLAGS: further flags of the CPU extension.
 """
 
 import hashlib
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -61,6 +63,11 @@ CPU_FOLDERS = ("csrc", "csrc/cpu")
 EXACT = ["-ffp-contract=off", "-fno-math-errno"]
 
 
+def further_flags() -> list[str]:
+    """Flags of MOGE_CXXFLAGS, after our own: tools/reliability compiles with sanitizers."""
+    return shlex.split(os.environ.get("MOGE_CXXFLAGS", ""))
+
+
 def cpu_extension() -> Extension:
     """moge_bench._C; csrc's other folders are not part of it."""
     digest = source_hash(files(CPU_FOLDERS, ".cpp", ".h"))
@@ -72,7 +79,7 @@ def cpu_extension() -> Extension:
         depends=[str(path) for path in files(CPU_FOLDERS, ".h")],
         define_macros=[("MOGE_VERSION", '"0.1.0"')],
         # -Wno-psabi: no function between two files takes or returns a register.
-        extra_compile_args=["-O3", *EXACT, "-fopenmp", "-g0", "-Wno-psabi"],
+        extra_compile_args=["-O3", *EXACT, "-fopenmp", "-g0", "-Wno-psabi", *further_flags()],
     )
 
 

@@ -42,7 +42,7 @@ ARROWS = {
 
 # Of tools/, which may use moge_bench besides.
 TOOLS = {"tools": "", "interface": "", "ptx": "", "simt": "interface",
-         "gpu_check": "interface ptx", "gpu_run": ""}  # fmt: skip
+         "gpu_check": "interface ptx", "gpu_run": "", "reliability": "simt"}  # fmt: skip
 
 
 def imported(path, package, tree):

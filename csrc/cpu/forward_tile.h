@@ -58,7 +58,8 @@ struct BadLanes {
 };
 
 // Tests the lanes of `suspects` one by one and notes rows that are not finite. A masked row that
-// could not be routed becomes one of zeros, and so does its noise.
+// could not be routed becomes one of zeros, and so does its noise; in the lanes past the end, which
+// hold the last row, too: they enter the sums times 0, which NaN survives.
 template <class V>
 static __attribute__((noinline)) BadLanes repair_lanes(ForwardTile<V>& tile, unsigned suspects,
                                                        int64_t token, int64_t num_rows,
@@ -68,10 +69,11 @@ static __attribute__((noinline)) BadLanes repair_lanes(ForwardTile<V>& tile, uns
   const RouteForward& a = tile.args;
   const bool softmax = a.wider.score_function == ScoreFunction::kSoftmax;
   BadLanes lanes = {0, 0};
-  for (int lane = 0; lane < W && lane < num_rows; ++lane) {
+  for (int lane = 0; lane < W; ++lane) {
     if (!(suspects >> lane & 1)) continue;
+    const int64_t row = token + (lane < num_rows ? lane : num_rows - 1);
     const Scalar* noise = static_cast<const Scalar*>(a.noise);
-    if (noise) noise += (token + lane) * a.num_experts;
+    if (noise) noise += row * a.num_experts;
     bool bad = false, dead = false, all_masked = true, bad_noise = false;
     for (int j = 0; j < a.num_experts; ++j) {
       const Scalar x = tile.logits[j * W + lane];
@@ -82,9 +84,9 @@ static __attribute__((noinline)) BadLanes repair_lanes(ForwardTile<V>& tile, uns
     }
     const bool unroutable = dead || all_masked;
     dead |= all_masked && softmax;
-    if (tile.counts(token + lane)) {
-      if (bad && sums.bad_logits_row < 0) sums.bad_logits_row = token + lane;
-      if (bad_noise && sums.bad_noise_row < 0) sums.bad_noise_row = token + lane;
+    if (tile.counts(row)) {
+      if (bad && sums.bad_logits_row < 0) sums.bad_logits_row = row;
+      if (bad_noise && sums.bad_noise_row < 0) sums.bad_noise_row = row;
       if (dead) lanes.dead |= 1u << lane;
       continue;
     }

@@ -81,7 +81,9 @@ def read_probe(path: Path) -> Probe:
             values: dict[str, Any] = json.loads((file.metadata() or {}).get("probe", "{}"))
             names = [name for name in file.keys() if not name.startswith("block")]  # noqa: SIM118
             tensors = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError, ValueError) as error:
+        if not isinstance(values, dict):
+            raise ValueError(f"its header must be a JSON object, got {type(values).__name__}")
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a probe: {error}; delete it") from None
     found = values.get("version", 1)
     if found != VERSION:
@@ -89,4 +91,8 @@ def read_probe(path: Path) -> Probe:
             f"{path} is a probe of version {found}, and {VERSION} is read: delete it and its "
             "record to train that run again"
         )
-    return Probe(path, ProbeHeader(**values), tensors)
+    try:
+        header = ProbeHeader(**values)
+    except TypeError as error:  # a field is missing, or there is one more
+        raise ValueError(f"{path} is not a probe: {error}; delete it") from None
+    return Probe(path, header, tensors)

@@ -75,7 +75,7 @@ def migrate(record: Any) -> dict[str, Any]:
             "newer moge-bench; update this one"
         )
     while found != SCHEMA:
-        if found not in _MIGRATIONS:
+        if not isinstance(found, int) or found not in _MIGRATIONS:
             raise ValueError(f"it has schema {found!r}; schemas 1 to {SCHEMA} are known")
         record = _MIGRATIONS[found](record)
         found = record["schema"]
@@ -90,6 +90,8 @@ def _from_1(record: dict[str, Any]) -> dict[str, Any]:
     missing = [name for name in ("hash", "config", "seed", "code", "device") if name not in record]
     if missing:
         raise ValueError(f"it has schema 1 and lacks {', '.join(missing)}")
+    if not isinstance(record["config"], dict) or not isinstance(record["device"], str):
+        raise ValueError("it has schema 1, where config must be an object and device text")
     if digest_of(record["config"]) != record["hash"]:
         raise ValueError(
             f"its hash {record['hash']!r} is not that of its config, {digest_of(record['config'])}"

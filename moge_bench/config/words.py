@@ -56,6 +56,22 @@ def read_value(path: str, text: str) -> Any:
     if path in string_settings() and plain:
         return text
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_yaml(text)
+    except (yaml.YAMLError, ValueError):  # ValueError: a date in month 13
         raise ValueError(f"{path}: the value is not YAML, got {text!r}") from None
+
+
+def parse_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
+    """Return what ``text`` holds, read by ``loader``, which executes nothing.
+
+    yaml.YAMLError for text that is not YAML, is nested deeper than Python recurses, or has a tag on
+    what it does not fit: PyYAML raises KeyError for ``!!bool x``, IndexError for ``!!int ""``.
+    ValueError for a date that is none.
+    """
+    try:
+        return yaml.load(text, loader)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        reason = f"a value does not fit its tag: {type(error).__name__} {error}"
+        raise yaml.YAMLError(reason) from None

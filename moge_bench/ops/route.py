@@ -201,8 +201,9 @@ def route(
     Contracts, the same for reference, extension and compiled: equal selection values go to the
     lower expert index; T = 0 gives empty outputs and a loss of 0; scores that underflow to 0 have
     a gradient of 0, since eps stands under the root; renormalised weights are a softmax of the
-    kept logits and never 0/0. Gradients reach the logits through weights, importance and
-    group_loss, by .backward() or torch.autograd.grad, under activation checkpointing too. Second
+    kept logits and never 0/0. The kernels of the CPU take subnormal numbers, in float32 those
+    below 1.2e-38, for 0, as equal logits too. Gradients reach the logits through weights,
+    importance and group_loss, by .backward() or torch.autograd.grad, under activation checkpointing too. Second
     derivatives, forward-mode derivatives and those of torch.func raise NotImplementedError, but for
     backend="reference", which has them. torch.func.vmap is one call a slice.
 

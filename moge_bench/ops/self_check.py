@@ -213,7 +213,8 @@ def compare(op: str, device: str = "cpu") -> str:
         except Exception as error:
             raise DifferenceError(f"{case}: {type(error).__name__}: {error}") from error
         for name, want in expected.items():
-            worst = max(worst, _difference(f"{case}: {name}", got[name], want, case.dtype))
+            by = difference(f"{case}: {name}", got[name], want, TOLERANCES[case.dtype])
+            worst = worst if case.dtype == torch.bfloat16 else max(worst, by)
         count += 1
     return (
         f"as the reference in {count} cases (ties, odd sizes, borders, forward and backward), "
@@ -221,8 +222,14 @@ def compare(op: str, device: str = "cpu") -> str:
     )
 
 
-def _difference(name: str, got: torch.Tensor, want: torch.Tensor, dtype: torch.dtype) -> float:
-    """Return by how much of ``want``'s largest value ``got`` differs; bfloat16's does not count."""
+def difference(
+    name: str, got: torch.Tensor, want: torch.Tensor, tolerance: float, least: float = 0.0
+) -> float:
+    """Return by how much of ``want``'s largest value ``got`` differs; integers must be equal.
+
+    ``least``: a scale below which no value of ``want`` counts as the largest one. Raises
+    DifferenceError, with ``name``, for more than ``tolerance``, another shape or another dtype.
+    """
     if got.shape != want.shape or got.dtype != want.dtype:
         raise DifferenceError(
             f"{name} is {tuple(got.shape)} {got.dtype}, the reference's {tuple(want.shape)} "
@@ -235,12 +242,12 @@ def _difference(name: str, got: torch.Tensor, want: torch.Tensor, dtype: torch.d
                 f"{name} differs from the reference's in {differing} of {want.numel()}"
             )
         return 0.0
-    scale = float(want.detach().abs().max())
+    scale = max(float(want.detach().abs().max()), least)
     scale = max(scale, _LEAST_SCALE) if "gradient" in name else scale or 1.0
     error = float((got.detach().double() - want.detach().double()).abs().max()) / scale
-    if not error <= TOLERANCES[dtype]:  # also true of NaN
+    if not error <= tolerance:  # also true of NaN
         raise DifferenceError(
             f"{name} differs from the reference's by {error:.1e} of its largest value, more than "
-            f"{TOLERANCES[dtype]:.0e}"
+            f"{tolerance:.0e}"
         )
-    return 0.0 if dtype == torch.bfloat16 else error
+    return error

@@ -60,9 +60,11 @@ def parse(text: str, where: str = PATH) -> list[Acceptance]:
     """
     import yaml
 
+    from moge_bench.config.words import parse_yaml
+
     try:
-        entries = yaml.safe_load(text) or []
-    except yaml.YAMLError as error:
+        entries = parse_yaml(text) or []
+    except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{where} is not YAML: {error}") from None
     if not isinstance(entries, list):
         raise ValueError(f"{where} must hold a list of entries, got {type(entries).__name__}")

@@ -106,7 +106,7 @@ def read(path: Path) -> list[Entry]:
         try:
             entry = json.loads(line)
             key = (entry.setdefault("machine", machines.UNKNOWN), entry["commit"], entry["case"])
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"{path} line {number} is not JSON ({error}); delete that line"
             ) from None

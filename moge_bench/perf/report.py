@@ -131,7 +131,7 @@ def earlier(path: Path, **same: Any) -> dict[str, Any] | None:
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(found, dict):
         return None

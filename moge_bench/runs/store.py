@@ -66,7 +66,7 @@ def read_record(path: Path) -> Record:
     except ValidationError as error:
         reason = faults(error, Record)[0]
         raise ValueError(f"{path} is not a record: {reason}; {_MEND}") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ValueError(f"{path} is not a record: {error}; {_MEND}") from None
     return record
 
@@ -85,7 +85,7 @@ def _is_flat(path: Path) -> bool:
     """Say whether the file is a record of schema 1, which stood in runs/ itself."""
     try:
         return "schema_version" in json.loads(path.read_bytes())
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return False
 
 

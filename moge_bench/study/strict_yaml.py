@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from moge_bench.config.words import keep_words, string_settings
+from moge_bench.config.words import keep_words, parse_yaml, string_settings
 
 # Fields of the file and settings whose values are strings: "precision: no" is not False.
 _STRINGS = string_settings() | {"name", "question", "preset", "data"}
@@ -34,7 +34,7 @@ class _Loader(yaml.SafeLoader):
 
 def load_mapping(content: str) -> dict[str, Any]:
     """Return the mapping that ``content`` is; ValueError or yaml.YAMLError says what it is not."""
-    values = yaml.load(content, _Loader)
+    values = parse_yaml(content, _Loader)
     if not isinstance(values, dict):
         raise ValueError(
             "a grid file is a mapping with name, question, base, axes, table; got "

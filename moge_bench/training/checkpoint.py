@@ -86,7 +86,7 @@ def load_checkpoint(path: Path) -> Checkpoint | None:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return Checkpoint(path, int(header["step"]), tensors, json.loads(header["measured"]))
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise ValueError(
             f"checkpoint {path} is damaged ({error}); delete it to start that run anew"
         ) from None

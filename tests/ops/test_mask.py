@@ -42,6 +42,21 @@ def test_padding_enters_nothing(backend, reduction, pad):
     torch.testing.assert_close(got, wanted)  # 0 in the padding, whatever it holds
 
 
+@pytest.mark.parametrize("num_tokens", [1, 3, 7, 9, 17])
+@pytest.mark.parametrize("pad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("options", [{}, {"score_function": "sigmoid"}, {"bias": torch.zeros(16)}])
+@pytest.mark.parametrize("nonfinite", ["error", "propagate"])
+def test_padding_in_the_last_row_enters_nothing(backend, num_tokens, pad, options, nonfinite):
+    """A kernel of 4, 8 or 16 rows a tile fills its last one up with the last row."""
+    logits, mask = torch.randn(num_tokens, 16), torch.ones(num_tokens, dtype=torch.bool)
+    logits[-1], mask[-1] = pad, False
+    options = {"nonfinite": nonfinite, "backend": backend, **options}
+    padded = route(logits, 2, mask=mask, **options)
+    alone = route(logits[:-1], 2, **options)
+    torch.testing.assert_close(padded.importance, alone.importance)
+    torch.testing.assert_close(padded.group_loss, alone.group_loss)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_padding_in_other_dtypes(backend, dtype):
     logits, mask = padded_logits(dtype)

@@ -8,15 +8,19 @@ import time
 from multiprocessing import get_context
 
 import pytest
+import torch
 from record_samples import STUDY, make_pass, make_record, make_speed
 from safetensors import SafetensorError
+from safetensors.torch import save
 from typer.testing import CliRunner
 
 from moge_bench import system
+from moge_bench.analysis.probe import read_probe
 from moge_bench.cli.commands import app
-from moge_bench.perf import acceptance
+from moge_bench.config.words import read_value
+from moge_bench.perf import acceptance, history, report
 from moge_bench.presets import resolve
-from moge_bench.runs import execute
+from moge_bench.runs import execute, store
 from moge_bench.runs.speed import SpeedStore
 from moge_bench.runs.store import RecordStore, read_record
 from moge_bench.study.grid import parse_grid
@@ -144,25 +148,94 @@ def test_a_clock_that_goes_backwards(tmp_path, monkeypatch):
     assert [each.declared[:10] for each in found] == ["2026-02-02", "2026-01-01"]
 
 
+DEEP = "[" * 20_000
+
+
+@pytest.mark.parametrize("text", [DEEP, '!!int ""', "!!bool x", "!!timestamp x", "2001-13-01"])
+def test_text_that_yaml_stumbles_over_is_a_sentence(text):
+    """PyYAML raises RecursionError, IndexError, KeyError, AttributeError and a bare ValueError."""
+    with pytest.raises(ValueError, match="x: "):
+        parse_grid(f"{STUDY}\nextra: {text}", "x")
+    with pytest.raises(ValueError, match=r"^results/perf/accepted\.yaml is not YAML: "):
+        acceptance.parse(f"- {text}")
+    with pytest.raises(ValueError, match=r"^training\.steps: the value is not YAML"):
+        read_value("training.steps", text)
+
+
+def test_json_nested_too_deeply_is_a_sentence(tmp_path):
+    """Python recurses 1,000 deep."""
+    record = RecordStore(tmp_path).path("0" * 16)
+    system.write_atomically(record, DEEP)
+    with pytest.raises(ValueError, match=rf"{record} is not a record: .*move it away"):
+        read_record(record)
+    assert store._is_flat(record) is False
+    line = tmp_path / "history.jsonl"
+    line.write_text(DEEP)
+    with pytest.raises(ValueError, match="line 1 is not JSON"):
+        history.read(line)
+    assert report.earlier(line) is None
+    state = tmp_path / "state.safetensors"
+    state.write_bytes(save({"a": torch.zeros(1)}, {"step": "1", "measured": DEEP}))
+    with pytest.raises(ValueError, match=r"is damaged .*delete it"):
+        load_checkpoint(state)
+    for header in (DEEP, "[]", '{"version": 2, "mood": "good"}'):
+        state.write_bytes(save({"a": torch.zeros(1)}, {"probe": header}))
+        with pytest.raises(ValueError, match=r"is (not )?a probe"):
+            read_probe(state)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"schema": []}, r"it has schema \[\]; schemas 1 to 2 are known"),
+        ({"schema": 1, "hash": "", "config": [], "code": {}}, "where config must be an object"),
+    ],
+)
+def test_a_record_whose_schema_is_not_its_shape_is_named(tmp_path, damage, message):
+    path = RecordStore(tmp_path).write(make_record(resolve("tiny-vit", "moe")))
+    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    with pytest.raises(ValueError, match=message):
+        read_record(path)
+
+
+def mounted(folder, options):
+    """Mount a tmpfs on ``folder``; skip where that is not allowed."""
+    folder.mkdir()
+    made = os.geteuid() == 0 and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)],
+        capture_output=True, check=False,
+    ).returncode == 0  # fmt: skip
+    if not made:
+        pytest.skip("no file system could be mounted: that needs root")
+
+
+@pytest.fixture
+def read_only_disk(tmp_path):
+    """An empty file system that nobody can write, root neither; only root can make one."""
+    folder = tmp_path / "disk"
+    mounted(folder, "size=64k,ro")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_read_only_disk_is_said_before_anything_is_trained(read_only_disk, monkeypatch):
+    monkeypatch.setattr("moge_bench.cli.run._execute", lambda *_, **__: pytest.fail("it trained"))
+    result = CliRunner().invoke(app, ["train", "tiny-vit", "--results", str(read_only_disk)])
+    assert result.exit_code == 1
+    assert f"{read_only_disk}/runs cannot be used: read-only file system" in result.output
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 256 KiB; only root can make one."""
     folder = tmp_path / "disk"
-    folder.mkdir()
-    made = os.geteuid() == 0 and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)],
-        capture_output=True, check=False,
-    ).returncode == 0  # fmt: skip
-    if not made:
-        pytest.skip("no small file system could be mounted: that needs root")
+    mounted(folder, "size=256k")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_full_disk_keeps_what_was_there_and_names_the_file(small_disk):
     """Of 256 KiB 200 are taken: no state of a model fits, and no record of 100 KiB."""
-    import torch
-
     model = torch.nn.Linear(100, 1000)  # 400 KiB
     optimizer = torch.optim.SGD(model.parameters())
     (small_disk / "other").write_bytes(b"x" * 200 * 1024)

@@ -1,7 +1,8 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from record_samples import make_record
+from record_samples import STUDY, make_record
 
 from moge_bench.data import registry
 from moge_bench.presets import tiny
@@ -153,3 +154,13 @@ def test_differing_paths_of_nested_settings():
     a = {"x": 1, "m": {"y": 2, "z": 3}, "gone": 0}
     assert differing(a, {"x": 1, "m": {"y": 5, "z": 3}, "new": 0}) == ["m.y", "gone", "new"]
     assert differing(a, a) == []
+
+
+def test_declarations_made_at_once_are_all_kept(tmp_path):
+    """Eight margins, 0.1 to 0.8, declared by as many threads, which locks keep apart."""
+    texts = [STUDY.replace("margin: 0.5", f"margin: 0.{number}") for number in range(1, 9)]
+    manifests = [make_manifest(parse_grid(text, "x")) for text in texts]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda each: save_manifest(tmp_path, each), manifests))
+    found = read_manifest(manifest_path(tmp_path, "gain")).declarations
+    assert sorted(each.digest for each in found) == sorted(each.study.digest for each in manifests)
