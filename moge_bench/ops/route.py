@@ -203,9 +203,10 @@ def route(
     a gradient of 0, since eps stands under the root; renormalised weights are a softmax of the
     kept logits and never 0/0. The kernels of the CPU take subnormal numbers, in float32 those
     below 1.2e-38, for 0, as equal logits too. Gradients reach the logits through weights,
-    importance and group_loss, by .backward() or torch.autograd.grad, under activation checkpointing too. Second
-    derivatives, forward-mode derivatives and those of torch.func raise NotImplementedError, but for
-    backend="reference", which has them. torch.func.vmap is one call a slice.
+    importance and group_loss, by .backward() or torch.autograd.grad, under activation checkpointing
+    too. Second derivatives, forward-mode derivatives and those of torch.func raise
+    NotImplementedError, but for backend="reference", which has them. torch.func.vmap is one call a
+    slice.
 
     Deviation: for softmax without bias and ranges x + noise is compared instead of
     softmax(x + noise). The order is the same, and scores that only round to equal floats make no
