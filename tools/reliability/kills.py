@@ -30,7 +30,16 @@ base:
   preset: tiny-vit
   data: fashion-mnist-subset
   seeds: [0, 1]
-  set: {training.steps: 8, training.batch_size: 16, training.warmup_steps: 1}
+  set:
+    training.steps: 8
+    training.batch_size: 16
+    training.warmup_steps: 1
+    model.depth: 2
+    model.patch_size: 14
+    model.hidden_size: 16
+    model.num_heads: 2
+    model.ffn_size: 16
+    moe.blocks: [1]
 axes:
   method: [dense, moge]
 table: {rows: method, metrics: top1_accuracy}
