@@ -224,7 +224,7 @@ __device__ __forceinline__ void norm_slopes(const Filter& filter, const float* t
                                             unsigned groups, float* slice, float* margin,
                                             int lane) {
   gather_squares<V, true>(filter, taps, slice, margin, lane, [&](int i, float square) {
-    return groups >> i & 1u ? rsqrtf(square + kEpsilon) : 0.0f;
+    return groups >> i & 1u ? approximate_rsqrt(square + kEpsilon) : 0.0f;
   });
   scatter<V>(filter, taps, slice, margin, lane);
 }

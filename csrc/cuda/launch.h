@@ -24,7 +24,8 @@ enum class Element : int32_t { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
 
 // The groups of docs/method.md on a rows x cols map, as GroupSettings of plan.h tells them. The
 // taps are in device memory and are read when a kernel runs, so that a captured graph filters with
-// the sigma of now; a torus wraps those beyond the map.
+// the sigma of now; a torus wraps those beyond the map. They are Gaussian: mirrored, of sum 1, the
+// middle one of an odd number the largest.
 struct GroupMap {
   const double* taps;  // (group_size), in device memory
   int32_t group_size, rows, cols, stride;

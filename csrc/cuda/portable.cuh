@@ -80,6 +80,12 @@ __device__ __forceinline__ float approximate_sqrt(float value) {
   asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(root) : "f"(value));
   return root;
 }
+// 1 / sqrt(value); rsqrtf, which scales subnormal numbers, is 4.
+__device__ __forceinline__ float approximate_rsqrt(float value) {
+  float quotient;
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(quotient) : "f"(value));
+  return quotient;
+}
 
 // One instruction each, relative error below 2^-22; subnormal numbers count as 0.
 __device__ __forceinline__ float approximate_exp2(float value) {
@@ -175,6 +181,7 @@ inline BFloat16 from_float<BFloat16>(float value) {
 }
 
 inline float approximate_sqrt(float value) { return std::sqrt(value); }
+inline float approximate_rsqrt(float value) { return 1.0f / std::sqrt(value); }
 inline float approximate_exp2(float value) { return std::exp2(value); }
 inline float approximate_reciprocal(float value) { return 1.0f / value; }
 

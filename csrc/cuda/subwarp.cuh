@@ -42,25 +42,8 @@ struct SubMap {
   static constexpr int kUnroll = kPicks <= 2 ? kPicks : 1;           // of the loop over them
   static constexpr int kGroupRows = kTorus ? kRows : kRows - kGroup + 1;
   static constexpr int kGroupCols = kTorus ? kCols : kCols - kGroup + 1;
-};
-
-// The taps of a call, in device memory, and those of a thread: the same along the rows and down the
-// columns, 0 beyond the group size.
-struct TapSource {
-  const double* taps;
-  int group_size;
-};
-template <class Map>
-struct SubTaps {
-  float values[Map::kGroup > 0 ? Map::kGroup : 1];
-
-  __device__ __forceinline__ explicit SubTaps(const TapSource& source) {
-#pragma unroll
-    for (int u = 0; u < Map::kGroup; ++u) {
-      // Only a torus takes filters smaller than its own.
-      values[u] = !Map::kTorus || u < source.group_size ? float(source.taps[u]) : 0.0f;
-    }
-  }
+  // A filter of its own, not a larger one's with zeros behind, and with a middle tap.
+  static constexpr bool kOverMiddle = !kTorus && kGroup % 2 == 1;
 };
 
 // The choices of a token: each with its logit, or with what is added to the gradient of that.
@@ -208,93 +191,5 @@ struct Exponent {
     return approximate_exp2(fmaf(x, factor, -shifted));
   }
 };
-
-// The filter of docs/method.md along the rows of a lane: sums[r][j] = sum_v taps[v] (row r)[j + v]
-// over squares of `scores`.
-template <class Map>
-__device__ __forceinline__ void filter_rows(const SubTaps<Map>& taps,
-                                            const float (&scores)[Map::kSlots],
-                                            float (&sums)[Map::kOwnRows][Map::kGroupCols]) {
-  float squares[Map::kSlots];
-#pragma unroll
-  for (int i = 0; i < Map::kSlots; ++i) squares[i] = scores[i] * scores[i];
-#pragma unroll
-  for (int r = 0; r < Map::kOwnRows; ++r) {
-#pragma unroll
-    for (int j = 0; j < Map::kGroupCols; ++j) {
-      float sum = taps.values[0] * squares[r * Map::kCols + j];
-#pragma unroll
-      for (int v = 1; v < Map::kGroup; ++v) {
-        sum = fmaf(taps.values[v], squares[r * Map::kCols + (j + v) % Map::kCols], sum);
-      }
-      sums[r][j] = sum;
-    }
-  }
-}
-
-// Entry `j` of the row that lies `ahead` rows below the lane's first (above it where negative).
-template <class Map, int kAhead>
-__device__ __forceinline__ float neighbour(const float (&rows)[Map::kOwnRows][Map::kGroupCols],
-                                           int j, int sub) {
-  constexpr int kWrapped = (kAhead % Map::kRows + Map::kRows) % Map::kRows;
-  constexpr int kDistance = kWrapped / Map::kOwnRows;
-  const float own = rows[kWrapped % Map::kOwnRows][j];
-  if constexpr (kDistance == 0) return own;
-  return shuffle_from<Map::kLanes>(own, sub + kDistance);
-}
-
-// Calls finish(r, j, sum) for each position of the lane, sum = start + sum_u taps[u] (row r +
-// u)[j], or with kDown (row r - u)[j].
-template <class Map, bool kDown, class Finish, int... kNeighbours>
-__device__ __forceinline__ void filter_columns(const SubTaps<Map>& taps,
-                                               const float (&rows)[Map::kOwnRows][Map::kGroupCols],
-                                               int sub, float start, Finish finish,
-                                               std::integer_sequence<int, kNeighbours...>) {
-  constexpr int kOwn = Map::kOwnRows, kFirst = kDown ? 1 - Map::kGroup : 0;
-#pragma unroll
-  for (int j = 0; j < Map::kGroupCols; ++j) {
-    // The lane's own rows, with those of its neighbours above or below.
-    const float column[] = {neighbour<Map, kFirst + kNeighbours>(rows, j, sub)...};
-#pragma unroll
-    for (int r = 0; r < kOwn; ++r) {
-      const auto at = [&](int u) { return column[kDown ? r + Map::kGroup - 1 - u : r + u]; };
-      float sum = start;
-#pragma unroll
-      for (int u = 0; u < Map::kGroup; ++u) sum = fmaf(taps.values[u], at(u), sum);
-      finish(r, j, sum);
-    }
-  }
-}
-template <class Map, bool kDown, class Finish>
-__device__ __forceinline__ void filter_columns(const SubTaps<Map>& taps,
-                                               const float (&rows)[Map::kOwnRows][Map::kGroupCols],
-                                               int sub, float start, Finish finish) {
-  filter_columns<Map, kDown>(taps, rows, sub, start, finish,
-                             std::make_integer_sequence<int, Map::kOwnRows + Map::kGroup - 1>());
-}
-
-// The transpose of filter_rows: slopes[r, i] = sum_v taps[v] (row r)[i - v].
-template <class Map>
-__device__ __forceinline__ void scatter_rows(const SubTaps<Map>& taps,
-                                             const float (&rows)[Map::kOwnRows][Map::kGroupCols],
-                                             float (&slopes)[Map::kSlots]) {
-#pragma unroll
-  for (int i = 0; i < Map::kSlots; ++i) {
-    const int r = i / Map::kCols, col = i % Map::kCols;
-    float sum = 0.0f;
-#pragma unroll
-    for (int v = 0; v < Map::kGroup; ++v) {
-      const int j = Map::kTorus ? (col - v + 2 * Map::kCols) % Map::kCols : col - v;
-      if (j >= 0 && j < Map::kGroupCols) sum = fmaf(taps.values[v], rows[r][j], sum);
-    }
-    slopes[i] = sum;
-  }
-}
-
-// Whether row r of the lane starts groups.
-template <class Map>
-__device__ __forceinline__ bool starts_groups(int sub, int r) {
-  return Map::kTorus || sub * Map::kOwnRows + r < Map::kGroupRows;
-}
 
 }  // namespace moge::cuda

@@ -7,7 +7,7 @@
 
 #include "cuda/launch.h"
 #include "cuda/partials.cuh"
-#include "cuda/subwarp.cuh"
+#include "cuda/subwarp_filter.cuh"
 
 namespace moge::cuda {
 
@@ -64,13 +64,12 @@ __device__ __forceinline__ void norm_slopes(const SubTaps<Map>& taps, float norm
                                             const float (&scores)[Map::kSlots],
                                             float (&slopes)[Map::kSlots]) {
   float rows[Map::kOwnRows][Map::kGroupCols], groups[Map::kOwnRows][Map::kGroupCols];
-  filter_rows<Map>(taps, scores, rows);
-  filter_columns<Map, false>(taps, rows, sub, kEpsilon, [&](int r, int j, float sum) {
-    const float slope = norm_grad * rsqrtf(sum);
+  filter_rows<Map>(taps, kEpsilon, scores, rows);
+  filter_columns<Map, false>(taps, rows, sub, [&](int r, int j, float sum) {
+    const float slope = norm_grad * approximate_rsqrt(sum);
     groups[r][j] = starts_groups<Map>(sub, r) ? slope : 0.0f;
   });
-  filter_columns<Map, true>(taps, groups, sub, 0.0f,
-                            [&](int r, int j, float sum) { rows[r][j] = sum; });
+  filter_columns<Map, true>(taps, groups, sub, [&](int r, int j, float sum) { rows[r][j] = sum; });
   scatter_rows<Map>(taps, rows, slopes);
 }
 
@@ -101,7 +100,9 @@ __global__ void __launch_bounds__(kSubThreads, 8)
   }
   float norm_grad = 0.0f;
   const bool with_norm = Map::kGroup > 0 && args.grad_loss != nullptr;
-  if (with_norm) norm_grad = float(*args.grad_loss * args.loss_scale);
+  if (with_norm) {  // G / g is unit^2 / unit times what the taps over the unit make of both
+    norm_grad = float(*args.grad_loss * args.loss_scale) * SubTaps<Map>::unit(source);
+  }
 
   const int64_t first = int64_t(blockIdx.x) * chunk_tokens, left = args.num_tokens - first;
   const int count = left < chunk_tokens ? int(left) : chunk_tokens;

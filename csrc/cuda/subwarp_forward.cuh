@@ -14,6 +14,7 @@
 #pragma once
 
 #include "cuda/partials.cuh"
+#include "cuda/subwarp_filter.cuh"
 #include "cuda/subwarp_select.cuh"
 
 namespace moge::cuda {
@@ -74,15 +75,15 @@ __device__ __forceinline__ void write_picks(const RouteForward& args, const Toke
   }
 }
 
-// Sum of the norms of the groups of the lane; e times `scale` are the scores.
+// Sum of the norms of the groups of the lane, over the taps' unit; e times `scale` are the scores.
 template <class Map>
 __device__ __forceinline__ float sum_norms(const SubTaps<Map>& taps, const float (&e)[Map::kSlots],
                                            float scale, int sub) {
   float rows[Map::kOwnRows][Map::kGroupCols], totals[Map::kOwnRows] = {};
-  filter_rows<Map>(taps, e, rows);
   // scale sqrt(a + eps / scale^2), of the filtered squares a of e: one multiplication for all.
   const float whole = approximate_reciprocal(scale);
-  filter_columns<Map, false>(taps, rows, sub, kEpsilon * whole * whole,
+  filter_rows<Map>(taps, kEpsilon * whole * whole, e, rows);
+  filter_columns<Map, false>(taps, rows, sub,
                              [&](int r, int, float sum) { totals[r] += approximate_sqrt(sum); });
   float total = 0.0f;
 #pragma unroll
@@ -215,7 +216,7 @@ __global__ void __launch_bounds__(kSubThreads, 8)
   }
 
   __syncthreads();
-  sums.ends().loss[thread] = loss;
+  sums.ends().loss[thread] = loss * SubTaps<Map>::unit(source);
   write_columns<Map>(sums, parts);
   if (warp == 0) write_scalars(sums, parts, first);
 }

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cuda/launcher.h"
-#include "cuda/subwarp.cuh"
+#include "cuda/subwarp_filter.cuh"
 
 namespace moge::cuda {
 

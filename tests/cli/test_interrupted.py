@@ -87,7 +87,7 @@ def test_a_real_one(tmp_path, grid_file, moment):
             # A shell's background job ignores Ctrl-C, and so would what this test starts.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
-    watched, deadline = psutil.Process(process.pid), time.monotonic() + 240
+    watched, deadline = psutil.Process(process.pid), time.monotonic() + 600
 
     def has_come():
         if moment == "while its runs train":

@@ -145,7 +145,7 @@ def test_resume_after_a_kill_then_nothing_is_left_to_do(grid_file, tmp_path):
     grid_file.write_text(yaml.safe_dump(grid))
     results = tmp_path / "results"
     first = ablate(grid_file, results, "--jobs", "1")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while len(list((results / "runs").glob("??/[0-9a-f]*.json"))) < 3:
         assert first.poll() is None and time.monotonic() < deadline, first.communicate()
         time.sleep(0.05)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from moge_bench.system import digest_files
 from tools.gpu_check.architectures import Architecture
+from tools.includes import included_files
 
 # The flags of the shipped library, so that what is reported is what is shipped.
 FLAGS = ("-std=c++17", "-O3")
@@ -105,9 +106,9 @@ class Toolchain:
 
 
 def _key(sources: Sequence[Path], include: Path, flags: Sequence[str]) -> str:
-    """Return a hash of all that the compiler reads: sources, every header below, and flags."""
-    headers = [path for suffix in ("h", "cuh") for path in include.rglob(f"*.{suffix}")]
-    return digest_files([*sources, *headers], None, *flags)
+    """Return a hash of what the compiler reads: the sources, the headers they include, flags."""
+    read = {path: None for source in sources for path in included_files(source, [include])}
+    return digest_files([*read], None, *flags)
 
 
 def run(command: Sequence[str]) -> str:

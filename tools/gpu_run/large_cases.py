@@ -16,6 +16,7 @@ ROUTERS = (
     Case("router", 1 << 20, 64, 2, 3),
     Case("router", 1 << 16, 64, 2, 3),
     Case("router", 1 << 18, 256, 8, 3),
+    Case("router", 1 << 16, 160, 6, 3),  # a warp a token
     Case("router", 1 << 20, 64, 2, 3, dtype="bf16"),
     Case("router", 1 << 16, 64, 2, 3, dtype="bf16"),
 )

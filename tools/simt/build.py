@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from moge_bench.system import digest_files
+from tools.includes import included_files
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "build/simt"
 Job = tuple[Path, list[str]]  # a source and its flags
 RUNTIME = sorted(Path(__file__).parent.glob("*.cpp"))
 FOLDERS = (ROOT / "csrc", ROOT / "csrc/cuda", ROOT / "tools")  # of headers
-INCLUDE = re.compile(r'^#include "(.*)"', re.MULTILINE)
 
 # -g1 is what the lines of reports need. Instantiations are many: AddressSanitizer's code at -O1
 # takes three times as long to compile, and runs too few cases to earn that back.
@@ -113,20 +112,6 @@ def link(objects: Sequence[Path], flags: Sequence[str]) -> Path:
     if not target.is_file():
         make(arguments, target)
     return target
-
-
-def included_files(source: Path, folders: Sequence[Path]) -> list[Path]:
-    """Return the source and every header of this project that it includes, directly or not."""
-    found, pending = [], [source]
-    while pending:
-        path = pending.pop()
-        if path in found:
-            continue
-        found.append(path)
-        for name in INCLUDE.findall(path.read_text()):
-            places = [folder / name for folder in (path.parent, *folders)]
-            pending += [place for place in places if place.is_file()][:1]
-    return found
 
 
 def make(arguments: Sequence[str], target: Path) -> None:

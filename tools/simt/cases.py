@@ -80,6 +80,8 @@ SPECIAL = (
     Case(21, 24, 3, group_size=4, stride=5, border="valid", map_shape=(4, 6)),
     Case(21, 64, 2, torch.bfloat16, spread=30.0), Case(21, 64, 2, spread=200.0),
     Case(2500, 8, 2, border="valid", group_size=2), Case(777, 33, 1),
+    Case(37, 64, 2, border="valid", sigma=0.02),  # the middle tap is 1 and the others 0
+    Case(37, 256, 2, border="valid", group_size=5, sigma=20.0),
 )  # fmt: skip
 
 

@@ -4,13 +4,14 @@ Where nvcc is: the cases of the emulator's tests, fewer and smaller. The interpr
 (races, bounds, unwritten memory, barriers) are on; a finding fails the case.
 """
 
+import re
 from dataclasses import replace
 
 import pytest
 import torch
-from ptx_kernels import Kernels
+from ptx_kernels import CACHE, CSRC, SM_80, Kernels
 
-from tools.gpu_check.toolchain import find_nvcc
+from tools.gpu_check.toolchain import Toolchain, find_nvcc
 from tools.simt.cases import DTYPES, Case, every_case
 from tools.simt.checks import check_case, check_group_norm, check_not_finite
 from tools.simt.dispatch_checks import check_biases, check_rows, check_sorted
@@ -52,12 +53,27 @@ def test_routing_forward_and_backward(kernels, architecture, case):
     check_case(kernels(architecture), case, IN_ORDER)
 
 
+FUNCTION = re.compile(r"^\s+(?:@!?%p\d+ )?((?:div|rem|sqrt|rsqrt|rcp|ex2|lg2|sin|cos)\.\S+)", re.M)
+
+
+@pytest.mark.parametrize(("source", "root"), [
+    ("subwarp_forward", "sqrt.approx.ftz.f32"), ("subwarp_backward", "rsqrt.approx.ftz.f32"),
+])  # fmt: skip
+def test_sub_warp_kernels_call_no_function_that_is_several_instructions(source, root):
+    """ptxas makes 4 of rsqrt.approx.f32 and dozens of a division: the counts of PTX hide them."""
+    toolchain = Toolchain(find_nvcc(), "", CACHE)
+    text = toolchain.ptx(CSRC / f"cuda/{source}.cu", CSRC, SM_80).read_text()
+    assert {*FUNCTION.findall(text)} == {"ex2.approx.ftz.f32", "rcp.approx.ftz.f32", root}
+
+
 @pytest.mark.parametrize("case", [
     Case(0, 16, 2),
     Case(5, 40, 40, renormalize=False),  # k beyond a warp
     Case(70, 64, 2, noisy=True),  # three blocks: the second kernel has parts to add
     Case(7, 24, 3, group_size=4, stride=5, border="valid", map_shape=(4, 6)),
     Case(7, 12, 3, map_shape=(2, 6), group_size=7),  # the window is larger than the torus
+    Case(7, 64, 2, border="valid", sigma=0.02),  # sub-warp: the middle tap is 1, the others 0
+    Case(7, 256, 2, border="valid", group_size=5, sigma=20.0),
 ], ids=str)  # fmt: skip
 def test_special_cases(kernels, case):
     check_case(kernels("sm_90"), case, IN_ORDER)

@@ -1,0 +1,150 @@
+// The filter of the group norm, and its adjoint, on the rows of the map that a lane of a sub-warp
+// holds (subwarp.cuh).
+#pragma once
+
+#include "cuda/subwarp.cuh"
+
+namespace moge::cuda {
+
+// The taps of a call, in device memory, and those of a thread: the same along the rows and down the
+// columns, 0 beyond the group size. Gaussian taps are mirrored and none is larger than the middle
+// one: over it, a pair of equal taps takes one addition and one multiply-add, and the middle none.
+struct TapSource {
+  const double* taps;
+  int group_size;
+};
+template <class Map>
+struct SubTaps {
+  float values[Map::kGroup > 0 ? Map::kGroup : 1];
+  __device__ __forceinline__ explicit SubTaps(const TapSource& source) {
+    const float over = Map::kOverMiddle ? approximate_reciprocal(unit(source)) : 1.0f;
+#pragma unroll
+    for (int u = 0; u < Map::kGroup; ++u) {
+      // Only a torus takes filters smaller than its own.
+      const bool there = !Map::kTorus || u < source.group_size;
+      values[u] = there ? float(source.taps[u]) * over : 0.0f;
+    }
+  }
+
+  // What `values` are over; read again where it is needed, at the beginning or the end.
+  static __device__ __forceinline__ float unit(const TapSource& source) {
+    return Map::kOverMiddle ? float(source.taps[Map::kGroup / 2]) : 1.0f;
+  }
+
+  // The sum of taps[u] cell(u), over the unit, of the cells that there are.
+  template <class Has, class Cell>
+  __device__ __forceinline__ float weigh(Has has, Cell cell) const {
+    constexpr int kMiddle = Map::kGroup / 2;
+    float sum = 0.0f;
+    bool any = false;
+    const auto add = [&](float tap, float value) {
+      sum = any ? fmaf(tap, value, sum) : tap * value;
+      any = true;
+    };
+    if constexpr (Map::kOverMiddle) {
+      if (has(kMiddle)) sum = cell(kMiddle), any = true;
+#pragma unroll
+      for (int u = kMiddle - 1; u >= 0; --u) {
+        const int mirrored = 2 * kMiddle - u;
+        if (has(u) && has(mirrored)) {
+          add(values[u], cell(u) + cell(mirrored));
+        } else if (has(u) || has(mirrored)) {
+          add(values[u], cell(has(u) ? u : mirrored));
+        }
+      }
+    } else {
+#pragma unroll
+      for (int u = 0; u < Map::kGroup; ++u) {
+        if (has(u)) add(values[u], cell(u));
+      }
+    }
+    return sum;
+  }
+  template <class Cell>
+  __device__ __forceinline__ float weigh(Cell cell) const {
+    return weigh([](int) { return true; }, cell);
+  }
+};
+
+// The filter of docs/method.md along the rows of a lane: sums[r][j] = sum_v taps[v] (row r)[j + v]
+// over `epsilon` + squares of `scores`. As the taps of both directions sum to 1, what
+// filter_columns makes of it is epsilon more than that of the squares, and the addition costs
+// nothing.
+template <class Map>
+__device__ __forceinline__ void filter_rows(const SubTaps<Map>& taps, float epsilon,
+                                            const float (&scores)[Map::kSlots],
+                                            float (&sums)[Map::kOwnRows][Map::kGroupCols]) {
+  float squares[Map::kSlots];
+#pragma unroll
+  for (int i = 0; i < Map::kSlots; ++i) squares[i] = fmaf(scores[i], scores[i], epsilon);
+#pragma unroll
+  for (int r = 0; r < Map::kOwnRows; ++r) {
+#pragma unroll
+    for (int j = 0; j < Map::kGroupCols; ++j) {
+      sums[r][j] =
+          taps.weigh([&](int v) { return squares[r * Map::kCols + (j + v) % Map::kCols]; });
+    }
+  }
+}
+
+// Entry `j` of the row that lies `ahead` rows below the lane's first (above it where negative).
+template <class Map, int kAhead>
+__device__ __forceinline__ float neighbour(const float (&rows)[Map::kOwnRows][Map::kGroupCols],
+                                           int j, int sub) {
+  constexpr int kWrapped = (kAhead % Map::kRows + Map::kRows) % Map::kRows;
+  constexpr int kDistance = kWrapped / Map::kOwnRows;
+  const float own = rows[kWrapped % Map::kOwnRows][j];
+  if constexpr (kDistance == 0) return own;
+  return shuffle_from<Map::kLanes>(own, sub + kDistance);
+}
+
+// Calls finish(r, j, sum) for each position of the lane, sum = sum_u taps[u] (row r + u)[j], or
+// with kDown (row r - u)[j].
+template <class Map, bool kDown, class Finish, int... kNeighbours>
+__device__ __forceinline__ void filter_columns(const SubTaps<Map>& taps,
+                                               const float (&rows)[Map::kOwnRows][Map::kGroupCols],
+                                               int sub, Finish finish,
+                                               std::integer_sequence<int, kNeighbours...>) {
+  constexpr int kOwn = Map::kOwnRows, kFirst = kDown ? 1 - Map::kGroup : 0;
+#pragma unroll
+  for (int j = 0; j < Map::kGroupCols; ++j) {
+    // The lane's own rows, with those of its neighbours above or below.
+    const float column[] = {neighbour<Map, kFirst + kNeighbours>(rows, j, sub)...};
+#pragma unroll
+    for (int r = 0; r < kOwn; ++r) {
+      finish(r, j,
+             taps.weigh([&](int u) { return column[kDown ? r + Map::kGroup - 1 - u : r + u]; }));
+    }
+  }
+}
+template <class Map, bool kDown, class Finish>
+__device__ __forceinline__ void filter_columns(const SubTaps<Map>& taps,
+                                               const float (&rows)[Map::kOwnRows][Map::kGroupCols],
+                                               int sub, Finish finish) {
+  filter_columns<Map, kDown>(taps, rows, sub, finish,
+                             std::make_integer_sequence<int, Map::kOwnRows + Map::kGroup - 1>());
+}
+
+// The transpose of filter_rows: slopes[r, i] = sum_v taps[v] (row r)[i - v].
+template <class Map>
+__device__ __forceinline__ void scatter_rows(const SubTaps<Map>& taps,
+                                             const float (&rows)[Map::kOwnRows][Map::kGroupCols],
+                                             float (&slopes)[Map::kSlots]) {
+#pragma unroll
+  for (int i = 0; i < Map::kSlots; ++i) {
+    const int r = i / Map::kCols, col = i % Map::kCols;
+    const auto place = [&](int v) {
+      return Map::kTorus ? (col - v + 2 * Map::kCols) % Map::kCols : col - v;
+    };
+    slopes[i] = taps.weigh([&](int v) { return place(v) >= 0 && place(v) < Map::kGroupCols; },
+                           [&](int v) { return rows[r][place(v)]; });
+  }
+}
+
+// Whether row r of the lane starts groups.
+template <class Map>
+__device__ __forceinline__ bool starts_groups(int sub, int r) {
+  return Map::kTorus || sub * Map::kOwnRows + r < Map::kGroupRows;
+}
+
+}  // namespace moge::cuda
