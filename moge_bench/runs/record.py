@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, FiniteFloat, ValidationInfo, model_validator
 
-from moge_bench.config import Frozen, LanguageModelConfig, RunConfig, TextDataConfig
+from moge_bench.config import Frozen, RunConfig, TextBackboneConfig, TextDataConfig
 from moge_bench.config.identity import SCHEMA
 
 # The fields in which two runs of one config and seed, on one machine and tree, may differ.
@@ -166,7 +166,7 @@ def _unit_of_perplexity(config: RunConfig) -> str:
     """Return what a perplexity is of, without which no two can be compared."""
     if not isinstance(config.data, TextDataConfig):
         return ""
-    assert isinstance(config.model, LanguageModelConfig)  # RunConfig has checked the pair
+    assert isinstance(config.model, TextBackboneConfig)  # RunConfig has checked the pair
     token = {"words": "word", "bytes": "byte", "bpe": "BPE token"}[config.data.tokenizer]
     context = config.model.context
     return f"a {token} (windows of {context}, stride {config.data.stride or context})"
