@@ -152,7 +152,8 @@ def summarize(record: Record) -> str:
             parts.append(f"{split} {metric.name} {metric.value:.4g} {unit}")
     if record.diverged_at is not None:
         parts.append(f"DIVERGED at step {record.diverged_at}")
-    backends = ", ".join(f"{op}: {name}" for op, name in record.backends.items()) or "no MoE layer"
+    none = "no MoE layer" if config.moe is None else "no MoE layer ran"
+    backends = ", ".join(f"{op}: {name}" for op, name in record.backends.items()) or none
     parts.append(
         f"trained in {record.wall_s:.0f} s on {record.machine.get('cpu', 'unknown CPU')}, "
         f"{record.device}, {record.threads} thread(s), {backends}"
