@@ -6,13 +6,16 @@ from moge_bench.methods import METHODS
 from moge_bench.models.cost import cost_of
 from moge_bench.presets import resolve
 
-GROUPED = {
+FLAGS = {
     "moge": (False, False),
     "moge-shuffled": (True, False),
     "moge-unit": (False, True),
     "moge-unit-shuffled": (True, True),
 }
 REGULARIZED = {"moe-entropy": "entropy", "simbal": "simbal", "orthogonality": "orthogonality"}
+GROUPED = [method.name for method in METHODS.values() if method.has("moe.group")]
+# As many experts as the MoE, trained by something else.
+OF_MOE = [name for name in METHODS if name not in ("dense", "dense-wide", "moe")]
 OF_ITS_METHOD = ("group", "regularizer", "regularizer_weight")
 
 
@@ -21,7 +24,7 @@ def settings(preset, method, **overrides):
 
 
 @pytest.mark.parametrize("preset", ["tiny-vit", "tiny-lm", "smoge-s"])
-@pytest.mark.parametrize("method", [*GROUPED, *REGULARIZED])
+@pytest.mark.parametrize("method", OF_MOE)
 def test_a_method_differs_from_moe_in_its_loss_alone(preset, method):
     found, moe = settings(preset, method), settings(preset, "moe")
     for values in (found, moe):
@@ -31,7 +34,7 @@ def test_a_method_differs_from_moe_in_its_loss_alone(preset, method):
     assert found == moe
 
 
-@pytest.mark.parametrize(("method", "flags"), GROUPED.items())
+@pytest.mark.parametrize(("method", "flags"), FLAGS.items())
 def test_the_controls_of_moge_differ_in_what_their_names_say(method, flags):
     group = settings("tiny-vit", method, **{"moe.group.weight": 7.0})["moe"]["group"]
     assert (group.pop("shuffled"), group.pop("unit_energy")) == flags
@@ -72,5 +75,26 @@ def test_dense_wide_has_the_active_flops_of_the_moe(preset, top_k):
     assert cost_of(moe).flops_per_token - cost_of(wide).flops_per_token == gates
 
 
+@pytest.mark.parametrize("method", GROUPED)
+def test_what_tells_methods_apart_is_fixed_by_each_that_has_a_group(method):
+    """Else what a study sets for another, a regularizer or its flags, would reach it too."""
+    assert METHODS["moge"].sets.keys() <= METHODS[method].sets.keys()
+
+
+def test_every_method_is_something_of_its_own():
+    """Somewhere: on a preset that has what a method sets already it is another name for that."""
+    runs = {}
+    for preset in ("tiny-vit", "smoge-s"):
+        for name in METHODS:
+            values = settings(preset, name)
+            del values["method"]
+            runs.setdefault(name, []).append(repr(values))
+    same = [(a, b) for a in METHODS for b in METHODS if a < b and runs[a] == runs[b]]
+    assert same == []
+
+
 def test_every_method_has_its_own_colour():
-    assert len({method.colour for method in METHODS.values()}) == len(METHODS)
+    named: dict[str, list[str]] = {}
+    for method in METHODS.values():
+        named.setdefault(method.colour, []).append(method.name)
+    assert [names for names in named.values() if len(names) > 1] == []

@@ -8,20 +8,15 @@ size of an expert, m tokens of a kernel.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
 from moge_bench.analysis.numbers import Number, number, of_block
 from moge_bench.analysis.probe import Layer
+from moge_bench.ops.reference_experts import ACTIVATIONS
 
 KERNEL_TOKENS = 512  # m: N kernels of m x m float32, 64 MiB at N = 64
-_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "gelu": F.gelu,
-    "relu": F.relu,
-    "silu": F.silu,
-}
 
 
 def measure(layer: Layer, activation: str) -> list[Number]:
@@ -72,7 +67,7 @@ def expert_outputs(layer: Layer, activation: str) -> torch.Tensor:
     for e in range(len(w_in)):  # one at a time: the hidden activations of all would not fit
         hidden = F.linear(x, w_in[e], None if b_in is None else b_in[e].float())
         bias = None if b_out is None else b_out[e].float()
-        outputs[e] = F.linear(_ACTIVATIONS[activation](hidden), w_out[e], bias)
+        outputs[e] = F.linear(ACTIVATIONS[activation](hidden), w_out[e], bias)
     return outputs
 
 

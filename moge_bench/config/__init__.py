@@ -6,10 +6,11 @@ from moge_bench.config.faults import faults, read_model
 from moge_bench.config.frozen import RECORDED, Frozen
 from moge_bench.config.models import (
     DENSE_RUN,
-    ImageModelConfig,
+    ImageBackboneConfig,
     LanguageModelConfig,
     ModelConfig,
     SwinModelConfig,
+    TextBackboneConfig,
     VisionModelConfig,
 )
 from moge_bench.config.overrides import field_paths, nearest, set_path
@@ -30,8 +31,8 @@ __all__ = [
     "DataConfig",
     "Frozen",
     "GroupConfig",
+    "ImageBackboneConfig",
     "ImageDataConfig",
-    "ImageModelConfig",
     "LanguageModelConfig",
     "MoEConfig",
     "ModelConfig",
@@ -39,6 +40,7 @@ __all__ = [
     "RunConfig",
     "SigmaConfig",
     "SwinModelConfig",
+    "TextBackboneConfig",
     "TextDataConfig",
     "TrainingConfig",
     "VisionModelConfig",

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from moge_bench.config.frozen import Frozen
 from moge_bench.config.identity import added
 
+Activation = Literal["gelu", "relu", "silu"]  # the words of ops.reference_experts.ACTIVATIONS
 DENSE_RUN = "dense-run"
 UPCYCLED_FROM = (
     "a dense model in transformers' format, a folder or a hub name: the run starts from its "
@@ -19,23 +20,46 @@ UPCYCLED_FROM = (
 UPCYCLED_DIGEST = "of the files of a local upcycled_from; None for a hub name"
 
 
-class VisionModelConfig(Frozen):
-    """A ViT with a class token."""
+class BackboneConfig(Frozen):
+    """What every backbone has; beside it ``backbone``, ``depth`` and ``tokens_per_example``."""
 
-    learns: ClassVar[str] = "images"  # the data.kind
-    backbone: Literal["vit"] = "vit"
+    learns: ClassVar[str]  # the data.kind
+    upcycled_from: str | None = added(None, before=None, description=UPCYCLED_FROM)
+    upcycled_digest: str | None = added(None, before=None, description=UPCYCLED_DIGEST)
+
+
+class ImageBackboneConfig(BackboneConfig):
+    """A backbone that classifies images (num_channels, image_size, image_size)."""
+
+    learns: ClassVar[str] = "images"
     image_size: int = Field(28, ge=1)
-    patch_size: int = Field(7, ge=1)
     num_channels: int = Field(1, ge=1)
     num_classes: int = Field(10, ge=2)
+
+
+class TextBackboneConfig(BackboneConfig):
+    """A decoder that predicts the next token."""
+
+    learns: ClassVar[str] = "text"
+    context: int = Field(128, ge=2, description="tokens in one training window")
+
+    @property
+    def tokens_per_example(self) -> int:
+        """Tokens in one training window."""
+        return self.context
+
+
+class VisionModelConfig(ImageBackboneConfig):
+    """A ViT with a class token."""
+
+    backbone: Literal["vit"] = "vit"
+    patch_size: int = Field(7, ge=1)
     hidden_size: int = Field(64, ge=1)
     depth: int = Field(4, ge=1)
     num_heads: int = Field(4, ge=1)
     ffn_size: int = Field(128, ge=1, description="hidden width of a dense FFN")
-    activation: Literal["gelu", "relu", "silu"] = "gelu"
+    activation: Activation = "gelu"
     dropout: float = Field(0.0, ge=0, lt=1)
-    upcycled_from: str | None = added(None, before=None, description=UPCYCLED_FROM)
-    upcycled_digest: str | None = added(None, before=None, description=UPCYCLED_DIGEST)
     stem: Literal["patch", "conv"] = added(
         "patch", before="patch", description="conv: strided convolutions in place of the patches"
     )
@@ -43,7 +67,9 @@ class VisionModelConfig(Frozen):
     @model_validator(mode="after")
     def _check(self) -> VisionModelConfig:
         if self.image_size % self.patch_size:
-            raise ValueError(f"patch_size={self.patch_size} must divide {self.image_size=}")
+            raise ValueError(
+                f"patch_size={self.patch_size} must divide image_size={self.image_size}"
+            )
         if self.stem == "conv" and self._side_after_stem != self.image_size // self.patch_size:
             raise ValueError(
                 f"stem='conv' halves image_size={self.image_size} {self.num_halvings} times, to "
@@ -68,29 +94,27 @@ class VisionModelConfig(Frozen):
         return (self.image_size // self.patch_size) ** 2 + 1
 
 
-class SwinModelConfig(Frozen):
+class SwinModelConfig(ImageBackboneConfig):
     """A Swin (arXiv 2103.14030) or SwinV2 (arXiv 2111.09883), whose stages halve the side.
 
     Stage s, from 0, has ``depths[s]`` blocks of width embed_dim * 2^s. ``moe.blocks`` counts the
     blocks of all stages.
     """
 
-    learns: ClassVar[str] = "images"
     backbone: Literal["swin", "swinv2"]
     image_size: int = Field(32, ge=1)
     patch_size: int = Field(4, ge=1)
-    num_channels: int = Field(1, ge=1)
-    num_classes: int = Field(10, ge=2)
     embed_dim: int = Field(32, ge=1)
     depths: tuple[int, ...] = Field((2, 2), min_length=1)
     num_heads: tuple[int, ...] = Field((2, 4), min_length=1)
     window_size: int = Field(4, ge=1)
     ffn_ratio: float = Field(4.0, gt=0, description="hidden width of an FFN over that of its block")
-    activation: Literal["gelu", "relu", "silu"] = "gelu"
+    activation: Activation = "gelu"
     dropout: float = Field(0.0, ge=0, lt=1)
     drop_path: float = Field(
         0.0, ge=0, lt=1, description="share of images that skip a branch: of the last block; linear"
     )
+    # From the start: hashed where they are None too.
     upcycled_from: str | None = Field(None, description=UPCYCLED_FROM)
     upcycled_digest: str | None = Field(None, description=UPCYCLED_DIGEST)
 
@@ -124,36 +148,26 @@ class SwinModelConfig(Frozen):
         return (self.image_size // self.patch_size) ** 2
 
 
-class LanguageModelConfig(Frozen):
+class LanguageModelConfig(TextBackboneConfig):
     """A GPT-2 decoder with tied embeddings."""
 
-    learns: ClassVar[str] = "text"
     backbone: Literal["gpt2"] = "gpt2"
-    context: int = Field(128, ge=2, description="tokens in one training window")
     hidden_size: int = Field(64, ge=1)
     depth: int = Field(3, ge=1)
     num_heads: int = Field(4, ge=1)
     ffn_size: int = Field(128, ge=1, description="hidden width of a dense FFN")
-    activation: Literal["gelu", "relu", "silu"] = "relu"
+    activation: Activation = "relu"
     dropout: float = Field(0.0, ge=0, lt=1)
-    upcycled_from: str | None = added(None, before=None, description=UPCYCLED_FROM)
-    upcycled_digest: str | None = added(None, before=None, description=UPCYCLED_DIGEST)
 
     @model_validator(mode="after")
     def _check(self) -> LanguageModelConfig:
         _check_heads(self)
         return self
 
-    @property
-    def tokens_per_example(self) -> int:
-        """Tokens in one training window."""
-        return self.context
 
-
-ImageModelConfig = VisionModelConfig | SwinModelConfig
-ModelConfig = ImageModelConfig | LanguageModelConfig
+ModelConfig = VisionModelConfig | SwinModelConfig | LanguageModelConfig
 
 
 def _check_heads(model: VisionModelConfig | LanguageModelConfig) -> None:
     if model.hidden_size % model.num_heads:
-        raise ValueError(f"num_heads={model.num_heads} must divide {model.hidden_size=}")
+        raise ValueError(f"num_heads={model.num_heads} must divide hidden_size={model.hidden_size}")

@@ -20,8 +20,8 @@ from moge_bench.config.frozen import Frozen
 from moge_bench.config.identity import added, digest_of, hashed_settings, not_hashed
 from moge_bench.config.models import (
     DENSE_RUN,
-    LanguageModelConfig,
     ModelConfig,
+    TextBackboneConfig,
     VisionModelConfig,
 )
 from moge_bench.config.overrides import nearest
@@ -191,7 +191,7 @@ class RunConfig(Frozen):
             raise ValueError(
                 f"model.backbone={self.model.backbone!r} cannot learn data.kind={self.data.kind!r}"
             )
-        if isinstance(self.data, TextDataConfig) and isinstance(self.model, LanguageModelConfig):
+        if isinstance(self.data, TextDataConfig) and isinstance(self.model, TextBackboneConfig):
             stride, context = self.data.stride, self.model.context
             if stride is not None and stride > context:
                 raise ValueError(f"data.stride={stride} skips tokens: model.context is {context}")

@@ -148,7 +148,7 @@ def load_images(name: str) -> dict[str, ImageSplit]:
 
     Validation is the last 100 training images of each class: 9,000 / 1,000 / 10,000 images, and
     2,000 in the test split of "fashion-mnist-subset".
-    Raises ValueError for an unknown name or a damaged file.
+    Raises ValueError for an unknown name, a damaged file or a class of too few images.
     """
     if name not in DATASETS:
         raise ValueError(f"no image set is shipped as {name!r}{nearest(name, list(DATASETS))}")
@@ -158,6 +158,13 @@ def load_images(name: str) -> dict[str, ImageSplit]:
         test = ImageSplit(*_to_tensors(known, arrays["test_images"], arrays["test_labels"]))
     if known.test_per_class is not None:
         test = _subset(test, of_each_class(test.labels, lambda _: slice(known.test_per_class)))
+    label, fewest = min(enumerate(torch.bincount(training.labels).tolist()), key=lambda it: it[1])
+    if fewest <= _VALIDATION_PER_CLASS:
+        raise ValueError(
+            f"{known.asset!r} must have more than {_VALIDATION_PER_CLASS} training images of each "
+            f"class, the last {_VALIDATION_PER_CLASS} of which are its validation split; it has "
+            f"{fewest} of class {label}"
+        )
     held_out = of_each_class(training.labels, lambda _: slice(-_VALIDATION_PER_CLASS, None))
     return {
         "training": _subset(training, ~held_out),

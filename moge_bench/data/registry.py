@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moge_bench.cache import read_text, write_text
-from moge_bench.config import DENSE_RUN, ImageDataConfig, LanguageModelConfig, RunConfig
+from moge_bench.config import DENSE_RUN, ImageBackboneConfig, ImageDataConfig, RunConfig
 from moge_bench.data import images, text
 from moge_bench.data.decoded import Standard, measure
 from moge_bench.data.image_files import find_splits, image_set_files
@@ -54,7 +54,7 @@ def _find_images(config: RunConfig, data: ImageDataConfig) -> RunConfig:
     images.check_name(data.name)
     if images.is_known(data.name):
         return config
-    assert not isinstance(config.model, LanguageModelConfig)  # RunConfig has checked the pair
+    assert isinstance(config.model, ImageBackboneConfig)  # RunConfig has checked the pair
     path = images.local_path(data.name)
     try:
         stamp = _stamp_of(image_set_files(path))

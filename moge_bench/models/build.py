@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,11 +14,11 @@ from torch import nn
 from moge_bench.config import (
     DENSE_RUN,
     GroupConfig,
-    LanguageModelConfig,
     ModelConfig,
     MoEConfig,
     RunConfig,
     SwinModelConfig,
+    TextBackboneConfig,
 )
 from moge_bench.models.gpt2 import build_gpt2
 from moge_bench.models.pretrained import load_dense
@@ -29,6 +30,14 @@ from moge_bench.moe.residual import AdamResidual, MomentumResidual, Residual
 from moge_bench.moe.settings import MoESettings
 from moge_bench.moe.slots import Slot
 from moge_bench.moe.upcycle import upcycle
+
+# model.backbone -> what builds it from its settings, of text and its vocabulary size too.
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "vit": build_vit,
+    "swin": build_swin,
+    "swinv2": build_swin,
+    "gpt2": build_gpt2,
+}
 
 
 def build_model(
@@ -67,13 +76,12 @@ def build_model(
 
 
 def _build_backbone(config: ModelConfig, vocabulary_size: int | None) -> nn.Module:
-    if isinstance(config, SwinModelConfig):
-        return build_swin(config)
-    if not isinstance(config, LanguageModelConfig):
-        return build_vit(config)
+    build = BUILDERS[config.backbone]
+    if not isinstance(config, TextBackboneConfig):
+        return build(config)
     if vocabulary_size is None:
         raise ValueError("vocabulary_size must be given for a language model, got None")
-    return build_gpt2(config, vocabulary_size)
+    return build(config, vocabulary_size)
 
 
 def build_residual(moe: MoEConfig) -> Residual:

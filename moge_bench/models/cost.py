@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from moge_bench.config import LanguageModelConfig, RunConfig, TextDataConfig
+from moge_bench.config import RunConfig, TextBackboneConfig, TextDataConfig
 from moge_bench.models.build import build_model, count_parameters
 from moge_bench.ops import extension
 
@@ -92,7 +92,7 @@ def example_inputs(model: nn.Module, config: RunConfig, count: int) -> dict[str,
     """Return what ``model`` takes of ``count`` examples, zeros on its device, by argument."""
     m, inputs = config.model, {}
     with next(model.parameters()).device:
-        if isinstance(m, LanguageModelConfig):
+        if isinstance(m, TextBackboneConfig):
             inputs["input_ids"] = torch.zeros((count, m.context), dtype=torch.int64)
             # Without one transformers looks at the positions, which may have no values.
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])

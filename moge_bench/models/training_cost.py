@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from moge_bench.config import LanguageModelConfig, RunConfig
+from moge_bench.config import RunConfig, TextBackboneConfig
 from moge_bench.models.cost import build_for_counting, cost_of_model, example_inputs
 from moge_bench.moe.insert import collect_aux
 
@@ -90,7 +90,7 @@ def _activation_bytes(model: nn.Module, config: RunConfig) -> int | None:
 def _loss(model: nn.Module, config: RunConfig, size: int) -> torch.Tensor:
     with collect_aux(model) as auxes:
         logits = model(**example_inputs(model, config, size)).logits
-    if not isinstance(config.model, LanguageModelConfig):
+    if not isinstance(config.model, TextBackboneConfig):
         logits = logits[:, None]
     targets = torch.zeros(logits.shape[:-1], dtype=torch.int64, device=logits.device)
     task = F.cross_entropy(logits.flatten(0, 1), targets.flatten())

@@ -49,6 +49,12 @@ def expert_ffn(
     as dropped.
     """
     num_experts = w_in.shape[0]
+    if b_in is not None and activation not in ACTIVATION_CODES:
+        raise ValueError(
+            f"activation={activation!r} is not one of the CUDA kernel that adds the bias too, "
+            f"{tuple(ACTIVATION_CODES)[1:]}: give it a code there (csrc/cuda/launch.h), or take "
+            "experts without bias or backend='reference'"
+        )
     rows_RD, offsets, slots, positions, bad_row = torch.ops.moge.dispatch(x, experts, num_experts)
     if check_experts and readable(bad_row):
         _refuse_bad(bad_row, experts, num_experts)

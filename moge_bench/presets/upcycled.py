@@ -14,7 +14,7 @@ such as ``model.upcycled_from``.
 
 from __future__ import annotations
 
-from moge_bench.config import ImageModelConfig, RunConfig, SwinModelConfig, VisionModelConfig
+from moge_bench.config import RunConfig, SwinModelConfig, VisionModelConfig
 from moge_bench.presets.imagenet import (
     IMAGENET,
     SCALES,
@@ -33,7 +33,9 @@ STAGE_3_TOKENS = 196  # of an image in Swin-T/7: 224 / 4 = 56 a side, halved twi
 _GROUPS = {scale: official_group(scale, **LAMBDAS) for scale in SCALES}
 
 
-def _system(name: str, model: ImageModelConfig, tokens_per_image: int) -> RunConfig:
+def _system(
+    name: str, model: VisionModelConfig | SwinModelConfig, tokens_per_image: int
+) -> RunConfig:
     """Return a system whose group loss is as strong as the sum over ``tokens_per_image``."""
     system = RunConfig(
         preset=name,

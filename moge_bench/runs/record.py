@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, FiniteFloat, ValidationInfo, model_validator
 
-from moge_bench.config import Frozen, LanguageModelConfig, RunConfig, TextDataConfig
+from moge_bench.config import Frozen, RunConfig, TextBackboneConfig, TextDataConfig
 from moge_bench.config.identity import SCHEMA
 
 # The fields in which two runs of one config and seed, on one machine and tree, may differ.
@@ -152,7 +152,8 @@ def summarize(record: Record) -> str:
             parts.append(f"{split} {metric.name} {metric.value:.4g} {unit}")
     if record.diverged_at is not None:
         parts.append(f"DIVERGED at step {record.diverged_at}")
-    backends = ", ".join(f"{op}: {name}" for op, name in record.backends.items()) or "no MoE layer"
+    none = "no MoE layer" if config.moe is None else "no MoE layer ran"
+    backends = ", ".join(f"{op}: {name}" for op, name in record.backends.items()) or none
     parts.append(
         f"trained in {record.wall_s:.0f} s on {record.machine.get('cpu', 'unknown CPU')}, "
         f"{record.device}, {record.threads} thread(s), {backends}"
@@ -166,7 +167,7 @@ def _unit_of_perplexity(config: RunConfig) -> str:
     """Return what a perplexity is of, without which no two can be compared."""
     if not isinstance(config.data, TextDataConfig):
         return ""
-    assert isinstance(config.model, LanguageModelConfig)  # RunConfig has checked the pair
+    assert isinstance(config.model, TextBackboneConfig)  # RunConfig has checked the pair
     token = {"words": "word", "bytes": "byte", "bpe": "BPE token"}[config.data.tokenizer]
     context = config.model.context
     return f"a {token} (windows of {context}, stride {config.data.stride or context})"

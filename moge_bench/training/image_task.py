@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from moge_bench.config import ImageDataConfig, LanguageModelConfig, RunConfig
+from moge_bench.config import ImageBackboneConfig, ImageDataConfig, RunConfig
 from moge_bench.data.augment import augment, augment_pixels
 from moge_bench.data.decoded import DecodedSplit, Standard, TrainingSplit, finish
 from moge_bench.data.images import DATASETS, ImageSplit, load_decoded, load_images
@@ -24,7 +24,7 @@ class ImageTask(Task):
     """
 
     def __init__(self, config: RunConfig, data: ImageDataConfig) -> None:
-        assert not isinstance(config.model, LanguageModelConfig)  # RunConfig has checked the pair
+        assert isinstance(config.model, ImageBackboneConfig)  # RunConfig has checked the pair
         model = config.model
         self._data, self._size, self._num_classes = data, model.image_size, model.num_classes
         self._label_smoothing = config.training.label_smoothing
@@ -38,13 +38,19 @@ class ImageTask(Task):
             )
 
     def _check_shipped(self, channels: int) -> None:
-        data = self._data
-        images = self._splits["training"].__getitems__([0])[0]
+        data, training = self._data, self._splits["training"]
+        assert isinstance(training, ImageSplit)
+        images, most = training.images, int(training.labels.max())
         wanted = (channels, self._size, self._size)
         if tuple(images.shape[1:]) != wanted:
             raise ValueError(
                 f"data.name={data.name!r} has images of {tuple(images.shape[1:])}, and the model "
                 f"takes (model.num_channels, model.image_size, model.image_size) = {wanted}"
+            )
+        if most >= self._num_classes:
+            raise ValueError(
+                f"data.name={data.name!r} has labels up to {most}: model.num_classes must be at "
+                f"least {most + 1}, got {self._num_classes}"
             )
         if data.mean is not None:
             raise ValueError(

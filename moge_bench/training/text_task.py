@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import Dataset
 
-from moge_bench.config import LanguageModelConfig, RunConfig, TextDataConfig
+from moge_bench.config import RunConfig, TextBackboneConfig, TextDataConfig
 from moge_bench.data.text import load_corpus, swap_words
 from moge_bench.data.tokenizers import make_tokenizer
 from moge_bench.moe.insert import collect_aux
@@ -32,8 +32,9 @@ class Windows(Dataset):
     def __post_init__(self) -> None:
         if len(self) < 1:
             raise ValueError(
-                f"model.context={self.length} needs {self.length + 1} training tokens; the corpus "
-                f"has {self.tokens.numel()}: shorten the context or use more text"
+                f"model.context={self.length} needs {self.length + 1} tokens of training text and "
+                f"of validation text; one has {self.tokens.numel()}: shorten the context or use "
+                "more text"
             )
 
     def __len__(self) -> int:
@@ -53,7 +54,7 @@ class TextTask(Task):
     """Next-token prediction on a corpus."""
 
     def __init__(self, config: RunConfig, data: TextDataConfig) -> None:
-        assert isinstance(config.model, LanguageModelConfig)  # RunConfig has checked the pair
+        assert isinstance(config.model, TextBackboneConfig)  # RunConfig has checked the pair
         self._data, self._context = data, config.model.context
         self._label_smoothing = config.training.label_smoothing
         self._corpus = load_corpus(data.name)

@@ -12,6 +12,7 @@ from moge_bench.analysis.diversity import (
     measure,
     measure_between,
 )
+from moge_bench.ops.reference_experts import ACTIVATIONS
 
 
 def draw(*shape, seed=0):
@@ -38,12 +39,13 @@ def copies():
     return make_layer(random_scores(600), inputs=layer.tensors["inputs"], **same)
 
 
-def test_outputs_are_those_of_the_layers_experts():
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_outputs_are_those_of_the_layers_experts(activation):
     layer = random_layer()
     t = {name: value.float() for name, value in layer.tensors.items()}
-    hidden = F.gelu(t["inputs"] @ t["w_in"][3].T + t["b_in"][3])
+    hidden = ACTIVATIONS[activation](t["inputs"] @ t["w_in"][3].T + t["b_in"][3])
     expected = hidden @ t["w_out"][3].T + t["b_out"][3]
-    assert torch.allclose(expert_outputs(layer, "gelu")[3], expected, atol=1e-3)
+    assert torch.allclose(expert_outputs(layer, activation)[3], expected, atol=1e-3)
 
 
 def test_copies_of_one_expert_are_alike_in_every_way():

@@ -39,7 +39,7 @@ def test_every_preset_resolves_and_survives_json(preset, method):
         ("moe.group.border", "wrap", "moe.group.border must be 'valid' or 'torus', got 'wrap'"),
         ("moe.group.sigma.end", 0, "moe.group.sigma.end must be above 0, got 0"),
         ("moe.blocks", [4], "moe.blocks=.4,. must name blocks 0 to 3"),
-        ("model.patch_size", 5, "patch_size=5 must divide"),
+        ("model.patch_size", 5, "patch_size=5 must divide image_size=28"),
         ("training.steps", "many", "training.steps must be a whole number, got 'many'"),
     ],
 )

@@ -1,11 +1,12 @@
 import dataclasses
 import hashlib
 
+import numpy as np
 import pytest
 import torch
 
-from moge_bench.data.assets import ASSETS
-from moge_bench.data.images import load_images
+from moge_bench.data.assets import ASSETS, Asset
+from moge_bench.data.images import DATASETS, ImageSet, load_images
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +51,24 @@ def test_unknown_name_and_damaged_file(tmp_path, monkeypatch):
     monkeypatch.setitem(ASSETS, "fashion-mnist-10k", asset)
     with pytest.raises(ValueError, match="is damaged: SHA-256 is"):
         load_images("fashion-mnist-subset")
+
+
+def test_a_shipped_set_keeps_training_images_of_every_class(tmp_path, monkeypatch):
+    """Of each class the last 100 are for validation: 101 of each leave one, 100 leave none."""
+
+    def ship(num_each):
+        labels = np.repeat(np.arange(2), num_each)
+        images = np.zeros((len(labels), 4, 4), np.uint8)
+        path = tmp_path / f"{num_each[1]}.npz"
+        np.savez(path, train_images=images, train_labels=labels, test_images=images[:3],
+                 test_labels=labels[:3])  # fmt: skip
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        monkeypatch.setitem(ASSETS, "small", Asset(path, digest))
+        monkeypatch.setitem(DATASETS, "small", ImageSet("small", 0.5, 0.25))
+        return load_images("small")
+
+    assert {name: len(s) for name, s in ship((101, 101)).items()} == {
+        "training": 2, "validation": 200, "test": 3
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=r"more than 100 training images .* 100 of class 1"):
+        ship((101, 100))

@@ -10,7 +10,10 @@ import pytest
 import torch
 import typer
 
+from moge_bench import methods, metrics
 from moge_bench.cli import app
+from moge_bench.config import schema
+from moge_bench.presets import resolve
 from moge_bench.study.grid import parse_grid
 
 ROOT = page.ROOT
@@ -164,11 +167,28 @@ def test_python_of_the_readme_runs_forward_and_backward():
     assert logits.grad.abs().max() > 0
 
 
-def test_python_of_the_walk_throughs_runs():
+def walked(code, module):
+    """Return what the block of a walk-through makes where it is put: in ``module``."""
+    body = ast.parse(code).body[0]
+    names = dict(vars(module))
+    if isinstance(body, ast.Expr):
+        return eval(ast.unparse(body), names)
+    exec(code, names)
+    return names[body.target.id]
+
+
+def test_python_of_the_walk_throughs_is_right_where_it_is_put(monkeypatch):
     found = blocks(TEXTS["CONTRIBUTING.md"], "python")
-    assert len(found) == 3  # a method, a metric, a setting
-    for code in found:
-        exec(code, {"__name__": "walk"})
+    assert len(found) == 3
+    method, metric, setting = map(walked, found, (methods, metrics, schema))
+    assert method.colour not in {other.colour for other in methods.METHODS.values()}
+    assert methods.METHODS["moge"].sets.keys() <= method.sets.keys()
+    monkeypatch.setitem(methods.METHODS, method.name, method)
+    loss = [resolve("tiny-vit", name).moe.group for name in ("moge", method.name)]
+    assert loss[0] != loss[1]  # it changes something
+    assert metric.name not in metrics.METRICS
+    assert metric.title not in {other.title for other in metrics.METRICS.values()}
+    assert setting.json_schema_extra == {"before": setting.default}
 
 
 @pytest.mark.parametrize("name", TEXTS)

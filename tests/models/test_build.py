@@ -1,15 +1,20 @@
 import hashlib
 from dataclasses import fields
+from typing import Literal, get_args
 
 import pytest
 import torch
 
 from moge_bench import MoELayer
-from moge_bench.config import GroupConfig, MoEConfig
-from moge_bench.models.build import build_model, count_parameters
+from moge_bench.config import GroupConfig, ModelConfig, MoEConfig, TextBackboneConfig
+from moge_bench.config.models import Activation
+from moge_bench.models.build import BUILDERS, build_model, count_parameters
+from moge_bench.models.cost import cost_of
 from moge_bench.moe.insert import collect_aux
 from moge_bench.moe.settings import MoESettings
+from moge_bench.ops.reference_experts import ACTIVATIONS
 from moge_bench.presets import resolve
+from moge_bench.training.tasks import make_task
 
 
 def build(method, seed=0, **overrides):
@@ -133,3 +138,34 @@ def test_a_stem_that_gives_other_tokens_than_the_patches_is_refused():
     # 30 -> 15 -> 8 -> 4 pixels a side, but 30 / 5 = 6 patches.
     with pytest.raises(ValueError, match="halves image_size=30 3 times, to 4, which must be the 6"):
         resolve("tiny-vit", "moe", {"model.image_size": 30, "model.patch_size": 5})
+
+
+def test_words_of_the_settings_are_those_of_the_code():
+    backbones = [get_args(one.model_fields["backbone"].annotation) for one in get_args(ModelConfig)]
+    assert {word for words in backbones for word in words} == BUILDERS.keys()
+    assert get_args(Activation) == tuple(ACTIVATIONS)
+
+
+class OtherDecoder(TextBackboneConfig):
+    """What CONTRIBUTING.md asks of the settings of a decoder."""
+
+    backbone: Literal["other"] = "other"
+    hidden_size: int = 64
+    depth: int = 3
+    num_heads: int = 4
+    ffn_size: int = 128
+    activation: Activation = "gelu"
+    dropout: float = 0.0
+
+
+def test_another_decoder_needs_its_settings_and_a_builder(monkeypatch, tmp_path):
+    monkeypatch.setitem(BUILDERS, "other", BUILDERS["gpt2"])
+    (tmp_path / "text.txt").write_text("a word and another one\n" * 999)
+    data = {"data.name": str(tmp_path / "text.txt"), "data.tokenizer": "bytes"}
+    gpt2 = resolve("tiny-lm", "moe", {**data, "model.activation": "gelu"})
+    config = gpt2.model_copy(update={"model": OtherDecoder()})
+    assert cost_of(config) == cost_of(gpt2)
+    task = make_task(config)
+    models = (build_model(each, task.vocabulary_size).eval() for each in (config, gpt2))
+    batch = task.validation_examples(2)
+    assert torch.equal(*(task.loss(model, batch) for model in models))

@@ -4,7 +4,9 @@ import pytest
 import torch
 from expert_samples import make_inputs
 
+from moge_bench.ops import grouped_ffn
 from moge_bench.ops.expert_ffn import expert_ffn
+from moge_bench.ops.reference_experts import ACTIVATIONS
 
 
 def bad(**changes):
@@ -51,3 +53,11 @@ def test_the_op_itself_stays_in_bounds():
         backward(y, x, weights, experts, w_in, w_out, b_out, activations[:3], "gelu")
     with pytest.raises(ValueError, match=r"grad_y must have shape \[13, 6\]"):
         backward(y[:5], x, weights, experts, w_in, w_out, b_out, activations, "gelu")
+
+
+def test_an_activation_that_the_cuda_kernel_lacks_is_named(monkeypatch):
+    """The kernel adds the bias too, and knows the activation by a number."""
+    monkeypatch.setitem(ACTIVATIONS, "relu2", lambda x: x.relu().square())
+    inputs = make_inputs()
+    with pytest.raises(ValueError, match=r"activation='relu2' is not one of .*'gelu', .*launch.h"):
+        grouped_ffn.expert_ffn(*inputs, "relu2")

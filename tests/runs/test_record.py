@@ -9,7 +9,7 @@ from record_samples import make_record
 
 from moge_bench import system
 from moge_bench.presets import resolve
-from moge_bench.runs.record import label, stable_part
+from moge_bench.runs.record import label, stable_part, summarize
 from moge_bench.runs.store import RecordStore, read_record
 
 CONFIG = resolve("tiny-vit", "moge", seed=3)
@@ -30,6 +30,13 @@ def test_opens_with_a_sentence_that_says_what_how_well_and_on_what(tmp_path):
     summary = json.loads(path.read_text())["summary"]
     for part in ("tiny-vit moge N=64 k=1 h=3", "seed=3", "81.5 %", "Test CPU"):
         assert part in summary
+
+
+@pytest.mark.parametrize(
+    ("method", "said"), [("dense", "no MoE layer"), ("moe", "no MoE layer ran")]
+)
+def test_a_run_in_which_nothing_was_routed_says_whether_it_has_moe_layers(method, said):
+    assert summarize(make_record(resolve("tiny-vit", method))).endswith(f"1 thread(s), {said}")
 
 
 def test_label_names_the_residual_where_it_is_not_plain():

@@ -3,7 +3,9 @@ import math
 import pytest
 import torch
 
-from moge_bench.training.evaluate import _normalized_entropy
+from moge_bench import MoELayer
+from moge_bench.metrics import METRICS
+from moge_bench.training.evaluate import RoutingStatistics, _normalized_entropy
 
 
 @pytest.mark.parametrize(
@@ -28,3 +30,13 @@ def test_entropy_is_what_torch_computes():
     load = torch.randint(0, 10_000, (64,), generator=torch.Generator().manual_seed(0)).double()
     expected = float(torch.special.entr(load / load.sum()).sum()) / math.log(64)
     assert _normalized_entropy(load) == pytest.approx(expected, abs=1e-12)
+
+
+def test_every_routing_metric_is_a_number_that_an_evaluation_has():
+    """A path that names none would be a dash in every table."""
+    statistics = RoutingStatistics()
+    statistics.add([MoELayer(8, 8, num_experts=9, top_k=1)(torch.randn(5, 8))[1]])
+    # The dose is added by the training loop.
+    recorded = {f"routing.{name}" for name in (*statistics.summary()[0], "dose")}
+    paths = {m.path for m in METRICS.values() if m.source == "evaluation" and m.path}
+    assert paths - recorded == set()

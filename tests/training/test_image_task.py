@@ -70,3 +70,8 @@ def test_shipped_images_of_another_size_than_the_models():
     wrong = resolve("tiny-vit", "moe", {"model.image_size": 32, "model.patch_size": 8})
     with pytest.raises(ValueError, match=r"images of \(1, 28, 28\), and the model takes .*32, 32"):
         make_task(wrong)
+
+
+def test_shipped_images_of_more_classes_than_the_models():
+    with pytest.raises(ValueError, match=r"labels up to 9: model\.num_classes must be at least 10"):
+        make_task(resolve("tiny-vit", "moe", {"model.num_classes": 9}))
