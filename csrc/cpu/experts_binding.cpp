@@ -172,9 +172,11 @@ void reduce(const Problem& p, const std::vector<ExpertTask>& tasks, const Expert
       std::vector<const void*> w_in, w_out;
       std::vector<const double*> b_in, b_out;
       for (const ExpertTask* task : segments[e]) {
-        const char* partial = static_cast<const char*>(args.partial);
-        w_in.push_back(partial + args.partial_of[task->segment] * 2 * size * scalar_size);
-        w_out.push_back(static_cast<const char*>(w_in.back()) + size * scalar_size);
+        if (parts > 1) {  // an expert in one segment has no partial sums
+          const char* partial = static_cast<const char*>(args.partial);
+          w_in.push_back(partial + args.partial_of[task->segment] * 2 * size * scalar_size);
+          w_out.push_back(static_cast<const char*>(w_in.back()) + size * scalar_size);
+        }
         if (args.bias_sums == nullptr) continue;
         b_in.push_back(args.bias_sums + task->segment * (p.ffn + p.hidden));
         b_out.push_back(b_in.back() + p.ffn);

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from tools.interface import BIAS_OPS, ELEMENTS, ROUTE_OPS, ROW_OPS
 
 NUM_TOKENS = 65536  # enough that the partial sums of blocks, whose number is bounded, are few
+MANY_TOKENS = 4 * NUM_TOKENS  # chunks are as long as they get: what begins and ends one is least
 TOP_K = 2
 GROUP_SIZE = 3
 HIDDEN_SIZES = (256, 1023)  # rows that 16-byte accesses divide, and rows that they do not
@@ -120,6 +121,7 @@ def all_cases() -> Iterator[Case]:
                 yield Case(
                     op, element, NUM_TOKENS, num_experts, group_size=min(GROUP_SIZE, largest)
                 )
+            yield Case(op, element, MANY_TOKENS, 64)
         for op in (*ROW_OPS, *BIAS_OPS):
             # Of a grid the last blocks, as many as experts, may have no rows: few experts, few.
             num_experts = 16 if op in BIAS_OPS else 64
