@@ -2,7 +2,9 @@
 
 What must be the same: the text of an error, the places of NaN and infinity, and every number within
 the tolerance of ops.self_check, or with at most four times the error that the reference has in that
-dtype: where all terms cancel, both are a few roundings of terms, the reference's one by chance. Legend: T tokens, N experts, k chosen.
+dtype: where all terms cancel, both are a few roundings of terms, the reference's one by chance.
+
+Legend: T tokens, N experts, k chosen.
 """
 
 from __future__ import annotations
