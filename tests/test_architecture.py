@@ -41,8 +41,8 @@ ARROWS = {
 }  # fmt: skip
 
 # Of tools/, which may use moge_bench besides.
-TOOLS = {"tools": "", "interface": "", "ptx": "", "simt": "interface",
-         "gpu_check": "interface ptx", "gpu_run": "", "reliability": "simt"}  # fmt: skip
+TOOLS = {"tools": "", "includes": "", "interface": "", "ptx": "", "simt": "includes interface",
+         "gpu_check": "includes interface ptx", "gpu_run": "", "reliability": "simt"}  # fmt: skip
 
 
 def imported(path, package, tree):
