@@ -7,7 +7,7 @@
 //   norms                             of e: sum sqrt(a + eps (sum e)^2) / sum e
 //   the k largest of x + noise        subwarp_select.cuh, last, when registers are free
 //
-// What limits it: gpu-check counts 71 to 73 instructions a token at N = 64, k = 2, h = 3, of which
+// What limits it: gpu-check counts 69 to 71 instructions a token at N = 64, k = 2, h = 3, of which
 // 10 are spent before and after the two rounds that a chunk has at T = 65536. An H100 issues them
 // in 0.07 ns. Its memory takes 0.09 ns for float32, but 0.05 ns for 16-bit logits. What was tried
 // is in docs/cuda.md.
