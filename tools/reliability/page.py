@@ -65,7 +65,8 @@ def _ops(found: dict[str, Any]) -> str:
     said = (
         f"{found['cases']:,} cases ({of}), drawn from seed {found['seed']}, forward and backward, "
         f"divided among the instruction sets {', '.join(found['instruction_sets'])}. T from 0 to "
-        "1,100, N from 1 to 1,024 with every k, and groups that fit of up to 50 a side, four dtypes (experts: three), "
+        "1,100, N from 1 to 1,024 with every k, and groups that fit of up to 50 a side, four "
+        "dtypes (experts: three), "
         "transposed, strided, repeated and offset views, ties, huge, subnormal, NaN and infinite "
         "values, and every option of the wider routing. Each must give the reference's error, or "
         "its values within the tolerance of the tests; the extension is compiled with "
