@@ -16,6 +16,7 @@ struct TapSource {
 template <class Map>
 struct SubTaps {
   float values[Map::kGroup > 0 ? Map::kGroup : 1];
+
   __device__ __forceinline__ explicit SubTaps(const TapSource& source) {
     const float over = Map::kOverMiddle ? approximate_reciprocal(unit(source)) : 1.0f;
 #pragma unroll

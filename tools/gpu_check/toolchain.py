@@ -107,8 +107,8 @@ class Toolchain:
 
 def _key(sources: Sequence[Path], include: Path, flags: Sequence[str]) -> str:
     """Return a hash of what the compiler reads: the sources, the headers they include, flags."""
-    read = {path: None for source in sources for path in included_files(source, [include])}
-    return digest_files([*read], None, *flags)
+    read = {path for source in sources for path in included_files(source, [include])}
+    return digest_files(read, None, *flags)
 
 
 def run(command: Sequence[str]) -> str:
