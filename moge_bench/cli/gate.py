@@ -157,8 +157,9 @@ def history_command(
 ) -> None:
     """Write history.html from history.jsonl: what each machine measured, commit by commit.
 
-    --count goes back from HEAD along the main line over the commits that change csrc or setup.py
-    and have no count by this compiler yet, and adds them to the history: it builds each.
+    --count goes back from HEAD along the main line over the commits that change csrc (csrc/cuda
+    aside) or setup.py and have no count by this compiler yet, and adds them to the history: it
+    builds each.
     """
     from moge_bench.perf import callgrind, history, history_page, machines, revisions
     from moge_bench.system import write_atomically

@@ -2,8 +2,8 @@
 
 By instructions a commit is judged by its count alone: above the geometric mean of the good and the
 bad end it belongs to the bad one. That is deterministic, and needs no threshold. Commits that leave
-csrc and setup.py as they are share a count, so they are never built. By time a commit is bad where
-the gate's own statistics call it a regression against the good end.
+the sources of the CPU's kernels as they are share a count, so they are never built. By time a
+commit is bad where the gate's own statistics call it a regression against the good end.
 """
 
 from __future__ import annotations

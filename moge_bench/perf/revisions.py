@@ -21,6 +21,8 @@ from moge_bench.system import check_writable, digest_files, run_git
 # Written last, with a digest of the libraries: a folder without it is a build that was interrupted.
 BUILT = ".gate-built"
 _DIRTY = "+dirty"
+# What the CPU's kernels are made of, as git's paths.
+_KERNELS = ("csrc", "setup.py", ":(exclude)csrc/cuda")
 
 
 @dataclass(frozen=True)
@@ -125,14 +127,17 @@ def log(repo: Path, head: str) -> dict[str, tuple[int, str]]:
 
 
 def kernel_commits(repo: Path, head: str) -> list[str]:
-    """Return the commits of the main line that change csrc or setup.py, newest first."""
-    text = run_git(repo, "log", "--first-parent", "--format=%H", head, "--", "csrc", "setup.py")
+    """Return the commits of the main line that change the CPU's kernels, newest first.
+
+    That is: csrc without csrc/cuda, or setup.py.
+    """
+    text = run_git(repo, "log", "--first-parent", "--format=%H", head, "--", *_KERNELS)
     return text.decode().split()
 
 
 def same_sources(repo: Path, one: str, other: str) -> bool:
-    """Say whether two commits have the same csrc and setup.py: then their kernels are the same."""
-    return not run_git(repo, "diff", "--name-only", one, other, "--", "csrc", "setup.py").strip()
+    """Say whether two commits have the same sources of the CPU's kernels."""
+    return not run_git(repo, "diff", "--name-only", one, other, "--", *_KERNELS).strip()
 
 
 def working_commit(repo: Path) -> str:

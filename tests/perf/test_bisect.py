@@ -174,13 +174,16 @@ def test_the_anchor_is_a_release_or_thirty_days_old(repo, monkeypatch):
 def test_history_counts_older_commits_and_draws_them(repo, tmp_path):
     first = commit(repo, "first", loops=1000)
     commit(repo, "a note")
+    (repo / "csrc/cuda").mkdir()
+    (repo / "csrc/cuda/kernel.cu").write_text("// of the GPU alone\n")
+    commit(repo, "a CUDA kernel")
     last = commit(repo, "slower", loops=1100)
     output = ("--output", str(tmp_path / "out"))
     assert invoke(tmp_path, "history", *output).exit_code == 2  # nothing to draw
     result = invoke(tmp_path, "history", "--count", "9", *output)
     assert result.exit_code == 0, result.output
     entries = history.read(tmp_path / "out/history.jsonl")
-    assert {e["commit"] for e in entries} == {first, last}  # a note has the same kernels
+    assert {e["commit"] for e in entries} == {first, last}  # the others have the same kernels
     text = (tmp_path / "out/history.html").read_text()
     assert "+10.0 %" in text and f"{last[:10]} slower" in text
     assert "counting" not in invoke(tmp_path, "history", "--count", "9", *output).output
