@@ -39,6 +39,7 @@ def _shape(config: RunConfig) -> str:
         training.batch_size,
         training.gradient_accumulation,
         training.processes,
+        training.expert_parallel,
         training.ema_decay is None,
         training.gradient_checkpointing,
     )

@@ -150,6 +150,9 @@ class TrainingConfig(Frozen):
     processes: int = added(
         1, before=1, ge=1, description="that share every batch, as torchrun starts them"
     )
+    expert_parallel: bool = added(
+        False, before=False, description="divide the experts among the processes, by all-to-all"
+    )  # fmt: skip
     keep_weights: bool = not_hashed(
         default=False, description="of a dense run, for upcycled_from='dense-run' to start from"
     )
@@ -163,6 +166,13 @@ class TrainingConfig(Frozen):
         if self.batch_size % math.prod(parts.values()):
             given = " * ".join(f"{name}={value}" for name, value in parts.items())
             raise ValueError(f"batch_size={self.batch_size} must be a multiple of {given}")
+        if self.expert_parallel and self.processes == 1:
+            raise ValueError("expert_parallel=True needs processes of 2 or more, got processes=1")
+        if self.expert_parallel and self.precision == "fp16":
+            raise ValueError(
+                "expert_parallel=True needs precision 'no' or 'bf16', got 'fp16': the processes "
+                "would skip a step for an overflow each by itself"
+            )
         return self
 
 
@@ -211,6 +221,12 @@ class RunConfig(Frozen):
             if outside or not self.moe.blocks:
                 raise ValueError(
                     f"moe.blocks={self.moe.blocks} must name blocks 0 to {self.model.depth - 1}"
+                )
+            processes = self.training.processes
+            if self.training.expert_parallel and self.moe.num_experts % processes:
+                raise ValueError(
+                    f"training.expert_parallel=True needs moe.num_experts of a multiple of "
+                    f"training.processes={processes}, got {self.moe.num_experts}"
                 )
         return self
 

@@ -12,6 +12,7 @@ from torch import nn
 from moge_bench.config import RunConfig, TextBackboneConfig
 from moge_bench.models.cost import build_for_counting, cost_of_model, example_inputs
 from moge_bench.moe.insert import collect_aux
+from moge_bench.moe.layer import moe_layers
 
 # What GPU hours are reckoned with: one H100 SXM, bfloat16 without sparsity (NVIDIA's data sheet),
 # of which a training of these sizes reaches a part.
@@ -27,7 +28,8 @@ class TrainingCost:
     Attributes:
         parameters, active_parameters: of the model, and those that one token meets.
         flops: of all steps, forward and backward, products alone (models/cost.py).
-        state_bytes: weights, gradients, AdamW's two moments, and averaged weights, in float32.
+        state_bytes: weights, gradients, AdamW's two moments, and averaged weights, in float32, of
+            one process: of divided experts its share.
         activation_bytes: what autograd keeps of one micro-batch of one process, in float32 and
             with the attention's scores, which fused attention does not keep; None where the model
             cannot be built on the meta device. No workspace, no recomputation.
@@ -57,11 +59,15 @@ def training_cost(config: RunConfig) -> TrainingCost:
     passes = 1 + _BACKWARD + (1 if training.gradient_checkpointing else 0)
     tokens = training.steps * training.batch_size * config.model.tokens_per_example
     copies = 4 + (training.ema_decay is not None)
+    elsewhere = 0
+    if training.expert_parallel:
+        experts = sum(p.numel() for m in moe_layers(model) for p in m.experts.parameters())
+        elsewhere = experts - experts // training.processes
     return TrainingCost(
         parameters=cost.parameters,
         active_parameters=cost.active_parameters,
         flops=float(passes * cost.flops_per_token * tokens),
-        state_bytes=4 * copies * cost.parameters,
+        state_bytes=4 * copies * (cost.parameters - elsewhere),
         activation_bytes=_activation_bytes(model, config),
         exact=cost.exact,
     )

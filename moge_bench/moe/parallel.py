@@ -6,6 +6,9 @@ rank, k choices of a token, N experts, n = N / W of a rank, d hidden size.
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -122,6 +125,13 @@ class ParallelExperts(nn.Module):
             local = None if whole is None else nn.Parameter(whole.detach()[mine].clone())
             self.register_parameter(name, local)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> ParallelExperts:
+        """Return a copy, as averaged weights are of, whose ranks are the same."""
+        memo[id(self.group)] = self.group
+        made = memo[id(self)] = self.__class__.__new__(self.__class__)
+        made.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return made
+
     def forward(
         self, x: torch.Tensor, weights: torch.Tensor, experts: torch.Tensor
     ) -> torch.Tensor:
@@ -183,14 +193,41 @@ def shard_experts(model: nn.Module, process_group: dist.ProcessGroup | None = No
     """
     group = _all_ranks(process_group, "shard_experts")
     _replace_experts(model, lambda experts: ParallelExperts(experts, group))
-    names = [
-        f"{path}.{name}"
-        for path, module in model.named_modules()
-        if isinstance(module, ParallelExperts)
-        for name, _ in module.named_parameters()
-    ]
+    names = list(divided_parameters(model))
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
     return model
+
+
+def divided_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters of ``model`` that every rank has others of, by name."""
+    return {
+        f"{path}.{name}": parameter
+        for path, module in model.named_modules()
+        if isinstance(module, ParallelExperts)
+        for name, parameter in module.named_parameters()
+    }
+
+
+@contextmanager
+def whole_experts(model: nn.Module) -> Iterator[nn.Module]:
+    """Give every rank all experts for the body, which yields ``model``, and then its own again.
+
+    To look at a model whose experts are divided: ranks may call it in the body as each wants, and
+    what is changed of the experts there is lost. It takes the memory of all experts on each. All
+    ranks enter it. A model whose experts are not divided stays as it is.
+    """
+    divided = [
+        (layer, layer.experts)
+        for layer in moe_layers(model)
+        if isinstance(layer.experts, ParallelExperts)
+    ]
+    try:
+        for layer, experts in divided:
+            layer.experts = experts.whole().train(experts.training)
+        yield model
+    finally:
+        for layer, experts in divided:
+            layer.experts = experts
 
 
 def gather_experts(model: nn.Module) -> nn.Module:
@@ -212,7 +249,7 @@ def clip_grad_norm_(model: nn.Module, max_norm: float) -> torch.Tensor:
     it is, and all ranks scale alike. Returns the norm before, (). Every rank calls it.
     """
     parallel = [m for m in model.modules() if isinstance(m, ParallelExperts)]
-    local = {id(p): p for m in parallel for p in m.parameters()}
+    local = {id(p) for m in parallel for p in m.parameters()}
     gradients: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
     for parameter in model.parameters():
         if parameter.grad is not None:

@@ -2,8 +2,9 @@
 
 A safetensors file: tensors, and JSON in its header. Reading one executes nothing. It holds model,
 optimiser, averaged weights, random generators, the place in the data and what was measured so far;
-schedules are functions of the step. It is of one run and one state of the code: the file's name
-says which.
+schedules are functions of the step. What each rank has of its own, generators and the experts that
+are divided among them, is named "rank0." and so on. It is of one run and one state of the code: the
+file's name says which.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_model
 from torch import nn
 
+from moge_bench.moe.parallel import divided_parameters
 from moge_bench.system import replaced, write_atomically
 
 _MODEL, _OPTIMIZER, _RANDOM, _DATA = "model.", "optimizer.", "random.", "data.epoch"
 _AVERAGE = "average."
+Tensors = dict[str, torch.Tensor]
 
 
 @dataclass
@@ -30,7 +33,7 @@ class Checkpoint:
 
     path: Path
     step: int
-    tensors: dict[str, torch.Tensor]
+    tensors: Tensors
     measured: dict[str, Any]
 
 
@@ -39,28 +42,65 @@ def save_checkpoint(
     step: int,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    average: nn.Module | None,
     data_state: torch.Tensor,
     measured: dict[str, Any],
-    randoms: list[dict[str, torch.Tensor]],
-    average: nn.Module | None = None,
+    of_ranks: list[Tensors],
 ) -> None:
     """Write the state after ``step`` steps to ``path``, whole or not at all.
 
-    ``data_state`` is that of ``BatchStream.state``; ``measured`` is plain JSON; ``randoms`` has the
-    ``random_state`` of each rank; ``average`` the averaged weights, where the run averages.
+    ``average`` has the averaged weights, where the run averages. ``data_state`` is that of
+    ``BatchStream.state``; ``measured`` is plain JSON; ``of_ranks`` has the ``state_of_rank`` of
+    each.
     """
-    tensors = {f"{_MODEL}{name}": value for name, value in model.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"{_OPTIMIZER}{index}.{name}": value for name, value in state.items()}
-    if average is not None:
-        tensors |= {f"{_AVERAGE}{name}": value for name, value in average.state_dict().items()}
-    for rank, states in enumerate(randoms):
-        tensors |= {f"{_RANDOM}{rank}.{device}": state for device, state in states.items()}
+    tensors = _training_state(model, optimizer, average)
+    tensors = {name: value for name, value in tensors.items() if name not in of_ranks[0]}
+    for rank, own in enumerate(of_ranks):
+        tensors |= {f"{_of_rank(rank)}{name}": value for name, value in own.items()}
     tensors[_DATA] = data_state
     # Tied weights are one tensor under two names, which the format refuses: each gets its copy.
     plain = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
     header = {"step": str(step), "measured": json.dumps(measured)}
     write_atomically(path, save(plain, header))
+
+
+def _training_state(
+    model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None
+) -> Tensors:
+    tensors = {f"{_MODEL}{name}": value for name, value in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"{_OPTIMIZER}{index}.{name}": value for name, value in state.items()}
+    if average is not None:
+        tensors |= {f"{_AVERAGE}{name}": value for name, value in average.state_dict().items()}
+    return tensors
+
+
+def state_of_rank(
+    model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None
+) -> Tensors:
+    """Return what this process has alone, on the CPU: its random generators, its divided experts.
+
+    Of these weights, optimiser's state and averaged weights.
+    """
+    divided = divided_parameters(model)
+    numbers = {id(p): i for i, p in enumerate(_parameters(optimizer))}
+    names = {f"{_MODEL}{name}" for name in divided}
+    names |= {f"{_AVERAGE}module.{name}" for name in divided}
+    states = tuple(f"{_OPTIMIZER}{numbers[id(p)]}." for p in divided.values())
+    own = {
+        name: value.detach().cpu()
+        for name, value in _training_state(model, optimizer, average).items()
+        if name in names or name.startswith(states)
+    }
+    return own | {f"{_RANDOM}{device}": state for device, state in random_state().items()}
+
+
+def _of_rank(rank: int) -> str:
+    return f"rank{rank}."
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
@@ -69,7 +109,7 @@ def save_weights(path: Path, model: nn.Module) -> None:
         save_model(model, str(temporary))  # tied weights once
 
 
-def random_state() -> dict[str, torch.Tensor]:
+def random_state() -> Tensors:
     """Return the states of torch's generators, "cpu" and, with a GPU, "cuda", the current one's."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
@@ -99,15 +139,16 @@ def restore(
     average: nn.Module | None = None,
     rank: int = 0,
 ) -> torch.Tensor:
-    """Put model, optimiser, average and generators of ``rank`` back; return the data state.
+    """Put model, optimiser, average and what ``rank`` has alone back; return the data state.
 
     ValueError where the model or its optimiser is another than the one that was saved; the model
     is of no use then.
     """
+    tensors = checkpoint.tensors | _below(checkpoint.tensors, _of_rank(rank))
     try:
         if average is not None:
-            average.load_state_dict(_below(checkpoint.tensors, _AVERAGE))
-        return _restore(checkpoint.tensors, model, optimizer, rank)
+            average.load_state_dict(_below(tensors, _AVERAGE))
+        return _restore(tensors, model, optimizer)
     except (RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
@@ -116,12 +157,10 @@ def restore(
         ) from None
 
 
-def _restore(
-    tensors: dict[str, torch.Tensor], model: nn.Module, optimizer: torch.optim.Optimizer, rank: int
-) -> torch.Tensor:
+def _restore(tensors: Tensors, model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.Tensor:
     model.load_state_dict(_below(tensors, _MODEL))
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    states: dict[int, dict[str, torch.Tensor]] = {}
+    parameters = _parameters(optimizer)
+    states: dict[int, Tensors] = {}
     for name, value in _below(tensors, _OPTIMIZER).items():
         index, _, field = name.partition(".")
         like = parameters[int(index)]
@@ -132,12 +171,12 @@ def _restore(
         states.setdefault(int(index), {})[field] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": states, "param_groups": groups})
-    generators = _below(tensors, f"{_RANDOM}{rank}.")
+    generators = _below(tensors, _RANDOM)
     torch.set_rng_state(generators["cpu"])
     if "cuda" in generators:
         torch.cuda.set_rng_state(generators["cuda"])
     return tensors[_DATA]
 
 
-def _below(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+def _below(tensors: Tensors, prefix: str) -> Tensors:
     return {name[len(prefix) :]: v for name, v in tensors.items() if name.startswith(prefix)}

@@ -16,16 +16,16 @@ from moge_bench.training.allocator import freed_memory_kept
 from moge_bench.training.batches import BatchStream
 from moge_bench.training.checkpoint import (
     load_checkpoint,
-    random_state,
     restore,
     save_checkpoint,
     save_weights,
+    state_of_rank,
 )
 from moge_bench.training.device import rounds_to_tf32
 from moge_bench.training.divergence import Diverged, DivergenceWatch, check_objective
 from moge_bench.training.dose import curve_name, is_measured, mean_dose
 from moge_bench.training.evaluate import Evaluation, Metric
-from moge_bench.training.probes import Prober, make_prober
+from moge_bench.training.probes import Prober, is_probed, make_prober
 from moge_bench.training.process import left_as_found, peers_left_as_found
 from moge_bench.training.tasks import make_task
 from moge_bench.training.trainer import Trainer
@@ -106,10 +106,11 @@ def train(
             try:
                 run.train(on_step, checkpoint_every_s)
                 run.evaluate_at_end()
-                if probe is not None and prober is not None:
-                    prober.save(probe, trainer.evaluated)
-                if keep is not None and trainer.ranks.is_main:
-                    save_weights(keep, trainer.evaluated)
+                with trainer.evaluated() as model:
+                    if probe is not None and prober is not None:
+                        prober.save(probe, model)
+                    if keep is not None and trainer.ranks.is_main:
+                        save_weights(keep, model)
             except Diverged as end:
                 run.result.diverged_at = end.step
     if checkpoint is not None and trainer.ranks.is_main:
@@ -163,8 +164,11 @@ class _Run:
 
     def _save(self) -> None:
         assert self._checkpoint is not None
-        trainer, randoms = self._trainer, self._trainer.ranks.gather(random_state())
-        if not trainer.ranks.is_main:
+        trainer = self._trainer
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        training = (model, trainer.optimizer, trainer.average)
+        of_ranks = trainer.ranks.gather_to_main(state_of_rank(*training))
+        if of_ranks is None:
             return
         scaler = trainer.accelerator.scaler
         measured = {
@@ -177,9 +181,8 @@ class _Run:
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
         save_checkpoint(
-            self._checkpoint, self._done, trainer.accelerator.unwrap_model(trainer.model),
-            trainer.optimizer, self._stream.state(), measured, randoms, trainer.average,
-        )  # fmt: skip
+            self._checkpoint, self._done, *training, self._stream.state(), measured, of_ranks
+        )
 
     def train(self, on_step: Callable[[int, int], None] | None, every_s: float) -> None:
         """Make the steps that are left; raises Diverged."""
@@ -202,8 +205,10 @@ class _Run:
             saves = self._saves(time.monotonic() - saved >= every_s, read_every)
             if len(self._unread) >= read_every or last or evaluates or saves:
                 self._read_losses()
-            if self._prober is not None:
-                self._prober.after_step(self._done, trainer.evaluated)
+            if is_probed(self._done, settings.steps):
+                with trainer.evaluated() as model:
+                    if self._prober is not None:
+                        self._prober.after_step(self._done, model)
             if evaluates:
                 evaluation = self._evaluate("validation")
                 for metric in evaluation.metrics:
@@ -248,7 +253,8 @@ class _Run:
 
     def _evaluate(self, split: str) -> Evaluation:
         trainer = self._trainer
-        return trainer.task.evaluate(trainer.evaluated, split, self._done, trainer.ranks)
+        with trainer.evaluated() as model:
+            return trainer.task.evaluate(model, split, self._done, trainer.ranks)
 
     def evaluate_at_end(self) -> None:
         """Measure the validation split, and the test split where the config reads it."""

@@ -87,16 +87,11 @@ class Prober:
         self._config = config
         self._blocks = [f"block{block}" for block in config.moe.blocks]
         self._inputs = ProbeInputs.of(config, task)
-        steps = config.training.steps
-        # A run of few steps has one for several percentages: the largest is its name.
-        self._percent_at = {-(-percent * steps // 100): percent for percent in PERCENTS}
         self._history: dict[str, torch.Tensor] = {}
 
     def after_step(self, done: int, model: nn.Module) -> None:
-        """Keep what the routers choose after ``done`` optimiser steps, at the steps of PERCENTS."""
-        percent = self._percent_at.get(done)
-        if percent is None:
-            return
+        """Keep what the routers choose after ``done`` optimiser steps, where it ``is_probed``."""
+        percent = _percent_at(self._config.training.steps)[done]
         for block, seen in zip(self._blocks, self._route(model, self._inputs.inputs), strict=True):
             kept = {"experts": seen.experts.to(torch.int16)}
             if seen.experts.shape[1] < seen.logits.shape[1]:
@@ -173,6 +168,16 @@ class Prober:
             _Pass(x.flatten(0, -2), aux.routing.logits, aux.routing.scores, aux.routing.experts)
             for x, aux in zip(given, auxes, strict=True)
         ]
+
+
+def _percent_at(steps: int) -> dict[int, int]:
+    # A run of few steps has one for several percentages: the largest is its name.
+    return {-(-percent * steps // 100): percent for percent in PERCENTS}
+
+
+def is_probed(done: int, steps: int) -> bool:
+    """Whether a prober looks at the routing after ``done`` of ``steps`` optimiser steps."""
+    return done in _percent_at(steps)
 
 
 def make_prober(config: RunConfig, task: Task) -> Prober | None:

@@ -23,7 +23,7 @@ T = TypeVar("T")
 class Ranks:
     """This process among ``count``, numbered from 0; alone all methods return what they are given.
 
-    ``mean``, ``gather`` and ``first`` are collective: all ranks call them, in the same order.
+    ``mean``, ``first`` and the gathering ones are collective: all ranks call them, in one order.
     """
 
     index: int = 0
@@ -66,6 +66,14 @@ class Ranks:
             return [value]
         values: list[T | None] = [None] * self.count
         dist.all_gather_object(values, value)
+        return values  # type: ignore[return-value]
+
+    def gather_to_main(self, value: T) -> list[T] | None:
+        """Return the value of every rank, as ``gather``, on the first one; None on the others."""
+        if self.count == 1:
+            return [value]
+        values: list[T | None] | None = [None] * self.count if self.is_main else None
+        dist.gather_object(value, values)
         return values  # type: ignore[return-value]
 
     def first(self, value: T) -> T:

@@ -20,7 +20,12 @@ from moge_bench.models.build import build_model, count_parameters
 from moge_bench.models.cost import count_flops_per_token
 from moge_bench.moe.insert import collect_aux
 from moge_bench.moe.layer import MoEAux
-from moge_bench.moe.parallel import use_global_batch
+from moge_bench.moe.parallel import (
+    clip_grad_norm_,
+    shard_experts,
+    use_global_batch,
+    whole_experts,
+)
 from moge_bench.routing.router import TopographicRouter
 from moge_bench.routing.schedule import SigmaSchedule
 from moge_bench.routing.selection_bias import update_selection_bias
@@ -90,6 +95,8 @@ class Trainer:
             **count_parameters(model),
             "flops_per_token": count_flops_per_token(config, self.task.vocabulary_size),
         }
+        if config.training.expert_parallel:
+            shard_experts(model)
         self.average = self._average(model)
         if config.training.gradient_checkpointing:
             _recompute_blocks(model)
@@ -115,12 +122,15 @@ class Trainer:
         self.accelerator.prepare_model(average.module, evaluation_mode=True)  # for its precision
         return average
 
-    @property
-    def evaluated(self) -> nn.Module:
-        """The model that is evaluated: that of the averaged weights, where the run averages."""
-        if self.average is not None:
-            return self.average.module
-        return self.accelerator.unwrap_model(self.model)
+    @contextmanager
+    def evaluated(self) -> Iterator[nn.Module]:
+        """Yield the model that is evaluated, of the averaged weights where the run averages.
+
+        It has all experts. Every rank enters it, whether it looks at the model or not.
+        """
+        trained = self.accelerator.unwrap_model(self.model)
+        with whole_experts(trained if self.average is None else self.average.module) as model:
+            yield model
 
     def prepare_loader(self, loader: DataLoader) -> Any:
         """Return ``loader``, of this rank's shares, with its batches put on the device."""
@@ -190,7 +200,10 @@ class Trainer:
             loss = sum((aux.loss for aux in auxes), start=task)
             self.accelerator.backward(loss)
             if self.accelerator.sync_gradients and config.clip_norm is not None:
-                self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+                if config.expert_parallel:
+                    clip_grad_norm_(self.model, config.clip_norm)
+                else:
+                    self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
             self.optimizer.step()
             self.optimizer.zero_grad()
         return torch.stack([task.detach().double(), loss.detach().double()])

@@ -25,6 +25,12 @@ def test_memory_of_a_device():
     assert cost.state_bytes == 4 * 4 * cost.parameters  # weight, gradient, two moments
     averaged = training_cost(resolve("tiny-lm", "moge", {"training.ema_decay": 0.9}))
     assert averaged.state_bytes == 4 * 5 * cost.parameters
+    divided = {"training.processes": 4, "training.expert_parallel": True}
+    config = resolve("tiny-lm", "moge", divided)
+    d, f = config.model.hidden_size, config.model.ffn_size
+    experts = 3 * 64 * (2 * d * f + d + f)  # layers, experts, and what one is
+    held = cost.parameters - experts * 3 // 4
+    assert training_cost(config).state_bytes == 4 * 4 * held
     # 16 windows of 128 tokens: of the head alone the logits' log-softmax, 2,048 floats a token.
     head = 16 * 128 * 2048 * 4
     assert head < cost.activation_bytes < 10 * head

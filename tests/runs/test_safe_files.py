@@ -241,7 +241,7 @@ def test_a_full_disk_keeps_what_was_there_and_names_the_file(small_disk):
     (small_disk / "other").write_bytes(b"x" * 200 * 1024)
     path = small_disk / "checkpoints/state.safetensors"
     with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
-        save_checkpoint(path, 1, model, optimizer, torch.zeros(1), {}, [])
+        save_checkpoint(path, 1, model, optimizer, None, torch.zeros(1), {}, [{}])
     with pytest.raises((OSError, SafetensorError), match="No space left on device"):
         save_weights(path, model)
     assert list(path.parent.iterdir()) == []

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from rank_samples import run_ranks
+from safetensors.torch import load_file
 
 from moge_bench.config import build_config
 from moge_bench.data.decoded import SeededBatches
@@ -30,10 +31,14 @@ LANGUAGE = {**SMALL, "model.context": 16, "model.hidden_size": 16, "model.depth"
             "moe.blocks": [0], "model.dropout": 0.0, "data.tokenizer": "bytes",
             "training.gradient_checkpointing": True}  # fmt: skip
 NOISY = {**VISION, "moe.noise": True, "moe.balance": "vmoe", "model.dropout": 0.1}
+DIVIDED = {"moe.num_experts": 8, "training.expert_parallel": True}
 
 
-def config_of(preset, given, processes):
-    return resolve(preset, "moge", {**given, "training.processes": processes})
+def config_of(preset, given, processes, method="moge"):
+    given = {**given, "training.processes": processes}
+    if processes == 1:  # which has all experts
+        given.pop("training.expert_parallel", None)
+    return resolve(preset, method, given)
 
 
 def train_share(settings, checkpoint=None, stop=None):
@@ -64,10 +69,12 @@ def numbers(result):
     return found
 
 
+@pytest.mark.parametrize("divided", [{}, DIVIDED], ids=["ddp", "expert parallel"])
 @pytest.mark.parametrize(
     ("preset", "given"), [("tiny-vit", VISION), ("tiny-lm", LANGUAGE)], ids=["images", "text"]
 )
-def test_two_halves_are_the_whole(preset, given):
+def test_two_halves_are_the_whole(preset, given, divided):
+    given = {**given, **divided}
     one = train_share(config_of(preset, given, 1).model_dump())
     ranks = run_ranks(2, train_share, config_of(preset, given, 2).model_dump())
     assert ranks[0] == ranks[1]  # what is measured is of both, and equal on both
@@ -80,14 +87,46 @@ def test_two_halves_are_the_whole(preset, given):
     assert loads[0] == loads[1]
 
 
-def test_a_run_of_two_processes_is_resumed_exactly(tmp_path):
-    """Each rank draws noise and dropout of its own, and goes on with them."""
-    settings, path = config_of("tiny-vit", NOISY, 2).model_dump(), tmp_path / "state.safetensors"
+@pytest.mark.parametrize("divided", [{}, DIVIDED], ids=["ddp", "expert parallel"])
+def test_a_run_of_two_processes_is_resumed_exactly(tmp_path, divided):
+    """Each rank draws noise and dropout of its own, and goes on with them, and its experts."""
+    settings = config_of("tiny-vit", {**NOISY, **divided}, 2).model_dump()
+    path = tmp_path / "state.safetensors"
     undisturbed = run_ranks(2, train_share, settings)
     assert run_ranks(2, train_share, settings, path, 2) == [None, None]
     assert path.exists()
     assert run_ranks(2, train_share, settings, path) == undisturbed
     assert not path.exists()
+
+
+def probe_of(settings, path):
+    train(build_config(settings), probe=path)
+
+
+def test_the_probe_of_divided_experts_has_them_all(tmp_path):
+    small = {**VISION, **DIVIDED, "data.evaluate_test": False}
+    paths = [tmp_path / "1.safetensors", tmp_path / "2.safetensors"]
+    probe_of(config_of("tiny-vit", small, 1).model_dump(), paths[0])
+    run_ranks(2, probe_of, config_of("tiny-vit", small, 2).model_dump(), paths[1])
+    one, two = (load_file(path) for path in paths)
+    assert one.keys() == two.keys() and one["block0.w_in"].shape[0] == 8
+    for name in ("block0.w_in", "block1.w_out", "block1.scores", "block0.after_50.margin"):
+        assert torch.allclose(one[name].float(), two[name].float(), atol=2e-3), name
+
+
+def test_what_cannot_be_divided_is_refused():
+    def refused(message, processes=2, **given):
+        with pytest.raises(ValueError, match=message):
+            config_of("tiny-vit", {**VISION, **DIVIDED, **given}, processes)
+
+    refused("needs moe.num_experts of a multiple of training.processes=2, got 9",
+            **{"moe.num_experts": 9})  # fmt: skip
+    refused("'no' or 'bf16', got 'fp16'", **{"training.precision": "fp16", "device": "cuda"})
+    with pytest.raises(ValueError, match="needs processes of 2 or more, got processes=1"):
+        resolve("tiny-vit", "moge", {"training.expert_parallel": True})
+    # In a grid the dense arm has the setting too, and nothing to divide.
+    dense = {k: v for k, v in {**VISION, **DIVIDED}.items() if not k.startswith("moe.")}
+    assert config_of("tiny-vit", dense, 2, "dense").moe is None
 
 
 @pytest.mark.parametrize(("count", "total"), [(1, 5), (2, 5), (3, 3), (4, 7)])

@@ -39,7 +39,9 @@ def test_the_average_is_decay_old_plus_the_rest_new():
             trainer.step(batches, step)
             seen.append(weights(trainer.model))
     # It starts as the weights after the first step; then a <- 0.75 a + 0.25 w, twice.
-    for average, first, second, third in zip(weights(trainer.evaluated), *seen, strict=True):
+    with trainer.evaluated() as model:
+        averages = weights(model)
+    for average, first, second, third in zip(averages, *seen, strict=True):
         expected = 0.75 * (0.75 * first + 0.25 * second) + 0.25 * third
         assert torch.allclose(average, expected, rtol=1e-5, atol=1e-7)
 
@@ -53,7 +55,8 @@ def test_routers_of_the_average_follow_the_schedules():
     def routers(model):
         return [m for m in model.modules() if isinstance(m, TopographicRouter)]
 
-    pairs = list(zip(routers(trainer.model), routers(trainer.evaluated), strict=True))
+    with trainer.evaluated() as model:
+        pairs = list(zip(routers(trainer.model), routers(model), strict=True))
     assert pairs and all(mine is not theirs for mine, theirs in pairs)
     for mine, theirs in pairs:
         assert mine.sigma == theirs.sigma < 10  # 10 at the start

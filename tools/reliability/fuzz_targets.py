@@ -86,7 +86,7 @@ def _checkpoint() -> list[bytes]:
     optimizer = torch.optim.SGD(model.parameters())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "state.safetensors"
-        save_checkpoint(path, 1, model, optimizer, torch.zeros(1), {}, [])
+        save_checkpoint(path, 1, model, optimizer, None, torch.zeros(1), {}, [{}])
         whole = path.read_bytes()
     return [whole, whole[:100]]
 
