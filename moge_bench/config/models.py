@@ -158,6 +158,10 @@ class LanguageModelConfig(TextBackboneConfig):
     ffn_size: int = Field(128, ge=1, description="hidden width of a dense FFN")
     activation: Activation = "relu"
     dropout: float = Field(0.0, ge=0, lt=1)
+    attention_dropout: float | None = added(
+        None, before=None, ge=0, lt=1,
+        description="of the attention's weights; None: dropout. 0 is quicker: CPUs fuse it then",
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _check(self) -> LanguageModelConfig:

@@ -14,6 +14,7 @@ def build_gpt2(config: LanguageModelConfig, vocabulary_size: int) -> nn.Module:
 
     A window of more than ``config.context`` tokens has no positions: ValueError when it is read.
     """
+    of_attention = config.attention_dropout
     model = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=vocabulary_size,
@@ -25,7 +26,7 @@ def build_gpt2(config: LanguageModelConfig, vocabulary_size: int) -> nn.Module:
             activation_function=config.activation,
             resid_pdrop=config.dropout,
             embd_pdrop=config.dropout,
-            attn_pdrop=config.dropout,
+            attn_pdrop=config.dropout if of_attention is None else of_attention,
             use_cache=False,
             bos_token_id=None,
             eos_token_id=None,

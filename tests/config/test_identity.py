@@ -45,8 +45,9 @@ THEN: dict[str, dict] = {
         "training.label_smoothing": 0.0,
     },
     "tiny-lm": {
-        "model.dropout": 0.0, "moe.num_experts": 16, "moe.group.border": "valid",
-        "moe.group.weight": 0.03, "training.learning_rate": 0.002, "training.warmup_steps": 40,
+        "model.dropout": 0.0, "model.attention_dropout": None, "moe.num_experts": 16,
+        "moe.group.border": "valid", "moe.group.weight": 0.03, "training.learning_rate": 0.002,
+        "training.warmup_steps": 40,
     },
 }  # fmt: skip
 

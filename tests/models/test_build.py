@@ -156,6 +156,18 @@ class OtherDecoder(TextBackboneConfig):
     ffn_size: int = 128
     activation: Activation = "gelu"
     dropout: float = 0.0
+    attention_dropout: float | None = None
+
+
+def test_dropout_of_the_attention_is_a_setting_of_its_own():
+    def rates(**given):
+        config = resolve("tiny-lm", "dense", {f"model.{name}": v for name, v in given.items()})
+        block = build_model(config, 50).transformer.h[0]
+        return block.attn.attn_dropout.p, block.attn.resid_dropout.p, block.mlp.dropout.p
+
+    assert rates() == (0.0, 0.1, 0.1)
+    assert rates(attention_dropout=None) == (0.1, 0.1, 0.1)
+    assert rates(attention_dropout=0.2, dropout=0.0) == (0.2, 0.0, 0.0)
 
 
 def test_another_decoder_needs_its_settings_and_a_builder(monkeypatch, tmp_path):
