@@ -64,6 +64,24 @@ def test_vmoe_load_is_the_probability_to_stay_in_the_top_k():
     assert float(vmoe_loss(routing)) == pytest.approx(float(expected), abs=1e-12)
 
 
+def test_vmoe_load_far_from_the_threshold_is_that_of_float64():
+    torch.manual_seed(3)
+    num_tokens, num_experts = 40, 16
+    logits, noise = torch.randn(num_tokens, num_experts), torch.randn(num_tokens, num_experts) / 16
+    given = logits.requires_grad_()
+    loss = vmoe_loss(route(given, 1, group_size=None, noise=noise, backend="reference"))
+    loss.backward()
+    exact = logits.detach().double().requires_grad_()
+    threshold = (exact + noise).amax(1, keepdim=True)
+    margins = (exact - threshold) * num_experts
+    assert float(margins.min()) < -50  # where erfc and its derivative underflow
+    load, importance = torch.special.ndtr(margins).sum(0), exact.softmax(1).sum(0)
+    expected = (squared_cv(importance) + squared_cv(load)) / 2
+    expected.backward()
+    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+    assert torch.allclose(given.grad.double(), exact.grad, rtol=1e-5, atol=1e-9)
+
+
 def biased(logits, top_k, noise, bias, backend="reference"):
     return route_with_taps(
         logits, None, None, Choice(logits.shape[1], top_k), noise=noise, bias=bias,
