@@ -18,12 +18,12 @@ from moge_bench.presets.preset import Preset
 
 # The last two of four FFNs are MoE, on an 8x8 map: on 4x4 a group of 3x3 is over half of it. A
 # torus, so that no expert is favoured for its place (docs/method.md "What the loss rewards"). 2,100
-# steps are 15 epochs.
+# steps are 15 epochs. Rate and lambda: results/studies/tune_learning_rate and tune_group.
 _TINY_VIT = RunConfig(
     preset="tiny-vit",
     method="moge",
     model=VisionModelConfig(stem="conv"),
-    moe=MoEConfig(num_experts=64, group=GroupConfig(weight=100.0, border="torus")),
+    moe=MoEConfig(num_experts=64, group=GroupConfig(weight=1000.0, border="torus")),
     data=ImageDataConfig(flip=True, crop_padding=2),
     training=TrainingConfig(
         steps=2100, batch_size=64, learning_rate=2e-3, warmup_steps=210, label_smoothing=0.1

@@ -20,7 +20,6 @@ from moge_bench.ops.reference import activation
 from moge_bench.ops.route import Routing
 from moge_bench.routing.global_batch import at_least_one, mean_over_tokens, sum_over_ranks
 
-
 # erfc is 1e-29 there: nothing beside 1 in float32, nor beside what another loss gives a logit.
 # Where it or its derivative underflows, as for most experts of most tokens, a CPU takes five times
 # as long for it: 5 % of a step of tiny-vit.
