@@ -20,7 +20,8 @@ OF_ITS_METHOD = ("group", "regularizer", "regularizer_weight")
 
 
 def settings(preset, method, **overrides):
-    return resolve(preset, method, overrides).model_dump()
+    # A weight for those that have a regularizer; the others do not take it.
+    return resolve(preset, method, {"moe.regularizer_weight": 1.0, **overrides}).model_dump()
 
 
 @pytest.mark.parametrize("preset", ["tiny-vit", "tiny-lm", "smoge-s"])
@@ -56,6 +57,15 @@ def test_a_regularizer_has_its_weight_and_no_group(method, regularizer):
     moe = settings("tiny-vit", method, **{"moe.regularizer_weight": 0.5})["moe"]
     assert (moe["regularizer"], moe["regularizer_weight"]) == (regularizer, 0.5)
     assert moe["group"] is None
+
+
+@pytest.mark.parametrize("method", REGULARIZED)
+def test_a_regularizer_without_a_weight_is_refused(method):
+    """It would be plain MoE under another name."""
+    with pytest.raises(ValueError, match=f"{method!r} needs moe.regularizer_weight above 0, got 0"):
+        resolve("tiny-vit", method, {"moe.regularizer_weight": 0.0})
+    with pytest.raises(ValueError, match="it would be plain MoE"):
+        resolve("smoe-s", method)  # which has none tuned
 
 
 @pytest.mark.parametrize("method", ["moe", *GROUPED])

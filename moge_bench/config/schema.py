@@ -240,6 +240,11 @@ class RunConfig(Frozen):
             if given != method.has(section):
                 rule = "needs" if method.has(section) else "has no"
                 raise ValueError(f"method={self.method!r} {rule} {section} settings")
+        if self.moe and self.moe.regularizer != "none" and not self.moe.regularizer_weight:
+            raise ValueError(
+                f"method={self.method!r} needs moe.regularizer_weight above 0, got 0: it would be "
+                "plain MoE"
+            )
 
     @property
     def from_scratch(self) -> RunConfig:

@@ -71,7 +71,7 @@ def _tiny(name: str, backbone: Literal["swin", "swinv2"]) -> Preset:
             embed_dim=16, depths=(2, 2), num_heads=(1, 2), window_size=7, drop_path=0.1,
         ),
         moe=MoEConfig(
-            blocks=(1, 3), num_experts=64, group=GroupConfig(weight=100.0, border="torus")
+            blocks=(1, 3), num_experts=64, group=GroupConfig(weight=1000.0, border="torus")
         ),
         data=ImageDataConfig(flip=True, crop_padding=2),
         training=TrainingConfig(

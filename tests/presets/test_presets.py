@@ -60,10 +60,11 @@ def test_methods_of_a_system_differ_in_what_the_method_says_alone(name):
     for method in METHODS.values():
         if method.name == "dense-wide" and isinstance(preset.system.model, SwinModelConfig):
             continue  # its width depends on the stage: refused where k > 1, tested with methods
-        said = {"method", *method.sets, *preset.tuned.get(method.name, {})}
+        weight = {"moe.regularizer_weight": 1.0}  # of those that have a regularizer
+        said = {"method", *weight, *method.sets, *preset.tuned.get(method.name, {})}
         if method.derives is not None:
             said |= method.derives(preset.system.model_dump()).keys()
-        for path, value in flat(resolve(name, method.name).model_dump()).items():
+        for path, value in flat(resolve(name, method.name, weight).model_dump()).items():
             gone = any(path == drop or path.startswith(f"{drop}.") for drop in method.drops)
             assert gone or path in said or value == system[path], (method.name, path)
     same = [p.name for p in PRESETS.values() if p.system == preset.system]
