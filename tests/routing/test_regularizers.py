@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from moge_bench import route
+from moge_bench import group_norm, route
 from moge_bench.routing.regularizers import (
     entropy_loss,
     normalized_entropies,
@@ -36,6 +36,20 @@ def test_entropy_loss_is_minus_the_mean_of_tokens_that_count():
 
 def test_entropy_of_sigmoid_like_scores_is_that_of_their_shares():
     assert normalized_entropies(torch.tensor([[0.9, 0.9]])) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("spread", "ratio"), [(0.05, 0.058), (1.0, 0.055)])
+def test_entropy_loss_is_as_strong_as_the_group_loss_at_a_weight(spread, ratio):
+    """The weight of moe-entropy in docs/method.md "Controls"."""
+    logits = spread * torch.randn(2000, 64, generator=torch.Generator().manual_seed(0)).double()
+    uneven, even = (route(x, 1, group_size=None, backend="reference") for x in (logits, 0 * logits))
+    group = [
+        group_norm(r.scores, group_size=3, sigma=s, border="torus")
+        for s in (1.0, 10.0) for r in (uneven, even)
+    ]  # fmt: skip
+    entropy = entropy_loss(uneven) - entropy_loss(even)
+    for one, other in (group[:2], group[2:]):
+        assert float((one - other) / entropy) == pytest.approx(ratio, rel=0.03)
 
 
 def test_simbal_is_zero_for_orthonormal_rows_and_counts_what_is_off():
