@@ -41,7 +41,7 @@ def analyze(results: Path) -> Iterator[Report]:
     Then every arm with two such runs. One file that cannot be read does not stop the others.
     """
     records, store = RecordStore(results), AnalysisStore(results)
-    arms: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    arms: dict[str, list[Record]] = defaultdict(list)
     for path in sorted((results / "probes").glob("*.safetensors")):
         try:
             record = records.read(path.stem)
@@ -49,13 +49,14 @@ def analyze(results: Path) -> Iterator[Report]:
                 yield Report(path.stem, "skipped", "it has no record of a finished run")
                 continue
             yield _one_run(record, path, store)
-            arms[record.settings.arm_id].append((record.seed, record.run_id))
+            arms[record.settings.arm_id].append(record)
         except ValueError as error:
             yield Report(path.stem, "failed", str(error))
     for arm_id, runs in sorted(arms.items()):
         if len(runs) > 1:
             try:
-                yield _one_arm(arm_id, [run_id for _, run_id in sorted(runs)[:2]], results, store)
+                first, second = sorted(runs, key=lambda record: (record.seed, record.run_id))[:2]
+                yield _one_arm(arm_id, (first, second), results, store)
             except ValueError as error:
                 yield Report(arm_id, "failed", str(error))
 
@@ -77,13 +78,12 @@ def analyze_run(record: Record, probe: Probe) -> Analysis:
             f"{probe.path} is of the run {probe.header.run_id}; a probe's file has the name of "
             "its run: delete it"
         )
-    loads = {each["block"]: each["load"] for each in record.routing
-             if each["split"] == balance.SPLIT}  # fmt: skip
+    loads = _loads(record)
     numbers, maps = [*dose.measure_training(record), *balance.measure(record)], []
     for layer in probe.layers():
         load = loads[layer.block]
         numbers += dose.measure(layer)
-        numbers += diversity.measure(layer, probe.header.activation)
+        numbers += diversity.measure(layer, probe.header.activation, np.asarray(load))
         numbers += specialisation.measure(layer, probe)
         numbers += topography.measure(layer, probe, np.asarray(load, dtype=np.float64))
         numbers += invariance.measure(layer, probe)
@@ -94,16 +94,29 @@ def analyze_run(record: Record, probe: Probe) -> Analysis:
     )
 
 
-def _one_arm(arm_id: str, runs: list[str], results: Path, store: AnalysisStore) -> Report:
+def _loads(record: Record) -> dict[int, list[int]]:
+    """Return the choices on the validation split of each expert, by block."""
+    return {each["block"]: each["load"] for each in record.routing
+            if each["split"] == balance.SPLIT}  # fmt: skip
+
+
+def _one_arm(
+    arm_id: str, pair: tuple[Record, Record], results: Path, store: AnalysisStore
+) -> Report:
+    runs = [record.run_id for record in pair]
     found = store.read_seeds(arm_id)
     name = f"{arm_id} two seeds"
     if found is not None and found.version >= VERSION and found.runs == runs:
         return Report(name, "there already")
     first, second = (read_probe(results / "probes" / f"{run}.safetensors") for run in runs)
+    loads = tuple(_loads(record) for record in pair)
     numbers = [
         number
         for a, b in zip(first.layers(), second.layers(), strict=True)
-        for number in diversity.measure_between(a, b, first.header.activation)
-    ]
+        for number in diversity.measure_between(
+            (a, b), first.header.activation,
+            (np.asarray(loads[0][a.block]), np.asarray(loads[1][b.block])),
+        )
+    ]  # fmt: skip
     store.write_seeds(SeedNull(version=VERSION, arm_id=arm_id, runs=runs, numbers=numbers))
     return Report(name, "written")

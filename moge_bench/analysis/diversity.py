@@ -1,14 +1,16 @@
 """Diversity: how alike the experts of a layer are.
 
-By what they do with the same tokens, all N experts with all of them and not only the routed ones;
-by their weights; by their rows of the router. Legend: T tokens, N experts, d hidden size, f hidden
-size of an expert, m tokens of a kernel.
+By what they do with the same tokens, every expert with all of them and not only the routed ones;
+by their weights; by their rows of the router. Of the living experts, those that a token of the
+validation split chose. Legend: T tokens, N experts, d hidden size, f hidden size of an expert, m
+tokens of a kernel.
 """
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -19,20 +21,23 @@ from moge_bench.ops.reference_experts import ACTIVATIONS
 KERNEL_TOKENS = 512  # m: N kernels of m x m float32, 64 MiB at N = 64
 
 
-def measure(layer: Layer, activation: str) -> list[Number]:
-    """Return the diversity of one layer.
+def measure(layer: Layer, activation: str, load: np.ndarray) -> list[Number]:
+    """Return the diversity of one layer; ``load``, (N,): choices on the validation split.
 
     diversity_output_cosine: mean over tokens and pairs of experts of the cosine of their outputs.
     diversity_output_cka: mean over pairs of experts of debiased linear CKA of their outputs, on 512
-    of the tokens at equal distances. 1 for equal experts; about 0 for experts that have nothing in
-    common. diversity_weight_cosine: of all weights and biases of an expert as one vector (blind to
+    of the tokens at equal distances. 1 for equal experts; above 0 for experts that share nothing,
+    since all are given the same inputs. Beside it belongs diversity_null_cka, which moves too.
+    diversity_weight_cosine: of all weights and biases of an expert as one vector (blind to
     an order of the hidden units, so small for experts that did not start as copies).
-    diversity_router_cosine: of the router's rows.
+    diversity_router_cosine: of the router's rows, with what all rows have in common, which a
+    softmax does not see: it grows where the rest shrinks.
     """
-    outputs = expert_outputs(layer, activation)
+    alive = torch.from_numpy(np.flatnonzero(load))
+    outputs = expert_outputs(layer, activation, alive)
     kernels = centred_kernels(outputs)
     flat = torch.cat([
-        layer.tensors[name].float().flatten(1)
+        layer.tensors[name][alive].float().flatten(1)
         for name in ("w_in", "b_in", "w_out", "b_out") if name in layer.tensors
     ], dim=1)  # fmt: skip
     found = [
@@ -41,33 +46,44 @@ def measure(layer: Layer, activation: str) -> list[Number]:
         *number("diversity_weight_cosine", mean_pairwise_cosine(flat[None])),
     ]
     if "gate" in layer.tensors:
-        gate = layer.tensors["gate"][None]
+        gate = layer.tensors["gate"][alive][None]
         found += number("diversity_router_cosine", mean_pairwise_cosine(gate))
     return of_block(layer.block, found)
 
 
-def measure_between(layer: Layer, other: Layer, activation: str) -> list[Number]:
+def measure_between(
+    layers: tuple[Layer, Layer], activation: str, loads: tuple[np.ndarray, np.ndarray]
+) -> list[Number]:
     """Return the seed-to-seed null: how alike experts are that share nothing but the data.
 
-    diversity_null_cka: mean CKA of an expert of ``layer`` and one of ``other``, the same layer of a
-    run with another seed; over all N x N pairs, since no expert has a partner. Each has the inputs
-    that its own run gives it for the same tokens: CKA does not see a rotation of either space.
+    diversity_null_cka: mean CKA of a living expert of the first layer and one of the second, the
+    same layer of a run with another seed; over all pairs, since no expert has a partner. Each has
+    the inputs that its own run gives it for the same tokens: CKA does not see a rotation of either
+    space. Those are not the same inputs, as two experts of one layer have, so it is lower for that
+    alone. ``loads``: choices on the validation split, (N,) each.
     """
-    kernels = (centred_kernels(expert_outputs(each, activation)) for each in (layer, other))
+    layer = layers[0]
+    kernels = (
+        centred_kernels(expert_outputs(each, activation, torch.from_numpy(np.flatnonzero(load))))
+        for each, load in zip(layers, loads, strict=True)
+    )
     found = number("diversity_null_cka", float(cka(*kernels).nanmean()))
     return of_block(layer.block, found)
 
 
-def expert_outputs(layer: Layer, activation: str) -> torch.Tensor:
-    """Return FFN_e(x_t) of every expert and token, (N, T, d) float32."""
+def expert_outputs(
+    layer: Layer, activation: str, experts: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return FFN_e(x_t) of ``experts``, (n,) int64 or None for all, and tokens: (n, T, d)."""
     names = ("inputs", "w_in", "w_out")
     x, w_in, w_out = (layer.tensors[name].float() for name in names)
     b_in, b_out = (layer.tensors.get(name) for name in ("b_in", "b_out"))
-    outputs = torch.empty(len(w_in), *x.shape)
-    for e in range(len(w_in)):  # one at a time: the hidden activations of all would not fit
+    chosen = range(len(w_in)) if experts is None else experts.tolist()
+    outputs = torch.empty(len(chosen), *x.shape)
+    for i, e in enumerate(chosen):  # one at a time: the hidden activations of all would not fit
         hidden = F.linear(x, w_in[e], None if b_in is None else b_in[e].float())
         bias = None if b_out is None else b_out[e].float()
-        outputs[e] = F.linear(ACTIVATIONS[activation](hidden), w_out[e], bias)
+        outputs[i] = F.linear(ACTIVATIONS[activation](hidden), w_out[e], bias)
     return outputs
 
 

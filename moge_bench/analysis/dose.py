@@ -24,8 +24,8 @@ def measure(layer: Layer) -> list[Number]:
     """Return the group losses of one layer's scores on the probe's tokens.
 
     By one yardstick for every arm: h = 3 and sigma = 1 on a torus, mean over tokens and groups.
-    dose_group_loss: L_group of the scores. dose_unit_energy: the same of z / |z|, which shrinkage
-    alone does not move (docs/method.md).
+    dose_group_loss: L_group of the scores. dose_unit_energy: the same of z / |z|: larger where the
+    scores are more even, at whatever places, and smaller where they lie together on the map.
     """
     scores, place = layer.scores, Map(layer.map.rows, layer.map.cols, "torus")
     energy = np.sqrt(np.square(scores).sum(1, keepdims=True))
@@ -46,8 +46,8 @@ def measure_training(record: Record) -> list[Number]:
     """Return what the curves of the training say of every MoE layer; nothing where it has none.
 
     For each loss beside the task's, "group", "regularizer" and "balance": |w grad L| over |grad of
-    the task loss| at the gate (training/dose.py), dose_group_ratio: mean over the points of the
-    curve, and dose_group_peak: the largest.
+    the task loss| at the gate (training/dose.py), dose_group_ratio: median over the points of the
+    curve, and dose_group_peak: the largest, often that of the untrained network.
     """
     curves: dict[tuple[str, int], list[float]] = defaultdict(list)
     for point in record.curves:
@@ -56,7 +56,7 @@ def measure_training(record: Record) -> list[Number]:
             curves[match["term"], int(match["block"])].append(point.value)
     found = []
     for (term, block), values in sorted(curves.items()):
-        mean, peak = float(np.mean(values)), max(values)
-        numbers = [*number(f"dose_{term}_ratio", mean), *number(f"dose_{term}_peak", peak)]
+        ratio, peak = float(np.median(values)), max(values)
+        numbers = [*number(f"dose_{term}_ratio", ratio), *number(f"dose_{term}_peak", peak)]
         found += of_block(block, numbers)
     return found

@@ -1,8 +1,9 @@
 """Invariance: how much of a token's routing survives a transformation of the input.
 
 As a curve over the dose; each value against what chance gives, since a uniform or a collapsed
-router agrees with itself whatever the input. Of a text the tokens that were not replaced are
-compared. Legend: T tokens, N experts, k choices of a token.
+router agrees with itself whatever the input. Of a text the tokens that were not replaced and have
+a replaced one before them in their window are compared: to a causal model nothing has changed for
+the others. Legend: T tokens, N experts, k choices of a token.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ def measure(layer: Layer, probe: Probe) -> list[Number]:
 
     invariance_agreement: ``agreement``, corrected for chance. invariance_cosine: mean cosine of a
     token's scores before and after; invariance_cosine_corrected: the same corrected for chance.
-    invariance_group_excess: ``group_overlap`` less its mean under permuted maps: above 0 where a
-    token that changes its expert goes to a neighbour; _p behind it, of the mean over
-    transformations: the share of permutations that reach it.
+    invariance_group_excess: ``group_overlap`` of a lost choice less its mean under permuted maps:
+    above 0 where a token that changes its expert goes to a neighbour; _p behind it, of the mean
+    over transformations: the share of permutations that reach it.
     """
     place = layer.map
     names = ("agreement", "cosine", "cosine_corrected", "group_excess")
@@ -36,8 +37,7 @@ def measure(layer: Layer, probe: Probe) -> list[Number]:
     found: list[Number] = []
     overlaps, permuted = [], []
     for name in probe.header.transformations:
-        replaced = probe.tensors.get(f"{name}.replaced")
-        kept = slice(None) if replaced is None else ~replaced.numpy()
+        kept = _compared(probe, name)
         before, after = layer.experts[kept], layer.array(f"{name}.experts")[kept]
         cosine, corrected = score_cosine(layer.scores[kept], layer.array(f"{name}.scores")[kept])
         overlap, under = group_overlap(before, after, place)
@@ -50,9 +50,23 @@ def measure(layer: Layer, probe: Probe) -> list[Number]:
             found += number(f"invariance_{key}", value, at=name)
     for key, points in curves.items():
         found += number(f"invariance_{key}", nan_mean(np.array(points)))
-    p = p_at_least(float(np.mean(overlaps)), np.mean(permuted, axis=0))
+    known = np.isfinite(overlaps)  # not where no choice was lost
+    p = np.nan
+    if known.any():
+        p = p_at_least(float(np.mean(np.array(overlaps)[known])), np.array(permuted)[known].mean(0))
     found += number("invariance_group_excess_p", p)
     return of_block(layer.block, found)
+
+
+def _compared(probe: Probe, name: str) -> np.ndarray | slice:
+    """Return which tokens are compared under the transformation ``name``, (T,) bool, or all."""
+    mask = probe.tensors.get(f"{name}.replaced")
+    if mask is None:
+        return slice(None)
+    replaced = mask.numpy()
+    length = int(probe.tensors["positions"].max()) + 1
+    after_one = np.cumsum(replaced.reshape(-1, length), axis=1).ravel() > 0
+    return after_one & ~replaced
 
 
 def agreement(before: np.ndarray, after: np.ndarray, num_experts: int) -> float:
@@ -85,24 +99,25 @@ def _corrected(value: float, chance: float) -> float:
 
 
 def group_overlap(before: np.ndarray, after: np.ndarray, place: Map) -> tuple[float, np.ndarray]:
-    """Return how far the groups of the choices, (T, k), survive, and that under permuted maps.
+    """Return how far the groups of lost choices survive, and that under permuted maps.
 
-    An expert that is chosen before and after counts 1; one that is lost counts the share of its
-    groups in common (``Map.shared_groups``) with those that came instead, mean over these. The
-    first value is the mean over tokens and choices; the second, (permutations,), the same with the
-    experts' places drawn at random, which changes only what the lost ones count.
+    An expert that is chosen before, (T, k), and not after counts the share of its groups in common
+    (``Map.shared_groups``) with those that came instead, mean over these. The first value is the
+    mean over lost choices, NaN where none is; the second, (permutations,), the same with the
+    experts' places drawn at random.
     """
-    tokens, top_k = before.shape
+    tokens = len(before)
     had, has = (np.zeros((tokens, place.num_experts), dtype=bool) for _ in range(2))
     np.put_along_axis(had, before, True, axis=1)
     np.put_along_axis(has, after, True, axis=1)
     lost, came = had & ~has, has & ~had
     changes = np.maximum(lost.sum(1, keepdims=True), 1)
-    moves = (lost / changes).T @ came.astype(np.float64) / (tokens * top_k)
+    moves = (lost / changes).T @ came.astype(np.float64)
     from_, to = np.nonzero(moves)
-    weights, stayed = moves[from_, to], float((had & has).sum()) / (tokens * top_k)
+    weights, count = moves[from_, to], int(lost.sum())
 
     def overlap(places: np.ndarray) -> float:
-        return stayed + float(weights @ place.shared_groups[places[from_], places[to]])
+        shared = float(weights @ place.shared_groups[places[from_], places[to]])
+        return shared / count if count else np.nan
 
     return (overlap(np.arange(place.num_experts)), permuted_values(overlap, place.num_experts))

@@ -26,8 +26,11 @@ def measure(layer: Layer, probe: Probe) -> list[Number]:
     """Return what the choices of one layer tell of class (images) or token (text), and of position.
 
     specialisation_class or specialisation_token, specialisation_position: mutual information
-    between expert and label, corrected for bias, less its mean under permuted labels; and with _p
-    behind it the share of permutations that reach it. Classes are permuted between images, since
+    between expert and label, corrected for bias and adjusted for chance, and with _p behind it the
+    share of permutations that reach it. Adjusted: (I - E) H / (H - E), E its mean under permuted
+    labels and H the entropy of the labels: labels that the expert tells wholly have H and chance
+    has 0 (Vinh et al., "Information theoretic measures for clusterings comparison", 2010). I - E
+    alone would take too much from a strong dependence. Classes are permuted between images, since
     the tokens of one image are not independent; positions within an example; tokens of a text
     freely. For k > 1 every choice counts as one observation of its token.
     """
@@ -60,14 +63,16 @@ def _excess(
     labels: np.ndarray,
     shuffle: Callable[[np.random.Generator], np.ndarray],
 ) -> list[Number]:
-    """Return mutual information less that under labels as ``shuffle`` permutes them, and its p."""
+    """Return mutual information adjusted for labels as ``shuffle`` permutes them, and its p."""
     value = mutual_information(experts, labels)
     generator = np.random.default_rng(0)
     permuted = np.array(
         [mutual_information(experts, shuffle(generator)) for _ in range(NUM_PERMUTATIONS)]
     )
+    entropy, chance = _entropy(np.bincount(labels), len(labels)) / math.log(2), permuted.mean()
+    adjusted = (value - chance) * entropy / (entropy - chance) if entropy > chance else math.nan
     return [
-        *number(f"specialisation_{name}", value - permuted.mean(), "bits"),
+        *number(f"specialisation_{name}", adjusted, "bits"),
         *number(f"specialisation_{name}_p", p_at_least(value, permuted)),
     ]
 

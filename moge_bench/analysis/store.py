@@ -17,7 +17,7 @@ from moge_bench.analysis.numbers import Number
 from moge_bench.config import Frozen, read_model
 from moge_bench.system import write_atomically
 
-VERSION = 1  # of the definitions: an analysis of an older one is made again
+VERSION = 2  # of the definitions: an analysis of an older one is made again
 
 
 class LayerMap(Frozen):

@@ -24,16 +24,22 @@ from moge_bench.analysis.specialisation import frequent_tokens
 def measure(layer: Layer, probe: Probe, load: np.ndarray) -> list[Number]:
     """Return the topography of one layer; ``load``, (N,): choices on the validation split.
 
-    topography_score_correlation at "distance_d": mean Pearson correlation over tokens of the scores
-    of two experts at that distance; topography_score_excess: that at distance 1 less the mean over
-    all pairs, which is its expectation under permuted maps. topography_coselection and
-    topography_coselection_excess: likewise, of being chosen by the same token (phi coefficient),
-    for k > 1. Moran's I of the load, of the class preference and of the router's rows:
-    topography_load_moran, topography_preference_moran, topography_router_moran; about -1 / (N - 1)
-    without an order. With _p behind a name: the share of permutations that reach it.
+    topography_logit_correlation at "distance_d": mean Pearson correlation over tokens of the logits
+    of two experts at that distance, less each token's mean over the experts, which a softmax does
+    not see; topography_logit_excess: that of neighbours less that at distance 2 and more.
+    topography_score_correlation and topography_score_excess: of the scores, less the mean over all
+    pairs; unlike that of logits it falls where the same choices are made with more certainty, and
+    where experts are dead. topography_coselection and topography_coselection_excess: likewise, of
+    being chosen by the same token (phi coefficient), for k > 1. Moran's I of the load, of the class
+    preference and of the router's rows: topography_load_moran, topography_preference_moran,
+    topography_router_moran; about -1 / (N - 1) without an order. With _p behind a name: the share
+    of permutations that reach it.
     """
     place = layer.map
-    found = _by_distance("score", "correlation", correlations(layer.scores), place)
+    logits = layer.array("logits")
+    centred = correlations(logits - logits.mean(1, keepdims=True))
+    found = _by_distance("logit", "correlation", centred, place)
+    found += _by_distance("score", "correlation", correlations(layer.scores), place)
     experts = layer.experts
     if 1 < experts.shape[1] < place.num_experts:
         chosen = np.zeros(layer.scores.shape)
@@ -114,19 +120,20 @@ def _moran(what: str, values: np.ndarray, place: Map) -> list[Number]:
 
 
 def _by_distance(what: str, suffix: str, values: np.ndarray, place: Map) -> list[Number]:
-    """Return the means of ``values``, (N, N), by distance, and of neighbours above all pairs."""
+    """Return the means of ``values``, (N, N), by distance, and of neighbours above the others."""
     name = f"topography_{what}"
     found = []
     for distance in range(1, int(place.distances.max()) + 1):
         mean = nan_mean(values[place.distances == distance])
         found += number("_".join(filter(None, [name, suffix])), mean, at=f"distance_{distance}")
-    overall = nan_mean(values[place.distances > 0])
+    # Of all pairs neighbours are 8 of 15 on a 4x4 torus, and 8 of 143 on a 12x12 one.
+    others = nan_mean(values[place.distances > (1 if what == "logit" else 0)])
     near = _neighbour_mean(values, place)
     permuted = permuted_values(
         lambda places: _neighbour_mean(values, place, places), place.num_experts
     )
     return [
         *found,
-        *number(f"{name}_excess", near - overall),
+        *number(f"{name}_excess", near - others),
         *number(f"{name}_excess_p", p_at_least(near, permuted)),
     ]

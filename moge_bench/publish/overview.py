@@ -82,7 +82,10 @@ def pooled_contrasts(answers: Sequence[Answer]) -> list[Shared]:
             (record.settings.preset, record.settings.data.name) for record in tested.found.records
         }
         if len(settings) == 1:
-            what = (declared.metric, declared.where, declared.axis, str(declared.contrast))
+            what = (
+                declared.metric, declared.where, declared.axis, str(declared.contrast),
+                str(declared.at),
+            )  # fmt: skip
             groups.setdefault((*settings.pop(), *what), []).append((study.name, tested))
     found = []
     for (preset, data, *_), members in groups.items():

@@ -13,6 +13,7 @@ from pydantic import Field, FiniteFloat, ValidationInfo, model_validator
 
 from moge_bench.config import Frozen, RunConfig, TextBackboneConfig, TextDataConfig
 from moge_bench.config.identity import SCHEMA
+from moge_bench.training.dose_curve import typical_dose
 
 # The fields in which two runs of one config and seed, on one machine and tree, may differ.
 VOLATILE_FIELDS = ("summary", "started", "wall_s", "peak_rss_mib")
@@ -122,6 +123,18 @@ class Record(Frozen):
         found = [layer.get(name) for layer in self.routing if layer.get("split") == split]
         values = [value for value in found if value is not None]
         return fmean(values) if values else None
+
+    @property
+    def dose(self) -> float | None:
+        """The mean over the MoE layers of their ``typical_dose``, from the curves; or None.
+
+        ``routing`` has one too, which in records before 2026-11-27 is the mean over the curve.
+        """
+        moe = self.settings.moe
+        if moe is None or not any("dose" in layer for layer in self.routing):
+            return None
+        points = [(point.name, point.value) for point in self.curves]
+        return fmean(typical_dose(points, block) for block in moe.blocks)
 
 
 def label(config: RunConfig) -> str:

@@ -174,6 +174,8 @@ def values_by_seed(arm: Arm, metric: Metric, split: str) -> dict[int, float]:
 
 
 def _value(record: Record, metric: Metric, split: str) -> float | None:
+    if metric.name == "dose":
+        return record.dose
     if metric.source == "evaluation" and metric.path:
         return record.routing_value(metric.path.removeprefix("routing."), split)
     if metric.source == "evaluation":

@@ -6,9 +6,6 @@ nothing, whatever it rewards (docs/method.md "Analyses").
 
 from __future__ import annotations
 
-from statistics import fmean
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -66,18 +63,3 @@ def _norms(loss: torch.Tensor, weights: list[torch.Tensor], ranks: Ranks) -> tor
     gradients = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
     zero = loss.new_zeros((), dtype=torch.float64)
     return torch.stack([zero if g is None else ranks.mean(g).double().norm() for g in gradients])
-
-
-def curve_name(term: str, block: int) -> str:
-    """Return what the curve of a term's dose at the gate of ``block`` is called."""
-    return f"dose_{term}_block{block}"
-
-
-def mean_dose(curves: list[dict[str, Any]], block: int) -> float:
-    """Return the mean over a run's points of the dose of its method's own loss at a block's gate.
-
-    That is the group loss or the regularizer; 0 in a run that has neither, as plain MoE.
-    """
-    names = {curve_name("group", block), curve_name("regularizer", block)}
-    values = [point["value"] for point in curves if point["name"] in names]
-    return fmean(values) if values else 0.0

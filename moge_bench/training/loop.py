@@ -23,7 +23,8 @@ from moge_bench.training.checkpoint import (
 )
 from moge_bench.training.device import rounds_to_tf32
 from moge_bench.training.divergence import Diverged, DivergenceWatch, check_objective
-from moge_bench.training.dose import curve_name, is_measured, mean_dose
+from moge_bench.training.dose import is_measured
+from moge_bench.training.dose_curve import curve_name, typical_dose
 from moge_bench.training.evaluate import Evaluation, Metric
 from moge_bench.training.probes import Prober, is_probed, make_prober
 from moge_bench.training.process import left_as_found, peers_left_as_found
@@ -264,7 +265,8 @@ class _Run:
             self.result.metrics += evaluation.metrics
             blocks = config.moe.blocks if config.moe else ()
             for block, layer in zip(blocks, evaluation.routing, strict=True):
-                dose = mean_dose(self.result.curves, block)
+                points = ((point["name"], point["value"]) for point in self.result.curves)
+                dose = typical_dose(points, block)
                 self.result.routing.append({"block": block, "split": split, **layer, "dose": dose})
         self.result.backends, self.result.checks = trainer.backends, trainer.checks
         if trainer.accelerator.device.type == "cuda":

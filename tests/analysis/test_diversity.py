@@ -14,6 +14,8 @@ from moge_bench.analysis.diversity import (
 )
 from moge_bench.ops.reference_experts import ACTIVATIONS
 
+ALIVE = np.ones(16)
+
 
 def draw(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
@@ -49,14 +51,14 @@ def test_outputs_are_those_of_the_layers_experts(activation):
 
 
 def test_copies_of_one_expert_are_alike_in_every_way():
-    found = values(measure(copies(), "relu"))
+    found = values(measure(copies(), "relu", ALIVE))
     assert found == {name: pytest.approx(1.0, abs=1e-5) for name in (
         "diversity_output_cosine", "diversity_output_cka", "diversity_weight_cosine",
         "diversity_router_cosine")}  # fmt: skip
 
 
 def test_weights_drawn_apart_have_nothing_in_common():
-    found = values(measure(random_layer(), "relu"))
+    found = values(measure(random_layer(), "relu", ALIVE))
     # 120 pairs of vectors of 16 and of 1,072 entries: standard errors .25 / 11 and .03 / 11.
     assert abs(found["diversity_router_cosine"]) < 0.07
     assert abs(found["diversity_weight_cosine"]) < 0.01
@@ -105,9 +107,27 @@ class TestCKA:
         assert cka(*[centred_kernels(torch.ones(1, 10, 3))] * 2).isnan().all()
 
 
+def test_dead_experts_do_not_count():
+    """Of four that are alike and twelve that are not, only the four are alive."""
+    same, apart = copies().tensors, random_layer(experts=16).tensors
+    mixed = {
+        name: torch.cat([same[name][:4], apart[name][4:]])
+        for name in ("w_in", "b_in", "w_out", "b_out", "gate")
+    }
+    layer = make_layer(random_scores(600), inputs=same["inputs"], **mixed)
+    four = values(measure(layer, "relu", np.arange(16) < 4))
+    assert four == {name: pytest.approx(1.0, abs=1e-5) for name in four} and len(four) == 4
+    assert values(measure(layer, "relu", ALIVE))["diversity_output_cka"] < 0.7
+    null = measure_between((layer, copies()), "relu", (np.arange(16) < 4, ALIVE))
+    assert null[0].value == pytest.approx(1.0, abs=1e-5)
+
+
 def test_between_seeds():
-    (alike,) = measure_between(copies(), copies(), "relu")
-    (apart,) = measure_between(random_layer(), random_layer(seed=50), "relu")
+    def between(*layers):
+        return measure_between(layers, "relu", (ALIVE, ALIVE))
+
+    (alike,) = between(copies(), copies())
+    (apart,) = between(random_layer(), random_layer(seed=50))
     assert (alike.name, alike.block) == ("diversity_null_cka", 2)
     # The inputs too are drawn apart, so that nothing is in common.
     assert alike.value == pytest.approx(1, abs=1e-5) and abs(apart.value) < 0.02

@@ -7,7 +7,7 @@ from moge_bench import group_norm
 from moge_bench.analysis.dose import group_loss, measure, measure_training
 from moge_bench.analysis.maps import Map
 from moge_bench.presets import resolve
-from moge_bench.training.dose import curve_name
+from moge_bench.training.dose_curve import curve_name
 
 
 @pytest.mark.parametrize("border", ["valid", "torus"])

@@ -35,12 +35,25 @@ def test_two_choices_are_two_observations():
 def test_an_expert_for_each_class():
     classes = random_classes(400)
     found = values(measure(layer_choosing(classes), make_probe(labels=classes)))
-    # Four classes, not quite equally frequent: the entropy of the class, less a little bias.
+    # Four classes, not quite equally frequent: the entropy of the class.
     shares = np.bincount(classes) / 400
     entropy = -(shares * np.log2(shares)).sum()
-    assert entropy - 0.15 < found["specialisation_class"] < entropy + 0.05
+    assert found["specialisation_class"] == pytest.approx(entropy, abs=0.02)
     assert found["specialisation_class_p"] == pytest.approx(1 / 500)
     assert abs(found["specialisation_position"]) < 0.02
+
+
+@pytest.mark.parametrize("num_experts", [16, 64])
+def test_the_number_of_experts_does_not_matter(num_experts):
+    """Each class has its share of the experts, of which a token takes any: log2 4 = 2 bits.
+
+    The mean under permuted labels, which is not 0 for few images, grows with the experts.
+    """
+    classes = np.arange(400) // LENGTH % 4
+    drawn = np.random.default_rng(1).integers(num_experts // 4, size=400)
+    layer = layer_choosing(classes * (num_experts // 4) + drawn, num_experts)
+    found = values(measure(layer, make_probe(labels=classes)))
+    assert found["specialisation_class"] == pytest.approx(2, abs=0.05)
 
 
 def test_an_expert_for_each_position():

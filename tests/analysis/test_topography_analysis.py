@@ -29,6 +29,21 @@ class TestScores:
         assert values(found)["topography_score_excess"] > 0.3
         assert values(found)["topography_score_excess_p"] == 1 / 500
 
+    def test_that_of_logits_does_not_depend_on_how_certain_the_router_is(self):
+        place = Map(8, 8, "torus")
+        logits = ordered_scores(place, width=2.0).log()
+        logits += torch.randn(600, 1, generator=torch.Generator().manual_seed(2))  # no softmax sees
+        found = [
+            values(measure(make_layer((f * logits).softmax(1), place, logits=f * logits),
+                           make_probe(600), LOAD))
+            for f in (1.0, 6.0)
+        ]  # fmt: skip
+        logit, score = (
+            [each[f"topography_{what}_excess"] for each in found] for what in ("logit", "score")
+        )
+        assert logit[0] == pytest.approx(logit[1]) and logit[0] > 0.3
+        assert score[1] < 0.85 * score[0]
+
     def test_the_same_map_shuffled_has_no_order(self):
         place = Map(8, 8, "torus")
         order = torch.randperm(64, generator=torch.Generator().manual_seed(5))

@@ -74,7 +74,9 @@ def with_routing(root, grid, dose=2.0):
         value = dose if config.method == "moge" else 0.0
         of = {"block": 2, "split": "test", "load": [1], "dead_expert_share": 0.0, "dose": value,
               "score_entropy_normalized": 0.9}  # fmt: skip
-        record = make_record(config, shuffled_too(config), routing=[of])
+        curves = [{"step": 1, "name": f"dose_group_block{block}", "split": "training",
+                   "value": value} for block in config.moe.blocks]  # fmt: skip
+        record = make_record(config, shuffled_too(config), routing=[of], curves=curves)
         RecordStore(root).write(record)
 
 

@@ -40,7 +40,7 @@ def test_a_run_in_which_nothing_was_routed_says_whether_it_has_moe_layers(method
 
 
 def test_label_names_the_residual_where_it_is_not_plain():
-    assert label(CONFIG) == "tiny-vit moge N=64 k=1 h=3 lambda=100 seed=3"
+    assert label(CONFIG) == "tiny-vit moge N=64 k=1 h=3 lambda=1000 seed=3"
     adam = resolve("tiny-lm", "moe", {"moe.residual.kind": "adam"})
     assert label(adam) == "tiny-lm moe N=64 k=2 adam seed=0"
 
