@@ -125,6 +125,7 @@ Tensor route_backward(const OptionalTensor& grad_weights_in,
   const Tensor experts = checked(experts_in, logits, choices, ScalarType::Long, "experts");
   const Tensor weights = checked(weights_in, logits, choices, floats, "weights");
   const Tensor row_stats = checked(row_stats_in, logits, {num_tokens, 2}, floats, "row_stats");
+  check_aligned(row_stats, 8, "row_stats");
   const auto grad_weights = checked(grad_weights_in, logits, choices, floats, "grad_weights");
   const auto grad_importance =
       checked(grad_importance_in, logits, {num_experts}, floats, "grad_importance");

@@ -120,6 +120,12 @@ inline Tensor checked(const Tensor& tensor, const Tensor& like, const Shape& sha
   return as_contiguous(tensor);
 }
 
+// Raises where the kernels' loads of `bytes` would not be aligned, which ends the CUDA context.
+inline void check_aligned(const Tensor& tensor, size_t bytes, const char* name) {
+  check_value(reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % bytes == 0, name,
+              " must lie at a multiple of ", bytes, " bytes: pass a copy");
+}
+
 inline OptionalTensor checked(const OptionalTensor& tensor, const Tensor& like, const Shape& shape,
                               ScalarType dtype, const char* name) {
   return tensor ? OptionalTensor(checked(*tensor, like, shape, dtype, name)) : std::nullopt;
@@ -179,7 +185,10 @@ class Device {
   void* stream() const { return stream_; }
   bool capturing() const {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    cudaStreamIsCapturing(static_cast<cudaStream_t>(stream()), &status);
+    if (cudaStreamIsCapturing(static_cast<cudaStream_t>(stream()), &status) != cudaSuccess) {
+      cudaGetLastError();  // not the next launch's: on the legacy stream while another captures
+      return true;
+    }
     return status != cudaStreamCaptureStatusNone;
   }
 

@@ -53,19 +53,20 @@ __device__ __forceinline__ ScorePoint score_of(float x, int function) {
 }
 
 // What the scores of a row, `slots` of this lane, are multiplied by to have a norm of 1: they are
-// divided by the largest first, so that no square underflows. 1 for a row of zeros.
+// divided by the largest first, so that no square underflows. 1 for a row of zeros, and for one of
+// subnormal scores, whose factor would be infinite: they count as zeros.
 template <int V, int W>
 __device__ __forceinline__ float unit_factor(const float* slice, int n, int lane) {
   float largest = 0.0f;
   read_row<V, W>(slice, n, lane, [&](int, float z) { largest = fmaxf(largest, fabsf(z)); });
-  const float factor = 1.0f / fmaxf(warp_max(largest), kSmallest);
+  const float most = warp_max(largest), factor = 1.0f / fmaxf(most, kSmallest);
   float part = 0.0f;
   read_row<V, W>(slice, n, lane, [&](int, float z) {
     const float scaled = z * factor;
     part = fmaf(scaled, scaled, part);
   });
   const float energy = warp_sum(part);
-  return energy == 0.0f ? 1.0f : factor / sqrtf(energy);
+  return most < kSmallest ? 1.0f : factor / sqrtf(energy);
 }
 
 // Gives the row in `slice` a norm of 1 where `wide` has unit energy; returns what it was multiplied

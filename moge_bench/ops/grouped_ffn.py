@@ -21,6 +21,7 @@ from moge_bench.ops.reference_experts import ACTIVATIONS, masked_linear
 from moge_bench.ops.validation import is_capturing, readable
 
 _Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+_GROUPED_MM_EXPERTS = 1024  # torch's kernels take fewer
 
 # As the kernels number them: csrc/cuda/launch.h.
 ACTIVATION_CODES = {"none": 0, "gelu": 1, "relu": 2, "silu": 3}
@@ -92,13 +93,15 @@ def _choose_product(x: torch.Tensor, w_in: torch.Tensor) -> Callable[[torch.Tens
     """Return how the products are computed: the first of these that can be.
 
     1. torch's ``grouped_mm`` where torch has a kernel of it: bfloat16 on compute capability 9 and
-       10, d and f multiples of 8. Nothing waits, and it is what was measured on a GPU.
+       10, d and f multiples of 8, fewer than 1,024 experts. Nothing waits, and it is what was
+       measured on a GPU.
     2. moge::grouped_product, Triton's, on every other GPU that Triton compiles for. Nothing waits.
     3. Without Triton one product an expert, which waits and breaks a graph of torch.compile; but
        for bfloat16 where a graph is made, ``grouped_mm``, whose own fallback reads the sizes when
        the graph runs. For other dtypes torch up to 2.13 refuses to trace it.
     """
     fits = not any(size * x.element_size() % 16 for size in w_in.shape[1:])
+    fits = fits and len(w_in) < _GROUPED_MM_EXPERTS
     has_grouped_mm, why_not_triton = _wait_free_products(x.device, x.dtype)
     if fits and has_grouped_mm:
         return _GroupedMM
@@ -133,7 +136,10 @@ class _GroupedMM:
         self.ends = offsets[1:].to(torch.int32)
 
     def __call__(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        if torch.compiler.is_compiling() or capability(rows.device)[0] == 10:
+        traced = torch.compiler.is_compiling()
+        if not traced and weight.storage_offset() * weight.element_size() % 16:
+            weight = weight.clone()  # it wants whole 16 bytes
+        if traced or capability(rows.device)[0] == 10:
             weight = _IdleGradient.apply(weight, self.offsets)
         return functional.grouped_mm(rows, weight.transpose(-2, -1), offs=self.ends)
 

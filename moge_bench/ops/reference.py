@@ -53,11 +53,13 @@ def group_norms(scores_TN: torch.Tensor, taps: torch.Tensor, topo: Topography) -
 def unit_rows(scores_TN: torch.Tensor) -> torch.Tensor:
     """Return z / ||z||_2 of every row, (T, N); a row of zeros stays one, with a gradient of 0.
 
-    Rows are divided by their largest entry first, which changes nothing else: squares of small
-    scores, those of sigmoid say, would underflow.
+    So does a row of subnormal scores, which have no reciprocal. Rows are divided by their largest
+    entry first, which changes nothing else: squares of small scores, those of sigmoid say, would
+    underflow.
     """
+    tiny = torch.finfo(scores_TN.dtype).tiny
     largest_T1 = scores_TN.detach().abs().amax(dim=-1, keepdim=True)
-    scaled_TN = scores_TN / largest_T1.clamp_min(torch.finfo(scores_TN.dtype).tiny)
+    scaled_TN = scores_TN * (~(largest_T1 < tiny)) / largest_T1.clamp_min(tiny)
     energy_T1 = scaled_TN.square().sum(dim=-1, keepdim=True)
     return scaled_TN * torch.where(energy_T1 == 0, 1, energy_T1).rsqrt()
 

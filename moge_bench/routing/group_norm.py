@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from moge_bench.ops.group_norm import group_norm_with_taps
-from moge_bench.ops.topography import Topography, gaussian_taps, moved_taps
+from moge_bench.ops.topography import Topography, gaussian_taps
 from moge_bench.ops.validation import check_matrix, make_groups
 
 
@@ -46,7 +46,9 @@ class GroupNorm(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        self._taps = gaussian_taps(group_size, sigma)
+        taps = gaussian_taps(group_size, sigma)
+        # One for each device that scores came from, kept: a CUDA graph may read it.
+        self._taps = {taps.device: taps}
         Topography(group_size, group_size, group_size, stride, border, reduction, unit_energy)
         self.group_size, self.sigma, self.map_shape = group_size, sigma, map_shape
         self.stride, self.border, self.reduction = stride, border, reduction  # checked above
@@ -55,26 +57,35 @@ class GroupNorm(nn.Module):
 
     def set_sigma(self, sigma: float | None) -> None:
         """Change the width of the filter; ``sigma`` is a positive number, or None for a box."""
-        self._taps.copy_(gaussian_taps(self.group_size, sigma), non_blocking=True)
+        taps = gaussian_taps(self.group_size, sigma)
+        for kept in self._taps.values():
+            kept.copy_(taps, non_blocking=True)
         self.sigma = sigma
 
     def forward(self, scores: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Return L_group, (), of ``scores`` (T, N); ``mask`` (T,) bool: the tokens that count."""
         check_matrix("scores", scores)
-        self._taps = moved_taps(self._taps, scores.device)
+        taps = self._taps_on(scores.device)
         _, topography = make_groups(
             scores, self.map_shape, self.group_size, None, self.stride, self.border,
             self.reduction, self.unit_energy,
         )  # fmt: skip
         return group_norm_with_taps(
-            scores, self._taps, topography, mask=mask, nonfinite=self.nonfinite,
+            scores, taps, topography, mask=mask, nonfinite=self.nonfinite,
             backend=self.backend,
         )  # fmt: skip
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
         super()._apply(fn, recurse)
-        self._taps = moved_taps(self._taps, fn(torch.empty(0, device=self._taps.device)).device)
+        self._taps_on(fn(torch.empty(0)).device)
         return self
+
+    def _taps_on(self, device: torch.device) -> torch.Tensor:
+        if device.type == "meta":  # its tensors hold nothing
+            device = torch.device("cpu")
+        if device not in self._taps:
+            self._taps[device] = next(iter(self._taps.values())).to(device)
+        return self._taps[device]
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool

@@ -132,6 +132,16 @@ def test_odd_shapes(num_tokens, num_experts, top_k, dropped, hidden):
         assert a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("num_tokens", "dropped"), [(0, 0.0), (40, 1.0)])
+def test_no_row_in_bfloat16(num_tokens, dropped):
+    """A rank of divided experts may get no token; torch's grouped_mm then has no row."""
+    inputs = make_inputs(num_tokens, 16, 8, 4, 2, dropped=dropped, dtype=torch.bfloat16)
+    for a, b in zip(
+        run(grouped_ffn.expert_ffn, inputs), run(reference_experts.expert_ffn, inputs), strict=True
+    ):
+        assert a.shape == b.shape and torch.equal(a, b) and torch.count_nonzero(a) == 0
+
+
 def test_the_same_input_gives_the_same_bits():
     inputs = make_inputs(300, 16, 24, 5, 2)
     first, second = (run(grouped_ffn.expert_ffn, inputs) for _ in range(2))

@@ -123,6 +123,29 @@ def test_what_is_chosen(dtype, capability, hidden, has_triton, chosen, monkeypat
         assert grouped_ffn._choose_product(x, w_in) is chosen
 
 
+def test_a_thousand_experts_are_too_many_for_torch(monkeypatch):
+    monkeypatch.setattr(grouped_ffn, "capability", lambda device: (9, 0))
+    x = torch.empty(3, 8, dtype=BFLOAT16)
+    with cpu_kernels(products=True):
+        found = [grouped_ffn._choose_product(x, torch.empty(n, 8, 8)) for n in (1023, 1024)]
+    assert found == [grouped_ffn._GroupedMM, grouped_ffn._TritonProduct]
+
+
+def test_a_weight_within_a_buffer_is_moved_to_whole_16_bytes(monkeypatch):
+    """torch's grouped_mm refuses other addresses; parameters of one flat buffer have any."""
+    seen = []
+
+    def grouped_mm(rows, weight, offs):
+        seen.append(weight.data_ptr() % 16)
+        return rows
+
+    monkeypatch.setattr(grouped_ffn.functional, "grouped_mm", grouped_mm)
+    buffer = torch.zeros(3 + 2 * 8 * 8, dtype=BFLOAT16)
+    weight = buffer[3:].view(2, 8, 8)
+    grouped_ffn._GroupedMM(torch.tensor([0, 1, 3]))(torch.zeros(3, 8, dtype=BFLOAT16), weight)
+    assert weight.data_ptr() % 16 and seen == [0]
+
+
 def test_why_there_is_no_kernel(monkeypatch):
     gpu = torch.device("cuda", 0)
     assert "for CUDA alone, got cpu" in grouped_product.why_not(CPU)

@@ -61,7 +61,7 @@ def test_set_sigma():
 def test_the_filter_stays_as_it_is(move):
     module = move(wide())
     assert torch.equal(module(SCORES), loss(4.0))
-    assert module._taps.dtype == torch.float64
+    assert {taps.dtype for taps in module._taps.values()} == {torch.float64}
     module.set_sigma(2.0)
     assert torch.equal(module(SCORES), loss(2.0))
 
@@ -163,3 +163,15 @@ def test_unit_energy_is_a_setting():
     scores = torch.rand(5, 16)
     expected = group_norm(scores, unit_energy=True)
     assert torch.equal(GroupNorm(unit_energy=True)(scores), expected)
+
+
+def test_taps_of_every_device_are_kept_and_follow_sigma():
+    """A CUDA graph reads those that lay there when it was captured, whatever came between."""
+    module, scores = GroupNorm(sigma=1.0), torch.rand(4, 16)
+    other = torch.device("cuda", 0)
+    of_graph = module._taps[other] = module._taps[torch.device("cpu")].clone()
+    module(scores)
+    module.set_sigma(2.0)
+    module(scores)
+    assert module._taps[other] is of_graph
+    assert torch.equal(of_graph, GroupNorm(sigma=2.0)._taps[torch.device("cpu")])
