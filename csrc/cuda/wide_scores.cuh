@@ -53,7 +53,7 @@ __device__ __forceinline__ ScorePoint score_of(float x, int function) {
 }
 
 // What the scores of a row, `slots` of this lane, are multiplied by to have a norm of 1: they are
-// divided by the largest first, so that no square underflows. 1 for a row of zeros, and for one of
+// divided by the largest first, so that no square underflows. 0 for a row of zeros, and for one of
 // subnormal scores, whose factor would be infinite: they count as zeros.
 template <int V, int W>
 __device__ __forceinline__ float unit_factor(const float* slice, int n, int lane) {
@@ -66,7 +66,7 @@ __device__ __forceinline__ float unit_factor(const float* slice, int n, int lane
     part = fmaf(scaled, scaled, part);
   });
   const float energy = warp_sum(part);
-  return most < kSmallest ? 1.0f : factor / sqrtf(energy);
+  return most < kSmallest ? 0.0f : factor / sqrtf(energy);
 }
 
 // Gives the row in `slice` a norm of 1 where `wide` has unit energy; returns what it was multiplied
