@@ -20,6 +20,7 @@ from matplotlib.ticker import (
 from moge_bench.publish.design import Design, Panel, colour, dodge
 from moge_bench.publish.marks import bar
 from moge_bench.publish.numbers import Shown
+from moge_bench.study.contrasts import Sample
 from moge_bench.study.frame import Arm
 
 _NAMES = ("dose", "score_entropy")
@@ -40,9 +41,15 @@ def _known(shown: Shown) -> bool:
 
 
 def _is_log(shown: Shown) -> bool:
-    """A dose spans decades."""
+    """A dose may span decades; a logarithmic axis of less than one has no room for its labels."""
     samples = [number.sample for number in shown.numbers.values()]
-    return shown.metric.name == "dose" and any(each and each.mean > 0 for each in samples)
+    means = [each.mean for each in samples if each is not None and each.mean > 0]
+    return shown.metric.name == "dose" and len(means) > 0 and max(means) >= 10 * min(means)
+
+
+def _has_none(shown: Shown, sample: Sample) -> bool:
+    """An arm without such a loss has no dose."""
+    return shown.metric.name == "dose" and sample.mean <= 0
 
 
 def note(shown: Sequence[Shown]) -> str:
@@ -63,7 +70,7 @@ def draw_over_x(axes: Axes, plan: Design, panel: Panel, shown: Shown) -> None:
     lines: dict[str, list[tuple[float, float, Arm]]] = {}
     for place in panel.places:
         sample = shown.numbers[place.arm.entry.arm_id].sample
-        if sample is None or (log and sample.mean <= 0):
+        if sample is None or _has_none(shown, sample):
             continue
         at = place.x + (0.0 if place.everywhere else dodge(plan, place.arm.method))
         bar(axes, sample, at, colour(place.arm), size=_SIZE)
@@ -77,6 +84,8 @@ def draw_over_x(axes: Axes, plan: Design, panel: Panel, shown: Shown) -> None:
         )  # fmt: skip
     if log:
         _plain(axes.yaxis)
+    elif shown.metric.name == "dose":
+        axes.set_ylim(bottom=0)
     axes.set_ylabel(shown.metric.heading)
     axes.grid(visible=False, axis="x")
 
@@ -88,12 +97,14 @@ def draw_rows(axes: Axes, arms: Sequence[Arm], shown: Shown) -> None:
         axes.set_xscale("log", nonpositive="clip")
     for row, arm in enumerate(arms):
         sample = shown.numbers[arm.entry.arm_id].sample
-        if sample is not None and (sample.mean > 0 or not log):
+        if sample is not None and not _has_none(shown, sample):
             bar(axes, sample, row, colour(arm), vertical=False, size=_SIZE)
     if log:
         _plain(axes.xaxis)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(2))
+        if shown.metric.name == "dose":
+            axes.set_xlim(left=0)
     axes.set_xlabel(shown.metric.heading.replace(" ", "\n", 1))
     axes.grid(visible=False, axis="y")
 

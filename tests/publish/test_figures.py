@@ -287,3 +287,9 @@ def test_nothing_lies_over_anything_else(tmp_path, text):
     for i, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[:i])
         assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
+
+
+def test_a_dose_of_less_than_a_decade_is_on_a_linear_axis(tmp_path):
+    with_routing(tmp_path, make_study(tmp_path, DOSE, speed=False))
+    _, dose, _ = visible(next(iter(answer_figures(tmp_path))))
+    assert dose.get_yscale() == "linear" and dose.get_ylim()[0] == 0
