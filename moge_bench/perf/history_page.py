@@ -139,7 +139,7 @@ def _row(case: str, series: Sequence[Entry], commits: Commits) -> str:
 
 
 def _section(machine: str, cases: Mapping[str, Sequence[Entry]], commits: Commits) -> str:
-    count = len({entry["commit"] for series in cases.values() for entry in series})
+    count = _num_commits(cases)
     charts = [
         f"<figure><figcaption>{escape(title(case))}: {unit(series[0])}</figcaption>"
         f"{chart([_point(entry, commits) for entry in series], unit(series[0]))}</figure>"
@@ -156,11 +156,16 @@ def _section(machine: str, cases: Mapping[str, Sequence[Entry]], commits: Commit
     )
 
 
+def _num_commits(cases: Mapping[str, Sequence[Entry]]) -> int:
+    return len({entry["commit"] for series in cases.values() for entry in series})
+
+
 def page(history: Sequence[Entry], commits: Commits) -> str:
-    """Return the page; ValueError for an empty history."""
+    """Return the page, with the machine of most commits first; ValueError for an empty history."""
     if not history:
         raise ValueError("the history is empty: perf gate and perf history --count add to it")
-    machines = by_machine(history, commits)
+    found = by_machine(history, commits)
+    machines = dict(sorted(found.items(), key=lambda each: _num_commits(each[1]), reverse=True))
     options = "".join(f"<option>{escape(machine)}</option>" for machine in machines)
     sections = "\n".join(_section(name, cases, commits) for name, cases in machines.items())
     return (
