@@ -24,6 +24,11 @@ class Point:
     words: str
 
 
+def figure(value: float) -> str:
+    """Return ``value`` in four digits, or all those before the point: "0.2421", "13,560"."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 def _mark(kind: str, x: float, y: float) -> str:
     if kind == "regression":
         shape = f"<path d='M{x - 5:.1f} {y + 4:.1f}h10l-5 -9z'"
@@ -72,6 +77,6 @@ def chart(points: Sequence[Point], unit: str) -> str:
         parts.append(f"<title>{escape(p.words)}</title></g>")
     for value in sorted({low, high}):
         parts.append(
-            f"<text x='{WIDTH - RIGHT + 4}' y='{y_of(value) + 3.5:.1f}'>{value:.4g}</text>"
+            f"<text x='{WIDTH - RIGHT + 4}' y='{y_of(value) + 3.5:.1f}'>{figure(value)}</text>"
         )
     return "".join(parts) + "</svg>"

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from moge_bench.perf.chart import Point, chart
+from moge_bench.perf.chart import Point, chart, figure
 from moge_bench.perf.history import Entry
 from moge_bench.perf.names import title
 from moge_bench.perf.statistics import ACCEPTED, REGRESSION
@@ -110,7 +110,7 @@ def _point(entry: Entry, commits: Commits) -> Point:
     if mark not in (REGRESSION, ACCEPTED):
         mark = "cleared" if "cleared" in entry else "pass"
     words = f"{entry['commit'][:10]} {commits.get(entry['commit'], (0, ''))[1]}\n"
-    words += f"{value(entry):.4g} {unit(entry)}"
+    words += f"{figure(value(entry))} {unit(entry)}"
     if "ratio_to_base" in entry:
         words += f", {entry['ratio_to_base']:.4f} of {entry['base'][:10]}: {entry['verdict']}"
     if "cleared" in entry:
@@ -133,7 +133,7 @@ def _row(case: str, series: Sequence[Entry], commits: Commits) -> str:
         name = series[index]["commit"]
         commit = escape(f"{name[:10]} {commits.get(name, (0, ''))[1]}")
     return (
-        f"<tr><td>{escape(title(case))}</td><td class='number'>{value(last):.4g}</td>"
+        f"<tr><td>{escape(title(case))}</td><td class='number'>{figure(value(last))}</td>"
         f"<td>{unit(last)}</td><td class='number'>{change}</td><td>{commit}</td></tr>"
     )
 

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from moge_bench.perf import history_page
-from moge_bench.perf.chart import Point, chart
+from moge_bench.perf.chart import Point, chart, figure
 
 EXACT = "instructions/avx2 forward N=64 k=2 h=3"
 TIMED = "router/N64-k2-h3-T8192-uniform-fp32-valid-t2"
@@ -76,6 +76,11 @@ def test_the_page_marks_and_tells():
     assert not re.search(r"(src|href)=|https?://|@import", text)  # self-contained
     with pytest.raises(ValueError, match="the history is empty"):
         history_page.page([], COMMITS)
+
+
+def test_figures_have_no_exponent():
+    assert [figure(v) for v in (0.24213, 185.449, 999.96, 13560.4, 2.5e7)] == [
+        "0.2421", "185.4", "1000", "13,560", "25,000,000"]  # fmt: skip
 
 
 def test_a_chart_by_hand():
