@@ -83,7 +83,7 @@ def analyze_run(record: Record, probe: Probe) -> Analysis:
     for layer in probe.layers():
         load = loads[layer.block]
         numbers += dose.measure(layer)
-        numbers += diversity.measure(layer, probe.header.activation, np.asarray(load))
+        numbers += diversity.measure(layer, probe.header.activation, load)
         numbers += specialisation.measure(layer, probe)
         numbers += topography.measure(layer, probe, np.asarray(load, dtype=np.float64))
         numbers += invariance.measure(layer, probe)
@@ -109,14 +109,13 @@ def _one_arm(
     if found is not None and found.version >= VERSION and found.runs == runs:
         return Report(name, "there already")
     first, second = (read_probe(results / "probes" / f"{run}.safetensors") for run in runs)
-    loads = tuple(_loads(record) for record in pair)
+    loads, other_loads = (_loads(record) for record in pair)
     numbers = [
         number
         for a, b in zip(first.layers(), second.layers(), strict=True)
         for number in diversity.measure_between(
-            (a, b), first.header.activation,
-            (np.asarray(loads[0][a.block]), np.asarray(loads[1][b.block])),
+            (a, b), first.header.activation, (loads[a.block], other_loads[b.block])
         )
-    ]  # fmt: skip
+    ]
     store.write_seeds(SeedNull(version=VERSION, arm_id=arm_id, runs=runs, numbers=numbers))
     return Report(name, "written")

@@ -9,6 +9,7 @@ tokens of a kernel.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from moge_bench.ops.reference_experts import ACTIVATIONS
 KERNEL_TOKENS = 512  # m: N kernels of m x m float32, 64 MiB at N = 64
 
 
-def measure(layer: Layer, activation: str, load: np.ndarray) -> list[Number]:
+def measure(layer: Layer, activation: str, load: Sequence[int]) -> list[Number]:
     """Return the diversity of one layer; ``load``, (N,): choices on the validation split.
 
     diversity_output_cosine: mean over tokens and pairs of experts of the cosine of their outputs.
@@ -52,7 +53,7 @@ def measure(layer: Layer, activation: str, load: np.ndarray) -> list[Number]:
 
 
 def measure_between(
-    layers: tuple[Layer, Layer], activation: str, loads: tuple[np.ndarray, np.ndarray]
+    layers: tuple[Layer, Layer], activation: str, loads: tuple[Sequence[int], Sequence[int]]
 ) -> list[Number]:
     """Return the seed-to-seed null: how alike experts are that share nothing but the data.
 

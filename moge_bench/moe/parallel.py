@@ -249,7 +249,7 @@ def clip_grad_norm_(model: nn.Module, max_norm: float) -> torch.Tensor:
     it is, and all ranks scale alike. Returns the norm before, (). Every rank calls it.
     """
     parallel = [m for m in model.modules() if isinstance(m, ParallelExperts)]
-    local = {id(p) for m in parallel for p in m.parameters()}
+    local = {id(p) for p in divided_parameters(model).values()}
     gradients: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
     for parameter in model.parameters():
         if parameter.grad is not None:

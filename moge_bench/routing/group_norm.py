@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from moge_bench.ops.group_norm import group_norm_with_taps
-from moge_bench.ops.topography import Topography, gaussian_taps
+from moge_bench.ops.topography import Topography, gaussian_taps, moved_taps
 from moge_bench.ops.validation import check_matrix, make_groups
 
 
@@ -81,10 +81,9 @@ class GroupNorm(nn.Module):
         return self
 
     def _taps_on(self, device: torch.device) -> torch.Tensor:
-        if device.type == "meta":  # its tensors hold nothing
-            device = torch.device("cpu")
         if device not in self._taps:
-            self._taps[device] = next(iter(self._taps.values())).to(device)
+            taps = moved_taps(next(iter(self._taps.values())), device)
+            return self._taps.setdefault(taps.device, taps)
         return self._taps[device]
 
     def _save_to_state_dict(

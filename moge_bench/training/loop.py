@@ -103,7 +103,7 @@ def train(
         with trainer.in_force():
             probes = probe is not None and trainer.ranks.is_main
             prober = make_prober(config, trainer.task) if probes else None
-            run = _Run(trainer, checkpoint, prober)
+            run = _Run(trainer, checkpoint, prober, probed=probe is not None)
             try:
                 run.train(on_step, checkpoint_every_s)
                 run.evaluate_at_end()
@@ -122,8 +122,11 @@ def train(
 class _Run:
     """A trainer, its place in the data, and what was measured so far."""
 
-    def __init__(self, trainer: Trainer, checkpoint: Path | None, prober: Prober | None) -> None:
+    def __init__(
+        self, trainer: Trainer, checkpoint: Path | None, prober: Prober | None, *, probed: bool
+    ) -> None:
         self._trainer, self._checkpoint, self._prober = trainer, checkpoint, prober
+        self._probed = probed  # by the first rank; all give it their experts then
         config = trainer.config
         settings = config.training
         loader = trainer.task.loader(
@@ -206,7 +209,7 @@ class _Run:
             saves = self._saves(time.monotonic() - saved >= every_s, read_every)
             if len(self._unread) >= read_every or last or evaluates or saves:
                 self._read_losses()
-            if is_probed(self._done, settings.steps):
+            if self._probed and is_probed(self._done, settings.steps):
                 with trainer.evaluated() as model:
                     if self._prober is not None:
                         self._prober.after_step(self._done, model)
