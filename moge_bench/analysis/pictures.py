@@ -16,7 +16,7 @@ _DIGITS = 3
 
 def draw(layer: Layer, probe: Probe, load: list[int]) -> LayerMap:
     """Return what a figure shows of one layer."""
-    categories = token_categories(probe)
+    categories = token_categories(layer, probe)
     names = [int(name) for name in np.unique(categories)]
     if probe.header.kind == "text":
         ids = probe.tensors["tokens"].numpy()

@@ -73,6 +73,30 @@ class Probe:
             place = Map(shape[0], shape[1], header.border or DEFAULT_BORDER)
             yield Layer(int(block.removeprefix("block")), place, tensors)
 
+    def labels_of(self, layer: Layer) -> np.ndarray:
+        """Return the class of each of the layer's tokens, or a text token's label, (T,) int64."""
+        labels, length = self.tensors["labels"].numpy(), self.length_of(layer)
+        if len(labels) != len(layer.experts):  # every token of an image has its class
+            labels = labels[self.tensors["positions"].numpy() == 0].repeat(length)
+        return labels.astype(np.int64)
+
+    def positions_of(self, layer: Layer) -> np.ndarray:
+        """Return the place of each of the layer's tokens in its example, (T,) int64."""
+        length = self.length_of(layer)
+        return np.tile(np.arange(length), len(layer.experts) // length)
+
+    def length_of(self, layer: Layer) -> int:
+        """Return the tokens of an example in this layer: a later stage of a Swin has fewer."""
+        positions = self.tensors["positions"]
+        examples = int((positions == 0).sum())
+        length, rest = divmod(len(layer.experts), examples)
+        if rest or (self.header.kind == "text" and length * examples != len(positions)):
+            raise ValueError(
+                f"{self.path}: block {layer.block} has {len(layer.experts)} tokens of {examples} "
+                "examples; delete the probe"
+            )
+        return length
+
 
 def read_probe(path: Path) -> Probe:
     """Return the probe at ``path``; ValueError for a damaged one, or one of another version."""

@@ -35,13 +35,10 @@ def measure(layer: Layer, probe: Probe) -> list[Number]:
     freely. For k > 1 every choice counts as one observation of its token.
     """
     experts = layer.experts
-    positions = probe.tensors["positions"].numpy().astype(np.int64)
-    length = int(positions.max()) + 1
+    positions, length = probe.positions_of(layer), probe.length_of(layer)
     found: list[Number] = []
-    if len(experts) != len(positions):  # a layer of a later stage has other tokens
-        return found
     if probe.header.kind == "images":
-        classes = probe.tensors["labels"].numpy()
+        classes = probe.labels_of(layer)
         found += _excess("class", experts, classes, lambda rng: _shuffle_examples(
             rng, classes, length))  # fmt: skip
     else:

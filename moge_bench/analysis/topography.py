@@ -46,18 +46,17 @@ def measure(layer: Layer, probe: Probe, load: np.ndarray) -> list[Number]:
         np.put_along_axis(chosen, experts, 1.0, axis=1)
         found += _by_distance("coselection", "", correlations(chosen), place)
     found += _moran("load", load[:, None], place)
-    categories = token_categories(probe)
-    if len(categories) == len(experts):
-        found += _moran("preference", class_preference(layer.scores, categories), place)
+    preference = class_preference(layer.scores, token_categories(layer, probe))
+    found += _moran("preference", preference, place)
     if "gate" in layer.tensors:
         found += _moran("router", layer.array("gate"), place)
     return of_block(layer.block, found)
 
 
-def token_categories(probe: Probe) -> np.ndarray:
+def token_categories(layer: Layer, probe: Probe) -> np.ndarray:
     """Return the class of every token's image, or the category of a text's token, (T,) int64."""
     if probe.header.kind == "images":
-        return probe.tensors["labels"].numpy()
+        return probe.labels_of(layer)
     return frequent_tokens(probe.tensors["tokens"].numpy())
 
 

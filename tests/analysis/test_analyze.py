@@ -130,6 +130,27 @@ def test_of_a_text_the_words_stand_for_the_classes(text_analysis):
     assert (drawn.categories[0], drawn.categories[-1], len(drawn.categories)) == (ord(" "), -1, 16)
 
 
+def test_every_stage_of_a_swin_is_analysed(few_images, tmp_path):
+    """Its later layers have fewer tokens of an image: the same numbers of each."""
+    config = resolve("tiny-swin", "moge", {
+        "training.steps": 2, "training.batch_size": 8, "training.warmup_steps": 1,
+        "moe.num_experts": 16, "data.evaluate_test": False,
+    })  # fmt: skip
+    record = execute_run(config, CODE, None, tmp_path)
+    probe = read_probe(tmp_path / f"probes/{config.run_id}.safetensors")
+    lengths = {layer.block: probe.length_of(layer) for layer in probe.layers()}
+    assert len(set(lengths.values())) > 1
+    found = analyze_run(record, probe)
+    of_layer = {
+        block: {number.name for number in found.numbers if number.block == block}
+        for block in lengths
+    }
+    first, *others = of_layer.values()
+    assert {"specialisation_class", "topography_preference_moran"} <= first
+    assert all(names == first for names in others)
+    assert [drawn.block for drawn in found.maps] == list(lengths)
+
+
 def test_the_page_defines_every_number(analysed, text_analysis):
     page = (Path(__file__).parents[2] / "docs/analyses.md").read_text(encoding="utf-8")
     store = AnalysisStore(analysed[1])

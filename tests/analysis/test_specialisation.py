@@ -43,6 +43,26 @@ def test_an_expert_for_each_class():
     assert abs(found["specialisation_position"]) < 0.02
 
 
+def test_a_later_stage_has_fewer_tokens_of_the_same_images():
+    """A Swin merges tokens: here 4 of an image to 2, whose class is the image's."""
+    classes = random_classes(400)
+    layer, probe = layer_choosing(classes[::2]), make_probe(labels=classes)
+    assert probe.labels_of(layer).tolist() == classes[::2].tolist()
+    assert probe.positions_of(layer).tolist() == [0, 1] * 100
+    whole, found = (
+        values(measure(layer_choosing(chosen), probe)) for chosen in (classes, classes[::2])
+    )
+    assert found["specialisation_class"] == pytest.approx(whole["specialisation_class"], abs=0.05)
+    assert abs(found["specialisation_position"]) < 0.05
+
+
+def test_tokens_that_are_no_whole_number_an_example_are_refused():
+    with pytest.raises(ValueError, match="block 2 has 399 tokens of 100 examples"):
+        make_probe().labels_of(layer_choosing([0] * 399))
+    with pytest.raises(ValueError, match="block 2 has 200 tokens of 100 examples"):
+        make_probe(kind="text").labels_of(layer_choosing([0] * 200))
+
+
 @pytest.mark.parametrize("num_experts", [16, 64])
 def test_the_number_of_experts_does_not_matter(num_experts):
     """Each class has its share of the experts, of which a token takes any: log2 4 = 2 bits.
