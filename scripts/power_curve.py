@@ -1,114 +1,172 @@
-"""Measures how small a slowdown the gate sees by time: the share of runs that catch 1 to 10 %.
+"""Measures how small a slowdown the gate sees by time: the share of its runs that catch 1 to 10 %.
 
-    python scripts/power_curve.py [--runs 20] [--percents 1 2 3 5 10] [--output results/perf]
+    python scripts/power_curve.py [--generations 48] [--runs 300] [--percents 1 2 3 5 10]
 
-It builds the working tree and, for every percentage, a copy whose router kernels repeat that share
-of their tokens (as scripts/prove_gate.py does for 5 %), and runs the gate's timing of all its cases
-of the router in one thread on each, ``--runs`` times, in turns. The unchanged tree is one of them,
-at 0 %: what it fails are false alarms. Instructions need no curve: they are counted once a copy and
-stand beside it, since a few repeated tokens cost their set-up too. It writes gate_power.json and
-gate_power.md, and goes on where it stopped if the tree and the machine are the same.
+It builds the working tree and times it against itself, as the gate does, generation by generation
+of fresh worker processes: all cases of the router in one thread. That is this machine's noise. The
+curve is the gate's own decisions on it: each run takes the measured generations in an order of its
+own, as many as the gate asks for, with the slowdown added to every block of head. At 0 % nothing is
+added, and what is caught is a false alarm. So one set of timings serves every percentage, and a
+share is of many runs; but they share their generations, and their order, as if the machine did not
+drift from one generation to the next: the correlation of neighbours stands beside the curve.
 
-For a quiet machine of its own: what other work does to the clock would be measured instead. About
-half a minute a run there, an hour in all.
+It writes gate_power.json and gate_power.md, and goes on where it stopped if the tree and the
+machine are the same. A generation takes about ten seconds on a quiet machine of 2 cores, ten minutes
+in all. That the gate catches a real 5 % in the kernels: scripts/prove_gate.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import prove_gate
-from scipy import stats
+import numpy as np
 
-from moge_bench.perf import gate, registry, report, revisions, rows
+from moge_bench.perf import gate, measure, names, registry, report, revisions, rows
 from moge_bench.perf.policy import Policy
-from moge_bench.perf.statistics import INCONCLUSIVE, REGRESSION
+from moge_bench.perf.registry import Case
+from moge_bench.perf.statistics import INCONCLUSIVE, REGRESSION, Decision, overall
 from moge_bench.system import write_atomically
 
 CASES = "router/*-t1"
+ANY = "any of them"  # the verdict of a whole run of the gate
+
+Noise = list[dict[str, dict[str, list[float]]]]  # [generation][case]["twin" | "head"][block]
 
 
-def arm(percent: int) -> str:
-    """Return the name of the copy that repeats ``percent`` % of its tokens; 0: the tree itself."""
-    return f"repeat-{percent}" if percent else "unchanged"
+def one_generation(tree: revisions.Revision, cases: Sequence[Case], policy: Policy) -> Any:
+    """Return what one generation of the tree against itself measured, an entry of ``Noise``."""
+    samples = measure.new_samples(cases)
+    measure.measure_generation(tree, tree, samples, policy.blocks, "extension")
+    return {case.name: {"twin": mine.twin[0], "head": mine.head[0]}
+            for case, mine in samples.items()}  # fmt: skip
 
 
-def one_run(base: revisions.Revision, head: revisions.Revision) -> list[dict[str, Any]]:
-    """Return a decision a case of one run of the gate by time alone."""
-    outcome = gate.run(
-        base, head, registry.select("gate", CASES), Policy(), instructions=False,
-        progress=lambda message: None,
-    )  # fmt: skip
-    return [decision.fields() for decision in outcome.decisions]
+def replay(
+    noise: Noise, cases: Sequence[Case], policy: Policy, percent: float, order: np.ndarray
+) -> list[Decision]:
+    """Return the gate's decisions on the generations in ``order``, head ``percent`` % slower."""
+    added = float(np.log1p(percent / 100))
+    taken = iter(order)
+
+    def generation(samples: dict[Case, measure.Samples]) -> None:
+        drawn = noise[next(taken)]
+        for case, mine in samples.items():
+            mine.twin.append(drawn[case.name]["twin"])
+            mine.head.append([ratio + added for ratio in drawn[case.name]["head"]])
+
+    return gate.compare_times(cases, policy, generation, lambda message: None)[0]
 
 
-def share(caught: int, runs: int) -> str:
-    """Return "19 of 20 (95 %: 75 to 100)": the share and its interval, of Clopper and Pearson."""
-    interval = stats.binomtest(caught, runs).proportion_ci()
-    low, high = 100 * interval.low, 100 * interval.high
-    return f"{caught} of {runs} (95 %: {low:.0f} to {high:.0f})"
+def _order(generations: int, policy: Policy, seed: int) -> np.ndarray:
+    """Return the numbers of the measured generations, drawn anew where a run needs more of them."""
+    most = policy.max_generations + policy.generations * policy.looks  # each look confirmed
+    rng = np.random.default_rng(seed)
+    draws = [rng.permutation(generations) for _ in range(-(-most // generations))]
+    return np.concatenate(draws)
+
+
+def curve(
+    noise: Noise, cases: Sequence[Case], policy: Policy, percents: Sequence[float], runs: int
+) -> list[dict[str, Any]]:
+    """Return a row a percentage and case: how many of ``runs`` caught it, how many cannot tell."""
+    found, orders = [], [_order(len(noise), policy, index) for index in range(runs)]
+    for percent in percents:
+        verdicts: dict[str, Counter[str]] = {case.name: Counter() for case in cases}
+        verdicts[ANY] = Counter()
+        sees: dict[str, list[float]] = {case.name: [] for case in cases}
+        for index in range(runs):
+            decisions = replay(noise, cases, policy, percent, orders[index])
+            verdicts[ANY][overall(decisions)] += 1
+            for decision in decisions:
+                verdicts[decision.case][decision.verdict] += 1
+                sees[decision.case].append(decision.detectable)
+        found += [
+            {"percent": percent, "case": name, "runs": runs, "caught": counts[REGRESSION],
+             "inconclusive": counts[INCONCLUSIVE],
+             "sees": float(np.median(sees[name])) if name in sees else None}
+            for name, counts in verdicts.items()
+        ]  # fmt: skip
+    return found
+
+
+def neighbours(noise: Noise, case: str) -> float:
+    """Return the correlation of head's log ratio between one generation and the next."""
+    values = np.array([np.mean(generation[case]["head"]) for generation in noise])
+    return float(np.corrcoef(values[:-1], values[1:])[0, 1])
 
 
 def markdown(data: dict[str, Any]) -> str:
-    """Return the curve as a page: a line a percentage and case."""
+    """Return the curve as a page: a line a percentage, a column a case."""
+    by_place = {(row["percent"], row["case"]): row for row in data["curve"]}
+    percents = sorted({percent for percent, _ in by_place})
+    cases = list(dict.fromkeys(name for _, name in by_place))
     lines = ["# What slowdown the gate sees by time", ""]
     lines += [f"- {name}: {value}" for name, value in data["facts"].items()]
-    lines += ["", "At 0 % what is caught is a false alarm. `sees`: the smallest slowdown that a "
-              "run says it would surely see, in the middle of its runs. `instructions`: least and "
-              "most head/base of all kernel regions, counted over 320 tokens.", "",
-              "| planted | instructions | case | caught by time | inconclusive | sees |",
-              "|---|---|---|---|---|---|"]  # fmt: skip
-    for percent, runs in data["runs"].items():
-        least, most = data["instructions"].get(percent, (1.0, 1.0))
-        for case in dict.fromkeys(d["case"] for run in runs for d in run):
-            mine = [d for run in runs for d in run if d["case"] == case]
-            caught = sum(d["verdict"] == REGRESSION for d in mine)
-            unclear = sum(d["verdict"] == INCONCLUSIVE for d in mine)
-            sees = sorted(d["detectable"] for d in mine)[len(mine) // 2]
-            lines.append(
-                f"| {percent} % | {least:.3f} to {most:.3f} | {case} | {share(caught, len(mine))} "
-                f"| {unclear} | {sees - 1:.1%} |"
-            )
+    runs, measured = data["curve"][0]["runs"], len(data["noise"])
+    lines += [
+        "",
+        f"Share of {runs} runs of the gate's decisions that caught a slowdown planted in "
+        f"{measured} measured generations of equal builds (in brackets: that could not tell). At "
+        "0 % a catch is a false alarm. The runs share their generations. *sees*: the smallest slowdown that a "
+        "run says it would surely see, the median. *neighbours*: the correlation of one "
+        "generation's ratio with the next one's, near 0 where the machine did not drift.",
+        "",
+        f"| planted | {' | '.join(name if name == ANY else names.title(name) for name in cases)} |",
+        f"|---|{'---|' * len(cases)}",
+    ]
+    for percent in percents:
+        cells = []
+        for name in cases:
+            row = by_place[percent, name]
+            unclear = f" ({row['inconclusive'] / row['runs']:.1%})" if row["inconclusive"] else ""
+            cells.append(f"{row['caught'] / row['runs']:.1%}{unclear}")
+        lines.append(f"| {percent:g} % | {' | '.join(cells)} |")
+    sees = [by_place[percents[0], name]["sees"] for name in cases]
+    told = [f"{value - 1:.1%}" if value else "" for value in sees]
+    lines.append(f"| sees | {' | '.join(told)} |")
+    near = [
+        f"{data['neighbours'][name]:+.2f}" if name in data["neighbours"] else "" for name in cases
+    ]
+    lines.append(f"| neighbours | {' | '.join(near)} |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Run every percentage in turns, and write the curve after each run."""
+    """Measure the generations that are missing, then write the curve."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--runs", type=int, default=20)
-    parser.add_argument("--percents", type=int, nargs="+", default=[1, 2, 3, 5, 10])
+    parser.add_argument("--generations", type=int, default=48)
+    parser.add_argument("--runs", type=int, default=300)
+    parser.add_argument("--percents", type=float, nargs="+", default=[1, 2, 3, 5, 10])
     parser.add_argument("--output", type=Path, default=Path("results/perf"))
     parser.add_argument("--cache", type=Path, default=revisions.default_cache())
     arguments = parser.parse_args()
+    policy, cases = Policy(), registry.select("gate", CASES)
+    if arguments.generations < policy.max_generations:
+        parser.error(
+            f"--generations must be at least {policy.max_generations}, as many as a run of the "
+            f"gate may take before it gives up, got {arguments.generations}"
+        )
     repo = revisions.repository_root(Path(__file__).resolve().parent)
-    percents = [0, *arguments.percents]
-    built = prove_gate.build_all(
-        repo, arguments.cache, {arm(p): prove_gate.repeat(p) for p in arguments.percents}
-    )
-    base = built["unchanged"]
-    facts = rows.environment("cpu") | {"commit": base.commit}
+    tree = revisions.build(repo, None, arguments.cache, "unchanged")
+    facts = rows.environment("cpu") | {"commit": tree.commit}
     path = arguments.output / "gate_power.json"
-    data: dict[str, Any] = report.earlier(path, facts=facts, policy=vars(Policy())) or {
-        "facts": facts, "policy": vars(Policy()), "instructions": {}, "runs": {},
+    data: dict[str, Any] = report.earlier(path, facts=facts, policy=vars(policy)) or {
+        "facts": facts, "policy": vars(policy), "noise": [],
     }  # fmt: skip
-    for percent in arguments.percents:
-        if str(percent) not in data["instructions"]:
-            decisions, _, _ = gate.compare_instructions(base, built[arm(percent)], 1.0)
-            ratios = [decision.ratio for decision in decisions]
-            data["instructions"][str(percent)] = [min(ratios), max(ratios)]
-    for index in range(arguments.runs):
-        for percent in percents:
-            runs = data["runs"].setdefault(str(percent), [])
-            if len(runs) > index:
-                continue
-            runs.append(one_run(base, built[arm(percent)]))
-            said = ", ".join(f"{d['verdict']} {d['ratio']:.3f}" for d in runs[-1])
-            print(f"{percent} % {index + 1}/{arguments.runs}: {said}", flush=True)
-            write_atomically(path, json.dumps(data, indent=1) + "\n")
-            write_atomically(path.with_suffix(".md"), markdown(data))
+    while len(data["noise"]) < arguments.generations:
+        data["noise"].append(one_generation(tree, cases, policy))
+        write_atomically(path, json.dumps(data) + "\n")
+        print(f"generation {len(data['noise'])} of {arguments.generations}", flush=True)
+    data["neighbours"] = {case.name: neighbours(data["noise"], case.name) for case in cases}
+    data["curve"] = curve(data["noise"], cases, policy, [0, *arguments.percents], arguments.runs)
+    write_atomically(path, json.dumps(data) + "\n")
+    write_atomically(path.with_suffix(".md"), markdown(data))
+    print(f"wrote {path} and {path.with_suffix('.md')}")
 
 
 if __name__ == "__main__":

@@ -1,66 +1,114 @@
-"""The power curve's page, from decisions made here; measuring it is for a quiet machine."""
+"""The power curve from noise made here; measuring it is for a quiet machine."""
 
+import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 import power_curve
-import prove_gate
 
-from moge_bench.perf import gate
+from moge_bench.perf import registry
+from moge_bench.perf.policy import Policy
 from moge_bench.perf.revisions import Revision
-from moge_bench.perf.statistics import Decision
+
+CASES = registry.select("gate", power_curve.CASES)
+POLICY = Policy(blocks=8)
 
 
-def decision(verdict, ratio=1.0, detectable=1.08):
-    return Decision("c", "cpu time", verdict, ratio, 1.0, 1.1, 1.05, detectable, "", 80)
+def quiet(generations=32, spread=0.004, seed=0):
+    """Generations of equal builds whose ratios are normal around 0."""
+    rng = np.random.default_rng(seed)
+
+    def one():
+        return (rng.normal(0, spread) + rng.normal(0, 0.002, POLICY.blocks)).tolist()
+
+    return [{c.name: {"twin": one(), "head": one()} for c in CASES} for _ in range(generations)]
 
 
-def test_a_share_has_its_exact_interval():
-    # All of 20: Clopper and Pearson's lower end is 0.025^(1/20) = 0.832.
-    assert power_curve.share(20, 20) == "20 of 20 (95 %: 83 to 100)"
-    assert power_curve.share(0, 20) == "0 of 20 (95 %: 0 to 17)"
+@pytest.fixture(scope="module")
+def rows():
+    found = power_curve.curve(quiet(), CASES, POLICY, [0, 1, 10], runs=12)
+    return {(row["percent"], row["case"]): row for row in found}
 
 
-def test_the_page_has_a_line_a_percentage_and_case():
-    runs = {"0": [[decision("pass").fields()]] * 3,
-            "5": [[decision("regression", 1.05, d).fields()] for d in (1.03, 1.04)]
-            + [[decision("inconclusive", 1.05, 1.2).fields()]]}  # fmt: skip
-    data = {"facts": {"device": "EPYC"}, "instructions": {"5": [1.051, 1.062]}, "runs": runs}
-    rows = [line for line in power_curve.markdown(data).splitlines() if line.startswith("| ")][1:]
-    assert rows[0].startswith("| 0 % | 1.000 to 1.000 | c | 0 of 3 ")
-    # 2 of 3 caught; the middle of 1.03, 1.04 and 1.2 is 1.04.
-    assert rows[1].startswith("| 5 % | 1.051 to 1.062 | c | 2 of 3 (95 %: 9 to 99) | 1 | 4.0% |")
+def test_what_is_large_is_caught_and_nothing_is_not(rows):
+    assert rows[10, power_curve.ANY]["caught"] == 12
+    assert rows[0, power_curve.ANY]["caught"] == 0
+    for case in CASES:
+        assert rows[10, case.name]["caught"] == 12
+        # A hundredth is far below what four generations of this noise can tell from none.
+        assert rows[1, case.name]["caught"] < 6
+        assert 1.01 < rows[0, case.name]["sees"] < 1.10
 
 
-@pytest.mark.parametrize(("percent", "code"), [(1, "* 1 / 100"), (10, "* 10 / 100")])
-def test_the_code_repeats_what_it_is_asked_to(percent, code):
-    assert prove_gate.repeat(percent).count(f"a.num_tokens {code};") == 2  # forward and backward
-    assert "PERCENT" not in prove_gate.repeat(percent)
+def test_a_slowdown_is_added_to_head_alone(monkeypatch):
+    seen = {}
+
+    def compare(cases, policy, generation, progress):
+        samples = power_curve.measure.new_samples(cases)
+        generation(samples)
+        seen.update(samples)
+        return [], samples
+
+    monkeypatch.setattr(power_curve.gate, "compare_times", compare)
+    noise = quiet()
+    power_curve.replay(noise, CASES, POLICY, 5, np.array([7]))
+    for case in CASES:
+        assert seen[case].twin == [noise[7][case.name]["twin"]]
+        np.testing.assert_allclose(
+            np.exp(seen[case].head[0]), 1.05 * np.exp(noise[7][case.name]["head"])
+        )
 
 
-def test_an_interrupted_curve_goes_on(tmp_path, monkeypatch):
-    timed = []
-    revision = Revision("head", "c1", tmp_path, "k")
+def test_a_run_may_take_more_generations_than_were_measured():
+    order = power_curve._order(32, Policy(), seed=1)
+    assert len(order) >= 64 and sorted(order[:32]) == list(range(32))
+
+
+def test_neighbours_that_drift_are_correlated():
+    name = CASES[0].name
+    drift = [{name: {"head": [float(i)]}} for i in range(32)]
+    assert power_curve.neighbours(drift, name) == pytest.approx(1)
+
+
+def test_an_interrupted_measurement_goes_on_and_the_page_tells(tmp_path, monkeypatch, capsys):
+    timed, noise = [], quiet()
     monkeypatch.setattr(
-        prove_gate, "build_all", lambda repo, cache, slowed: dict.fromkeys(
-            ["unchanged", *slowed], revision),
-    )  # fmt: skip
-    monkeypatch.setattr(
-        gate, "compare_instructions", lambda base, head, threshold: ([decision("pass")], {}, [])
+        power_curve.revisions, "build", lambda *args: Revision("head", "c1", tmp_path, "k")
     )
     monkeypatch.setattr(power_curve.rows, "environment", lambda device: {"device": "EPYC"})
 
-    def one_run(base, head):
-        timed.append(head)
-        return [decision("pass").fields()]
+    def one_generation(tree, cases, policy):
+        if len(timed) == 20:
+            timed.append("killed")
+            raise KeyboardInterrupt
+        timed.append(tree)
+        return noise[len(timed) - 2]
 
-    monkeypatch.setattr(power_curve, "one_run", one_run)
-    for runs, wanted in ((1, 2), (3, 6)):  # a run at 0 % and at 5 %, then two more of each
-        monkeypatch.setattr(sys, "argv", ["x", "--runs", str(runs), "--percents", "5", "--output",
-                                          str(tmp_path), "--cache", str(tmp_path)])  # fmt: skip
+    monkeypatch.setattr(power_curve, "one_generation", one_generation)
+    monkeypatch.setattr(sys, "argv", [
+        "x", "--generations", "32", "--runs", "2", "--percents", "10", "--output", str(tmp_path),
+        "--cache", str(tmp_path),
+    ])  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
         power_curve.main()
-        assert len(timed) == wanted
-    assert "0 of 3" in (tmp_path / "gate_power.md").read_text()
+    power_curve.main()
+    assert len(timed) == 33  # 20, the one that was cut off, 12
+    assert len(json.loads((tmp_path / "gate_power.json").read_text())["noise"]) == 32
+    page = (tmp_path / "gate_power.md").read_text()
+    assert "Share of 2 runs" in page and "32 measured generations" in page
+    lines = [line for line in page.splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[0] for line in lines] == [
+        "| planted", "| 0 %", "| 10 %", "| sees", "| neighbours"
+    ]  # fmt: skip
+    assert "| 10 % | 100.0% | 100.0% | 100.0% | 100.0% |" in page
+
+
+def test_too_few_generations_are_refused(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["x", "--generations", "8"])
+    with pytest.raises(SystemExit):
+        power_curve.main()
+    assert "--generations must be at least 32" in capsys.readouterr().err
