@@ -11,8 +11,8 @@ share is of many runs; but they share their generations, and their order, as if 
 drift from one generation to the next: the correlation of neighbours stands beside the curve.
 
 It writes gate_power.json and gate_power.md, and goes on where it stopped if the tree and the
-machine are the same. A generation takes about ten seconds on a quiet machine of 2 cores, ten minutes
-in all. That the gate catches a real 5 % in the kernels: scripts/prove_gate.py.
+machine are the same. A generation takes about ten seconds on a quiet machine of 2 cores, all of it
+ten minutes. That the gate catches a real 5 % in the kernels: scripts/prove_gate.py.
 """
 
 from __future__ import annotations
@@ -112,9 +112,9 @@ def markdown(data: dict[str, Any]) -> str:
         "",
         f"Share of {runs} runs of the gate's decisions that caught a slowdown planted in "
         f"{measured} measured generations of equal builds (in brackets: that could not tell). At "
-        "0 % a catch is a false alarm. The runs share their generations. *sees*: the smallest slowdown that a "
-        "run says it would surely see, the median. *neighbours*: the correlation of one "
-        "generation's ratio with the next one's, near 0 where the machine did not drift.",
+        "0 % a catch is a false alarm. The runs share their generations. *sees*: the smallest "
+        "slowdown that a run says it would surely see, the median. *neighbours*: the correlation "
+        "of one generation's ratio with the next one's, near 0 where the machine did not drift.",
         "",
         f"| planted | {' | '.join(name if name == ANY else names.title(name) for name in cases)} |",
         f"|---|{'---|' * len(cases)}",
