@@ -102,7 +102,7 @@ check-ops: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -x -m "not slow" -k "$(KERNELS_RUN)" $(OPS_TESTS)
 
 bench: $(VENV)/.dev
-	$(BIN)/python -m pytest tests/perf/test_core_benchmarks.py --benchmark-enable
+	$(BIN)/python -m pytest tests/perf/test_core_benchmarks.py --benchmark-enable --benchmark-autosave
 
 sanitize: $(VENV)/.dev
 	$(BIN)/python -m tools.simt.sanitize

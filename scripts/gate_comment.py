@@ -2,9 +2,9 @@
 
 Runs in CI after a pull request's own run, with the right to comment, on the main branch's code; the
 standard library and ``gh`` are all it needs. FILE comes from that run, so whoever opened the pull
-request may have written it: it is cut, kept to printable ASCII, and can name, link and embed
-nothing. The pull request is the open one whose head GitHub says was run: HEAD_OWNER, HEAD_BRANCH
-and HEAD_COMMIT, from the event. Also read: REPOSITORY, RUN_URL.
+request may have written it: it is kept to printable ASCII, can name, link, draw and embed nothing,
+and is cut to what a comment holds. The pull request is the open one whose head GitHub says was run:
+HEAD_OWNER, HEAD_BRANCH and HEAD_COMMIT, from the event. Also read: REPOSITORY, RUN_URL.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 MARK = "<!-- moge-bench performance gate -->"
-MOST = 12_000
+MOST = 60_000  # characters: a comment holds 65,536
 NOTHING = "## Performance gate: no verdict\n\nThe run left no summary: see its log."
 
 
 BREAK = "&#8203;"  # a space of no width: what it parts is no link, mention or reference
 INSTEAD = {
     "&": "&amp;", "<": "&lt;", "@": f"@{BREAK}", "#": f"#{BREAK}", "](": "] (", "]:": "] :",
-    "][": "] [", "://": f":{BREAK}//", "www.": f"www{BREAK}.",
+    "][": "] [", "://": f":{BREAK}//", "www.": f"www{BREAK}.", "gh-": f"gh{BREAK}-",
+    "$": f"${BREAK}", "```": "'''", "~~~": "'''",
 }  # fmt: skip
 RISKY = re.compile("|".join(map(re.escape, INSTEAD)), re.IGNORECASE)
 HEADING = re.compile(rf"^(?:#{BREAK}){{2,4}} ", re.MULTILINE)
@@ -33,9 +34,13 @@ HEADING = re.compile(rf"^(?:#{BREAK}){{2,4}} ", re.MULTILINE)
 
 def harmless(text: str) -> str:
     """Return ``text`` with its tables and headings, but without links, images, HTML or mentions."""
-    text = re.sub(r"[^\n\x20-\x7e]", "?", text[:MOST])
-    text = RISKY.sub(lambda found: INSTEAD[found[0].lower()], text)
-    return HEADING.sub(lambda found: found[0].replace(BREAK, ""), text)
+    plain = re.sub(r"[^\n\x20-\x7e]", "?", text[: MOST + 1])
+    plain = RISKY.sub(lambda found: INSTEAD[found[0].lower()], plain)
+    plain = HEADING.sub(lambda found: found[0].replace(BREAK, ""), plain)
+    if len(plain) <= MOST:
+        return plain
+    kept = plain[:MOST].rpartition("\n")[0] or plain[:MOST].rpartition("&")[0]  # none cut in two
+    return f"{kept}\n\nThe rest is in the report."
 
 
 def body(text: str, commit: str, url: str) -> str:

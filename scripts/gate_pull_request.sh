@@ -6,9 +6,8 @@ set -u
 base=$1 folder=$2
 mkdir -p "$folder"
 rm -f "$folder/summary.md"
-accepted=$(git log --format='%(trailers:key=Accept-instructions,valueonly)' "$base.." | sort -g | tail -n 1)
 "${MOGE_BENCH:-.venv/bin/moge-bench}" perf gate --base "$base" --head HEAD --no-record --output "$folder" \
-    --summary "$folder/summary.md" ${accepted:+--accept-instructions "$accepted"}
+    --summary "$folder/summary.md"
 status=$?
 [ -f "$folder/summary.md" ] ||
     printf '## Performance gate: no verdict\n\nIt ended before it had one (status %s): see the log.\n' "$status" \

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
     from moge_bench.perf.gate import Outcome
 
 
-def _report(outcome: Outcome, facts: dict[str, Any], output: Path, summary: Path | None) -> None:
+def _report(
+    outcome: Outcome, facts: dict[str, Any], output: Path, summary: Path | None, compared: str
+) -> None:
     from moge_bench.perf import verdicts
     from moge_bench.system import write_atomically
 
@@ -32,22 +36,43 @@ def _report(outcome: Outcome, facts: dict[str, Any], output: Path, summary: Path
     }  # fmt: skip
     write_atomically(output / "gate.json", json.dumps(data, indent=1) + "\n")
     what = (outcome.decisions, outcome.notes, outcome.verdict)
-    write_atomically(output / "gate.md", verdicts.report(*what, facts))
-    text = verdicts.summary(*what)
+    write_atomically(output / "gate.md", verdicts.report(*what, compared, facts))
+    text = verdicts.summary(*what, compared)
     if summary is not None:
         write_atomically(summary, text)
     print(text)
 
 
-def _accepted(repo: Path, head: str | None, ratio: float) -> list[Acceptance]:
-    """Return what head's own file accepts, and the ratio of the command line for every region."""
+def _accepted(repo: Path, base: str, head: str | None, ratio: float) -> list[Acceptance]:
+    """Return what head accepts since base: of its file, of its commits' trailers, and ``ratio``.
+
+    ``ratio`` is that of the command line, for every region.
+    """
     from moge_bench.perf import acceptance, names, revisions
 
-    found = acceptance.parse(revisions.read_at(repo, head, acceptance.PATH) or "")
+    path, every = acceptance.PATH, f"{names.INSTRUCTIONS}*"
+    found = acceptance.added(
+        revisions.read_at(repo, head, path), revisions.read_at(repo, base, path)
+    )
+    trailer = revisions.accepted_instructions(repo, base, head or "HEAD")
+    if trailer is not None:
+        found.append(acceptance.Acceptance(every, trailer, "the trailer of a commit"))
     if ratio != Policy.instruction_threshold:
-        reason = "--accept-instructions, or a commit's trailer"
-        found.append(acceptance.Acceptance(f"{names.INSTRUCTIONS}*", ratio, reason))
+        found.append(acceptance.Acceptance(every, ratio, "--accept-instructions"))
     return found
+
+
+@contextmanager
+def _told(summary: Path | None) -> Iterator[None]:
+    """Write the sentence of an error to ``summary``, whoever is to read it, and go on raising."""
+    from moge_bench.system import write_atomically
+
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        if summary is not None:
+            write_atomically(summary, f"## Performance gate: no verdict\n\n{error}\n")
+        raise
 
 
 @app.command(name="gate")
@@ -88,7 +113,7 @@ def gate_command(
     from moge_bench.perf import gate, history, names, registry, revisions, rows
     from moge_bench.perf.statistics import PASS
 
-    with errors(OSError, ValueError, RuntimeError):
+    with errors(OSError, ValueError, RuntimeError), _told(summary):
         if (base is None) != anchor:
             raise ValueError("give --base REVISION or --anchor, one of them")
         policy = Policy(
@@ -102,7 +127,7 @@ def gate_command(
             cases = registry.select("gate", case) if time else []
         repo = revisions.repository_root(Path.cwd())
         base = base or revisions.anchor(repo, head or "HEAD")
-        accepted = _accepted(repo, head, accept_instructions)
+        accepted = _accepted(repo, base, head, accept_instructions)
         folder = cache or revisions.default_cache()
         err.print(
             f"building base ({base}) and head ({head or 'working tree'}) in {folder}", markup=False
@@ -113,13 +138,20 @@ def gate_command(
             base_build, head_build, cases, policy, instructions=instructions, regions=case,
             accepted=accepted, backend=None if backend == "any" else backend, progress=err.print,
         )  # fmt: skip
+        if base_build.key == head_build.key:
+            outcome.notes.append("base and head are built from the same sources")
         facts = rows.environment("cpu") | {"base": base_build.commit, "head": head_build.commit}
-        _report(outcome, facts, output, summary)
+        compared = f"{head_build.commit[:10]} against {base_build.commit[:10]}"
+        if base != base_build.commit:
+            compared += f" ({base}{', the anchor of drifts' if anchor else ''})"
+        _report(outcome, facts, output, summary, compared)
         if record and not revisions.is_recordable(head_build.commit):
             err.print(NOT_RECORDED)
         elif record:
             path = output / "history.jsonl"
-            history.append(path, history.entries(outcome, base_build, head_build, facts))
+            judged = revisions.is_parent(repo, base_build.commit, head_build.commit)
+            found = history.entries(outcome, base_build, head_build, facts, judged=judged)
+            history.append(path, found)
     if outcome.verdict != PASS:
         raise typer.Exit(1)
 

@@ -7,8 +7,9 @@ They stand in results/perf/accepted.yaml, a list of
       reason: prefetches, 0.90 of the time for 2 to 7 % more instructions
       until: 2027-01-31                 # from the day after, the gate fails again
 
-A change adds its entry in the pull request that needs it. Once merged, base is as slow as head;
-the entry goes on to serve the comparison with an older anchor, until it expires.
+A change adds its entry in the pull request that needs it. What base's file has already holds no
+more: base is as slow as it says, and the next change needs an entry of its own. Against an older
+anchor, whose file lacks it, it goes on to serve until it expires.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from moge_bench.perf import names
-from moge_bench.perf.statistics import ACCEPTED, REGRESSION, Decision
+from moge_bench.perf.statistics import ACCEPTED, INCONCLUSIVE, REGRESSION, Decision
 
 PATH = "results/perf/accepted.yaml"
 FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -85,10 +86,26 @@ def parse(text: str, where: str = PATH) -> list[Acceptance]:
     return found
 
 
+def added(head: str | None, base: str | None) -> list[Acceptance]:
+    """Return what head's file accepts and base's does not, of the texts of both; None: no file.
+
+    Raises ValueError as ``parse`` does, for head's; what base's holds in no order is nothing.
+    """
+    mine = parse(head or "")
+    try:
+        before = parse(base or "")
+    except ValueError:
+        before = []
+    return [each for each in mine if each not in before]
+
+
 def apply(
     decisions: Sequence[Decision], acceptances: Sequence[Acceptance], today: datetime.date
 ) -> tuple[list[Decision], list[str]]:
     """Return the decisions, regressions within an acceptance turned into "accepted", and notes.
+
+    So is a kernel region that head does not count any more. What is accepted up to a ratio was
+    sure to be seen beyond that ratio alone.
 
     A note tells of each acceptance that has expired though a regression needs it, and of each
     regression that goes beyond its acceptance.
@@ -96,7 +113,8 @@ def apply(
     result, notes = [], []
     for decision in decisions:
         mine = [a for a in acceptances if names.matches(decision.case, a.case)]
-        if decision.verdict != REGRESSION or not mine:
+        gone = decision.verdict == INCONCLUSIVE and decision.detector == "instructions"
+        if not (gone or decision.verdict == REGRESSION) or not mine:
             result.append(decision)
             continue
         words = names.title(decision.case)
@@ -105,7 +123,8 @@ def apply(
             best = min(holds, key=lambda a: a.ratio)
             until = f" until {best.until}" if best.until else ""
             reason = f"accepted up to {best.ratio:g}{until}: {best.reason}"
-            result.append(replace(decision, verdict=ACCEPTED, reason=reason))
+            sees = max(decision.detectable, best.ratio)
+            result.append(replace(decision, verdict=ACCEPTED, reason=reason, detectable=sees))
             continue
         result.append(decision)
         for a in mine:

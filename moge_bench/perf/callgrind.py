@@ -56,7 +56,7 @@ def _run(binary: Path, folder: Path) -> Counts:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise RuntimeError(f"valgrind failed:\n{result.stderr[-2000:]}")
-    labels = [line.strip() for line in result.stdout.splitlines() if line.strip()]
+    labels = _labels(result.stdout)
     dumps = sorted(folder.glob("out.*"), key=lambda path: int(path.suffix[1:]))
     totals = [_total(path) for path in dumps]
     if len(totals) < len(labels) or not all(totals[: len(labels)]):
@@ -64,11 +64,28 @@ def _run(binary: Path, folder: Path) -> Counts:
     return dict(zip(labels, totals[: len(labels)], strict=True))
 
 
+def _labels(printed: str) -> list[str]:
+    return [line.strip() for line in printed.splitlines() if line.strip()]
+
+
 def _total(dump: Path) -> int:
     match = re.search(r"^(?:summary|totals): (\d+)", dump.read_text(), re.MULTILINE)
     if match is None:
         raise RuntimeError(f"{dump.name} holds no total")
     return int(match.group(1))
+
+
+def regions(revision: Revision) -> list[str]:
+    """Return the labels of the regions that the revision's own driver runs; none without one."""
+    with tempfile.TemporaryDirectory() as temporary:
+        binary = Path(temporary) / "driver"
+        driver = revision.tree / DRIVER
+        if not driver.exists() or _compile(driver, revision, binary):
+            return []
+        result = subprocess.run([str(binary)], capture_output=True, text=True, check=False)
+        if result.returncode:
+            raise RuntimeError(f"the kernel driver of {revision.name} failed: {result.stderr}")
+        return _labels(result.stdout)
 
 
 def count(revision: Revision, driver_of: Revision | None = None) -> Counts:

@@ -24,6 +24,7 @@ from moge_bench.perf.statistics import (
     decide_instructions,
     decide_time,
     noise_from_generations,
+    not_counted,
     overall,
 )
 from moge_bench.perf.timing import Summary, summarize
@@ -56,7 +57,10 @@ Generation = Callable[[dict[Case, measure.Samples]], None]
 def compare_instructions(
     base: Revision, head: Revision, threshold: float
 ) -> tuple[list[Decision], callgrind.Counts, list[str]]:
-    """Return a decision per kernel region, head's counts, and notes on what was not compared."""
+    """Return a decision per kernel region, head's counts, and notes on what was not compared.
+
+    A region that base's own driver has and head's lacks cannot be told.
+    """
     after = callgrind.count(head)
     if not (base.tree / "csrc").exists():
         return [], after, [f"{base.name} has no csrc, so there are no instructions to compare"]
@@ -67,9 +71,15 @@ def compare_instructions(
         for region in after
         if region in before
     ]
-    for side, mine, other in (("base", after, before), ("head", before, after)):
-        absent = [names.title(names.region_id(region)) for region in mine if region not in other]
-        notes += [f"{name} is not in {side}: not compared" for name in absent]
+    # Tokens may be others: a region is what it does.
+    counted = {names.region_id(region) for region in after}
+    once = dict.fromkeys(names.region_id(region) for region in callgrind.regions(base))
+    decisions += [not_counted(region) for region in once if region not in counted]
+    notes += [
+        f"{names.title(names.region_id(region))} is not in base: not compared"
+        for region in after
+        if region not in before
+    ]
     return decisions, after, notes
 
 

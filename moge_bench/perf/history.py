@@ -13,29 +13,37 @@ from typing import Any
 from moge_bench.perf import machines, names
 from moge_bench.perf.gate import Outcome
 from moge_bench.perf.revisions import Revision
+from moge_bench.perf.statistics import REGRESSION
 
 Entry = dict[str, Any]
 
 
-def entries(outcome: Outcome, base: Revision, head: Revision, facts: dict[str, Any]) -> list[Entry]:
+def entries(
+    outcome: Outcome, base: Revision, head: Revision, facts: dict[str, Any], *, judged: bool = True
+) -> list[Entry]:
     """Return one entry per case of ``outcome``, for the commit of ``head``, with its machine.
 
-    A case whose alert was taken back on measuring again has the first ratio as ``cleared``.
+    A case whose alert was taken back on measuring again has the first ratio as ``cleared``. Without
+    ``judged``, where base is not head's parent, the figures alone: whose the change is, is unknown.
     """
     compiler = machines.compiler_version()
     common = {
-        "commit": head.commit, "base": base.commit, "build": head.key,
-        "unix_time": int(time.time()),
+        "commit": head.commit, "build": head.key, "unix_time": int(time.time()),
         "device": facts.get("device"), "torch": facts.get("torch"),
     }  # fmt: skip
     labels = {names.region_id(label): label for label in outcome.head_instructions}
     result = []
     for decision in outcome.decisions:
-        entry: Entry = common | {
-            "case": decision.case, "detector": decision.detector, "verdict": decision.verdict,
-            "ratio_to_base": decision.ratio, "ratio_low": decision.low, "ratio_high": decision.high,
-            "detectable": decision.detectable, "reason": decision.reason,
-        }  # fmt: skip
+        entry: Entry = common | {"case": decision.case, "detector": decision.detector}
+        if judged:
+            entry |= {
+                "base": base.commit, "verdict": decision.verdict,
+                "ratio_to_base": decision.ratio, "ratio_low": decision.low,
+                "ratio_high": decision.high, "detectable": decision.detectable,
+                "reason": decision.reason,
+            }  # fmt: skip
+        if decision.case not in labels and decision.case not in outcome.head_ms:
+            continue  # head has it no more
         if decision.case in labels:
             label = labels[decision.case]
             entry["machine"] = machines.toolchain(compiler)
@@ -47,7 +55,7 @@ def entries(outcome: Outcome, base: Revision, head: Revision, facts: dict[str, A
             entry["median_ms"] = summary.median
             entry["lower_quartile_ms"] = summary.lower_quartile
             entry["upper_quartile_ms"] = summary.upper_quartile
-        if decision.case in outcome.cleared:
+        if judged and decision.case in outcome.cleared:
             entry["cleared"] = outcome.cleared[decision.case]
         result.append(entry)
     return result
@@ -67,6 +75,24 @@ def counted(counts: dict[str, int], revision: Revision) -> list[Entry]:
         }
         for label, count in counts.items()
     ]  # fmt: skip
+
+
+def _later(earlier: Entry, entry: Entry) -> Entry:
+    """Return what stands of two entries of one case, commit and machine."""
+    if "verdict" in earlier and "verdict" not in entry:
+        return earlier
+    alerts = _alerts(earlier)
+    if alerts and entry.get("verdict") != REGRESSION:
+        return entry | {"cleared": max(alerts + _alerts(entry))}
+    return entry
+
+
+def _alerts(entry: Entry) -> list[float]:
+    """Return the ratios at which an entry of times looked slower, whether that held or not."""
+    if entry.get("detector") == "instructions":
+        return []
+    found = [entry["cleared"]] if "cleared" in entry else []
+    return found + ([entry["ratio_to_base"]] if entry.get("verdict") == REGRESSION else [])
 
 
 def append(path: Path, lines: Iterable[Entry]) -> None:
@@ -94,8 +120,10 @@ def append(path: Path, lines: Iterable[Entry]) -> None:
 def read(path: Path) -> list[Entry]:
     """Return the history, oldest first, one entry per machine, commit and case: the last appended.
 
-    An entry without a machine gets "unknown machine", which is like no other. Raises ValueError
-    naming the line that is not JSON, or lacks its commit or case.
+    But one with a verdict stays where a later one has none, and a regression by time that a later
+    verdict does not confirm is that entry's ``cleared``. An entry without a machine gets "unknown
+    machine", which is like no other. Raises ValueError naming the line that is not JSON, or lacks
+    its commit or case.
     """
     latest: dict[tuple[str, str, str], Entry] = {}
     if not path.exists():
@@ -114,6 +142,6 @@ def read(path: Path) -> list[Entry]:
             raise ValueError(
                 f"{path} line {number} has no commit or no case; delete that line"
             ) from None
-        latest.pop(key, None)
-        latest[key] = entry
+        earlier = latest.pop(key, None)
+        latest[key] = entry if earlier is None else _later(earlier, entry)
     return list(latest.values())

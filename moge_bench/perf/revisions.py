@@ -21,6 +21,7 @@ from moge_bench.system import check_writable, digest_files, run_git
 # Written last, with a digest of the libraries: a folder without it is a build that was interrupted.
 BUILT = ".gate-built"
 _DIRTY = "+dirty"
+_FLAGS = ("CFLAGS", "CXXFLAGS", "MOGE_CXXFLAGS")  # what compilers are told from outside
 # What the CPU's kernels are made of, as git's paths.
 _KERNELS = ("csrc", "setup.py", ":(exclude)csrc/cuda")
 
@@ -140,6 +141,31 @@ def same_sources(repo: Path, one: str, other: str) -> bool:
     return not run_git(repo, "diff", "--name-only", one, other, "--", *_KERNELS).strip()
 
 
+def accepted_instructions(repo: Path, base: str, head: str) -> float | None:
+    """Return the largest ``Accept-instructions`` of the commits after ``base``, or None.
+
+    Raises ValueError for a trailer that is not a number.
+    """
+    form = "--format=%(trailers:key=Accept-instructions,valueonly)"
+    commits = f"{resolve(repo, base)}..{resolve(repo, head)}"
+    words = run_git(repo, "log", form, commits).decode().split()
+    try:
+        return max(map(float, words), default=None)
+    except ValueError:
+        raise ValueError(
+            f"the trailer Accept-instructions of a commit in {base}..{head} must be a number such "
+            f"as 1.08, got {', '.join(words)}"
+        ) from None
+
+
+def is_parent(repo: Path, base: str, head: str) -> bool:
+    """Say whether the commit ``base`` is the first parent of the commit ``head``."""
+    try:
+        return run_git(repo, "rev-parse", "--verify", f"{head}^1").decode().strip() == base
+    except ValueError:
+        return False
+
+
 def working_commit(repo: Path) -> str:
     """Return HEAD's commit, with "+dirty" where the working tree has uncommitted changes."""
     commit = resolve(repo, "HEAD")
@@ -177,8 +203,12 @@ def build_key(tree: Path) -> str:
     """Return a digest of the sources of the package and of what they are compiled with."""
     compiler = os.environ.get("CXX", "g++")
     version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
-    files = [tree / "setup.py", *(tree / "csrc").rglob("*"), *(tree / "moge_bench").rglob("*.py")]
-    built_with = (torch.__version__, sys.version, version.decode(errors="replace"))
+    files = [
+        tree / "setup.py", *(tree / "scripts").glob("*.py"), *(tree / "csrc").rglob("*"),
+        *(tree / "moge_bench").rglob("*.py"),
+    ]  # fmt: skip
+    flags = [f"{name}={os.environ.get(name, '')}" for name in _FLAGS]
+    built_with = (torch.__version__, sys.version, version.decode(errors="replace"), *flags)
     return digest_files((file for file in files if file.is_file()), tree, *built_with)
 
 

@@ -189,6 +189,14 @@ def decide_instructions(case: str, base: int, head: int, threshold: float = 1.02
     )  # fmt: skip
 
 
+def not_counted(case: str) -> Decision:
+    """Return the verdict on a region that base's driver counts and head's does not."""
+    return Decision(
+        case, "instructions", INCONCLUSIVE, 1.0, 1.0, 1.0, 1.0, 1.0,
+        "base counts it, head does not any more", 0,
+    )  # fmt: skip
+
+
 def overall(decisions: Sequence[Decision]) -> str:
     """Return the worst verdict: regression, then inconclusive, then pass; accepted passes."""
     verdicts = {PASS if d.verdict == ACCEPTED else d.verdict for d in decisions}

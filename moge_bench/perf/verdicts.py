@@ -57,16 +57,22 @@ def smallest_seen(decisions: Sequence[Decision]) -> list[str]:
     return lines
 
 
-def summary(decisions: Sequence[Decision], notes: Sequence[str], verdict: str) -> str:
-    """Return the verdict for a person in a hurry, as Markdown: the worst first, each once."""
-    lines = [f"## Performance gate: {verdict}", "", f"**{headline(decisions)}**", ""]
+def summary(
+    decisions: Sequence[Decision], notes: Sequence[str], verdict: str, compared: str
+) -> str:
+    """Return the verdict for a person in a hurry, as Markdown: the worst first, each once.
+
+    ``compared`` names head and base.
+    """
+    lines = [f"## Performance gate: {verdict}", "", f"**{headline(decisions)}**", "", compared, ""]
     order = (REGRESSION, INCONCLUSIVE, ACCEPTED)
     shown = [d for v in order for d in _worst([d for d in decisions if d.verdict == v])]
     if shown:
         lines += ["| what | verdict | head/base | interval | why |", "|---|---|---|---|---|"]
         for d in shown[:MOST_ROWS]:
             lines.append(
-                f"| {title(d.case)} | {d.verdict} | {d.ratio:.3f} | {_interval(d)} | {d.reason} |"
+                f"| {title(d.case)} | {d.verdict} | {d.ratio:.3f} | {_interval(d)} "
+                f"| {_cell(d.reason)} |"
             )
         lines += [""]
     if len(shown) > MOST_ROWS:
@@ -81,7 +87,21 @@ def summary(decisions: Sequence[Decision], notes: Sequence[str], verdict: str) -
             "bisect`.",
             "",
         ]  # fmt: skip
+    if verdict == INCONCLUSIVE:
+        timed = any(d.verdict == INCONCLUSIVE and d.detector != EXACT for d in decisions)
+        lines += [
+            "Run it again, where less else runs: the machine was too noisy for its times."
+            if timed else
+            "A region that head is not to count any more needs an entry in "
+            "results/perf/accepted.yaml.",
+            "",
+        ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """Return ``text`` on one line without what would end a cell of a table."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _interval(d: Decision) -> str:
@@ -89,11 +109,12 @@ def _interval(d: Decision) -> str:
 
 
 def report(
-    decisions: Sequence[Decision], notes: Sequence[str], verdict: str, facts: dict[str, Any]
-) -> str:
+    decisions: Sequence[Decision], notes: Sequence[str], verdict: str, compared: str,
+    facts: dict[str, Any],
+) -> str:  # fmt: skip
     """Return the whole report: the summary, a line a decision, the facts."""
     lines = [
-        summary(decisions, notes, verdict),
+        summary(decisions, notes, verdict, compared),
         "### Every case", "",
         "head/base above 1 is slower. Instructions are exact; the threshold of time is what equal "
         "builds do in the same worker processes, and `sees` the smallest slowdown that would "
@@ -105,7 +126,7 @@ def report(
     for d in decisions:
         lines.append(
             f"| {title(d.case)} | {d.verdict} | {d.ratio:.4f} | {_interval(d)} | {d.threshold:.4f} "
-            f"| {d.detectable:.4f} | {d.reason} |"
+            f"| {d.detectable:.4f} | {_cell(d.reason)} |"
         )
     lines += ["", "### Facts", "", *(f"- {name}: {value}" for name, value in facts.items())]
     return "\n".join(lines) + "\n"

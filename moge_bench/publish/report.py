@@ -40,7 +40,7 @@ from moge_bench.system import write_atomically
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _FILES = ("answer.md", "answer.json", "tables.md", "table.csv", "runs.csv", "manifest.json")
-_OVER_ALL = ("answers.md", "answers.json", "systems.md")
+_OVER_ALL = ("answers.md", "answers.json", "systems.md", "perf/history.html")
 _FIGURES = ("answer", "maps")
 _LIGHTER = 0.4  # of white in a method's colour on a dark page
 Draw = Callable[[Answer, Path, AnalysisStore, tuple[str, ...]], list[tuple[str, str]]]

@@ -7,7 +7,15 @@ import pytest
 
 from moge_bench.perf import acceptance
 from moge_bench.perf.acceptance import Acceptance
-from moge_bench.perf.statistics import ACCEPTED, PASS, REGRESSION, decide_instructions, overall
+from moge_bench.perf.statistics import (
+    ACCEPTED,
+    INCONCLUSIVE,
+    PASS,
+    REGRESSION,
+    decide_instructions,
+    not_counted,
+    overall,
+)
 
 DAY = datetime.date(2027, 1, 31)
 ENTRY = "- {case: 'N=64', ratio: 1.08, reason: prefetches, until: 2027-01-31}\n"
@@ -54,6 +62,31 @@ def test_only_what_was_accepted_is_let_through(case, head, day, verdict):
     assert got.verdict == verdict and got.ratio == decision.ratio
     assert overall([got]) == (PASS if verdict == ACCEPTED else verdict)
     assert bool(notes) == (verdict == REGRESSION and case == N64)
+
+
+def test_what_base_accepts_already_holds_no_more():
+    other = "- {case: 'N=8', ratio: 1.04, reason: wider, until: 2027-01-31}\n"
+    assert acceptance.added(ENTRY, None) == acceptance.parse(ENTRY)
+    assert acceptance.added(ENTRY + other, ENTRY) == acceptance.parse(other)
+    assert acceptance.added(ENTRY, ENTRY) == acceptance.added(None, ENTRY) == []
+    longer = ENTRY.replace("2027-01-31", "2027-03-31")  # somebody has looked at it again
+    assert acceptance.added(longer, ENTRY) == acceptance.parse(longer)
+    assert acceptance.added(ENTRY, "a: [") == acceptance.parse(ENTRY)
+
+
+def test_what_is_accepted_would_not_have_been_seen():
+    (got,), _ = acceptance.apply(
+        [decide_instructions(N64, 1000, 1050)], acceptance.parse(ENTRY), DAY
+    )  # fmt: skip
+    assert got.detectable == 1.08
+
+
+def test_a_region_that_is_gone_needs_an_acceptance():
+    gone = not_counted(N64)
+    assert overall([gone]) == INCONCLUSIVE
+    (kept,), _ = acceptance.apply([gone], acceptance.parse(ENTRY.replace("64", "8")), DAY)
+    (let,), _ = acceptance.apply([gone], acceptance.parse(ENTRY), DAY)
+    assert (kept.verdict, let.verdict) == (INCONCLUSIVE, ACCEPTED)
 
 
 def test_notes_say_why_an_acceptance_did_not_hold():

@@ -10,6 +10,7 @@ from moge_bench.perf.statistics import (
     REGRESSION,
     Decision,
     decide_instructions,
+    not_counted,
 )
 
 
@@ -41,12 +42,12 @@ def test_the_headline_tells_accepted_and_untold_apart():
 
 def test_the_summary_shows_each_once_the_worst_first():
     decisions = [exact(n, 1 + n / 1000) for n in range(30, 50)] + [TIMED]
-    text = verdicts.summary(decisions, ["a note"], REGRESSION)
+    text = verdicts.summary(decisions, ["a note"], REGRESSION, "head against base")
     rows = [line for line in text.splitlines() if line.startswith("| avx2")]
     assert len(rows) == verdicts.MOST_ROWS and "N=49" in rows[0] and "N=48" in rows[1]
     assert f"And {20 - verdicts.MOST_ROWS} more" in text
     assert "- a note" in text and "accepted.yaml" in text
-    assert "accepted.yaml" not in verdicts.summary([TIMED], [], PASS)
+    assert "accepted.yaml" not in verdicts.summary([TIMED], [], PASS, "head against base")
 
 
 def test_every_verdict_says_what_it_would_have_seen():
@@ -55,10 +56,24 @@ def test_every_verdict_says_what_it_would_have_seen():
         "2.0% more instructions in any of 2 kernel regions",
         "8.1% more wall time: router N=64 k=2 h=3, 8192 tokens, 2 threads",
     ]
-    assert "8.1% more wall time" in verdicts.summary([TIMED], [], PASS)
+    assert "8.1% more wall time" in verdicts.summary([TIMED], [], PASS, "head against base")
+
+
+def test_a_reason_keeps_to_its_cell():
+    odd = replace(exact(64, 1.05), reason="one | two\n| three |")
+    text = verdicts.summary([odd], [], REGRESSION, "head against base")
+    assert "| exact | one \\| two \\| three \\| |\n" in text
+
+
+def test_what_was_compared_and_what_to_do_is_said():
+    noisy = replace(TIMED, verdict=INCONCLUSIVE)
+    text = verdicts.summary([noisy], [], INCONCLUSIVE, "abc against def (v0.1)")
+    assert "\nabc against def (v0.1)\n" in text and "Run it again" in text
+    text = verdicts.summary([not_counted("instructions/x")], [], INCONCLUSIVE, "a against b")
+    assert "needs an entry" in text and "Run it again" not in text
 
 
 def test_the_report_has_every_case_and_the_facts():
-    text = verdicts.report([exact(64, 1.0), TIMED], [], PASS, {"device": "EPYC"})
+    text = verdicts.report([exact(64, 1.0), TIMED], [], PASS, "x against y", {"device": "EPYC"})
     assert "| avx2 backward N=64 k=2 h=3 | pass | 1.0000 | exact | 1.0200" in text
     assert "- device: EPYC" in text and text.startswith("## Performance gate: pass")

@@ -10,9 +10,9 @@ from fake_revisions import git, write_revision
 from typer.testing import CliRunner
 
 from moge_bench.cli import gate as cli
-from moge_bench.perf import measure, registry, revisions
+from moge_bench.perf import callgrind, gate, measure, registry, revisions
 from moge_bench.perf.registry import Case
-from moge_bench.perf.statistics import ACCEPTED, PASS, REGRESSION
+from moge_bench.perf.statistics import ACCEPTED, INCONCLUSIVE, PASS, REGRESSION
 
 
 @pytest.fixture
@@ -125,6 +125,31 @@ def test_a_failed_build_shows_the_compiler(repo, tmp_path):
     with pytest.raises(RuntimeError, match="no such header"):
         revisions.build(repo, None, tmp_path / "cache", "head")
     assert not list((tmp_path / "cache").iterdir())  # nothing half-built is left
+
+
+def test_a_region_that_head_does_not_count_any_more_cannot_be_told(repo, tmp_path):
+    driver = repo / "csrc/bench/kernel_driver.cpp"
+    text = driver.read_text()
+    more = text.replace("moge_measured(&x); std", 'moge_measured(&x); std::puts("x"); std')
+    driver.write_text(more)
+    git(repo, "commit", "-qam", "two regions")
+    base = revisions.build(repo, "HEAD", tmp_path / "cache", "base")
+    driver.write_text(text)
+    head = revisions.build(repo, None, tmp_path / "cache", "head")
+    assert callgrind.regions(base) == ["x", "avx2 forward 64 2 3 256"]
+    counted = {"avx2 forward 64 2 3 256": 1000}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(callgrind, "count", lambda revision, driver_of=None: counted)
+        decisions, _, _ = gate.compare_instructions(base, head, 1.02)
+    assert [(d.case, d.verdict) for d in decisions] == [
+        ("instructions/avx2 forward N=64 k=2 h=3", PASS), ("instructions/x", INCONCLUSIVE)
+    ]  # fmt: skip
+
+
+def test_what_the_compiler_is_told_from_outside_makes_another_build(repo, tmp_path, monkeypatch):
+    first = revisions.build(repo, "main", tmp_path / "cache", "base")
+    monkeypatch.setenv("MOGE_CXXFLAGS", "-O0")
+    assert revisions.build(repo, "main", tmp_path / "cache", "base").tree != first.tree
 
 
 def test_builds_are_cached_by_source(repo, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from moge_bench.perf import history, machines
 from moge_bench.perf.gate import Outcome
 from moge_bench.perf.revisions import Revision
-from moge_bench.perf.statistics import Decision, decide_instructions
+from moge_bench.perf.statistics import Decision, decide_instructions, not_counted
 from moge_bench.perf.timing import summarize
 
 
@@ -33,6 +33,29 @@ def test_the_last_entry_of_a_commit_and_case_counts(tmp_path):
     entries = history.read(path)
     assert [(e["commit"], e["median_ms"]) for e in entries] == [("b", 1.0), ("a", 2.0)]
     assert history.read(tmp_path / "none.jsonl") == []
+
+
+def alert(commit, ratio=1.2, verdict="regression", **extra):
+    return line(commit, verdict=verdict, ratio_to_base=ratio, base="p", **extra)
+
+
+def test_an_alert_that_a_later_run_takes_back_stays_known(tmp_path):
+    path = tmp_path / "history.jsonl"
+    history.append(path, [alert("a", 1.2), alert("b", 1.3), alert("c", 1.4)])
+    history.append(path, [alert("a", 1.0, "pass"), alert("b", 1.25), line("c", median_ms=3.0)])
+    history.append(path, [alert("a", 1.0, "pass")])
+    a, b, c = (next(e for e in history.read(path) if e["commit"] == name) for name in "abc")
+    assert (a["verdict"], a["cleared"]) == ("pass", 1.2)
+    assert (b["verdict"], b["ratio_to_base"]) == ("regression", 1.25) and "cleared" not in b
+    assert c["verdict"] == "regression"  # a figure without a verdict takes none back
+
+
+def test_an_exact_count_is_never_an_alert_that_clears(tmp_path):
+    path = tmp_path / "history.jsonl"
+    history.append(path, [alert("a", detector="instructions")])
+    history.append(path, [alert("a", 1.05, "accepted", detector="instructions")])
+    (entry,) = history.read(path)
+    assert entry["verdict"] == "accepted" and "cleared" not in entry
 
 
 def test_a_cut_off_line_stays_alone(tmp_path):
@@ -99,7 +122,17 @@ def test_an_entry_says_where_it_was_measured_and_what_cleared(monkeypatch):
     # Quartiles of 1, 2, 3 inclusive: 1.5 and 2.5.
     assert (timed["lower_quartile_ms"], timed["median_ms"], timed["upper_quartile_ms"]) == (
         1.5, 2.0, 2.5)  # fmt: skip
-    assert timed["cleared"] == 1.2
+    assert timed["cleared"] == 1.2 and timed["base"] == "c1"
+    # Against another base than its parent, the figures alone.
+    exact, timed = history.entries(outcome, revision, revision, facts, judged=False)
+    assert exact["instructions"] == 1050 and timed["median_ms"] == 2.0
+    assert not {"verdict", "base", "ratio_to_base", "cleared"} & (exact.keys() | timed.keys())
+
+
+def test_a_region_that_head_has_no_more_has_no_entry():
+    outcome = Outcome([not_counted("instructions/avx2 forward N=8 k=2 h=2")], {}, {}, [])
+    revision = Revision("head", "c1", None, "key")
+    assert history.entries(outcome, revision, revision, {}) == []
 
 
 def test_a_gpu_is_known_by_its_driver():

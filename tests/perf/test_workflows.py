@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from fake_revisions import git, write_revision
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,10 +34,11 @@ def repo(tmp_path, monkeypatch):
     bench = tmp_path / "bin/bench"  # a file: `python -m` would import the small package from here
     bench.parent.mkdir()
     bench.write_text(
-        f"#!{sys.executable}\nimport sys\nfrom moge_bench.cli import main\n"
+        f"#!{sys.executable}\nimport os, sys\nfrom moge_bench.cli import main\n"
         "sys.argv += ['--no-time'] * (sys.argv[2] == 'gate')\n"
         "if sys.argv[2] == 'series':  # minutes, of a package that this clone does not have\n"
-        "    sys.exit(open('../series.log', 'a').write('x') != 1)\n"
+        "    open('../series.log', 'a').write('x')\n"
+        "    sys.exit(os.path.exists('../no-series'))\n"
         "main()\n"
     )
     bench.chmod(0o755)
@@ -69,6 +71,41 @@ def test_a_planted_slowdown_ends_in_a_summary_of_ten_seconds(repo, tmp_path):
     assert done.returncode == 0 and "slower, as accepted" in (repo / "gate/summary.md").read_text()
     done = script(repo, "gate_pull_request.sh", "nowhere", "gate")
     assert done.returncode == 2 and "no verdict" in (repo / "gate/summary.md").read_text()
+
+
+ENTRY = "- {case: 'N=64', ratio: 1.08, reason: prefetch, until: 2099-01-01}\n"
+
+
+@needs_valgrind
+@pytest.mark.slow
+def test_an_acceptance_serves_one_change(repo):
+    """The entry lets its own change through; the next one is judged as if it were not there."""
+    accepted = repo / "results/perf/accepted.yaml"
+    accepted.parent.mkdir(parents=True)
+    accepted.write_text(ENTRY)
+    for loops, code in ((1070, 0), (1145, 1)):
+        write_revision(repo, seconds=0.001, loops=loops)
+        git(repo, "add", "-A")
+        git(repo, "commit", "-qm", f"{loops}")
+        done = script(repo, "gate_pull_request.sh", "HEAD^1", "gate")
+        assert done.returncode == code, (loops, done.stdout, done.stderr)
+        assert git(repo, "rev-parse", "--short=10", "HEAD") in done.stdout  # what was compared
+
+
+@needs_valgrind
+@pytest.mark.slow
+def test_what_a_trailer_lets_through_passes_on_main_too(repo):
+    write_revision(repo, seconds=0.001, loops=1050)
+    git(repo, "commit", "-qam", "slower\n\nAccept-instructions: 1.06")
+    (repo.parent / "no-series").touch()  # what the gate found is kept, whatever else fails
+    assert script(repo, "keep_history.sh", "performance-data").returncode == 2
+    git(repo, "fetch", "-q", "origin", "performance-data")
+    (line,) = git(repo, "show", "FETCH_HEAD:history.jsonl").splitlines()
+    assert json.loads(line)["verdict"] == "accepted"
+    git(repo, "commit", "-q", "--amend", "-m", "slower\n\nAccept-instructions: much")
+    done = script(repo, "gate_pull_request.sh", "HEAD^1", "gate")
+    assert done.returncode == 2
+    assert "must be a number such as 1.08, got much" in (repo / "gate/summary.md").read_text()
 
 
 @needs_valgrind
@@ -104,7 +141,17 @@ def test_a_summary_from_a_stranger_names_and_links_nothing():
         assert risky in HOSTILE and risky not in text
     assert text.startswith("## Performance gate: pass\n")  # but it still reads
     assert "| avx2 backward N=64 | pass | 1.00 | [0.99, 1.01] |" in text
-    assert len(gate_comment.harmless("x" * 10**6)) == gate_comment.MOST
+    for long in ("x" * 10**6, "@" * 10**6, "| a | b |\n" * 10**5):
+        text = gate_comment.harmless(long)
+        assert len(text) < 65_000 and text.endswith("The rest is in the report.")
+        assert text.count("&") == text.count("&#8203;")  # none is cut in two
+
+
+@pytest.mark.parametrize("risky", ["```mermaid\nx\n```", "$\\href{//evil}{x}$", "GH-12", "~~~x"])
+def test_a_summary_from_a_stranger_draws_and_refers_to_nothing(risky):
+    text = gate_comment.harmless(risky)
+    for word in ("```", "~~~", "$\\", "GH-", "gh-"):
+        assert word not in text
 
 
 GH = """#!{python}
@@ -155,12 +202,26 @@ def test_one_comment_is_kept_up_to_date(tmp_path, commit, comment, asked):
         assert any(word.endswith(target) for word in calls[-1][0])
 
 
+def workflow(name):
+    return yaml.safe_load((ROOT / f".github/workflows/{name}.yml").read_text())
+
+
+def test_the_drift_is_looked_for_whatever_the_last_commit_did():
+    steps = workflow("history")["jobs"]["history"]["steps"]
+    (drift,) = (step for step in steps if "--anchor" in step.get("run", ""))
+    assert drift["if"] == "${{ !cancelled() && github.event_name == 'schedule' }}"
+
+
+def test_base_is_what_the_merge_commit_was_made_of():
+    """The branch itself may have moved on when a run is started again."""
+    steps = workflow("gate")["jobs"]["gate"]["steps"]
+    (run,) = (step["run"] for step in steps if "gate_pull_request" in step.get("run", ""))
+    assert run == "scripts/gate_pull_request.sh HEAD^1 gate"
+
+
 def test_the_comment_workflow_runs_nothing_of_the_pull_request():
     """It checks out the main branch, and no expression stands in what a shell runs."""
-    import yaml
-
-    steps = yaml.safe_load((ROOT / ".github/workflows/gate-comment.yml").read_text())
-    steps = steps["jobs"]["comment"]["steps"]
+    steps = workflow("gate-comment")["jobs"]["comment"]["steps"]
     checkout = next(step for step in steps if "checkout" in step.get("uses", ""))
     assert "ref" not in checkout["with"] and checkout["with"]["persist-credentials"] is False
     assert all("${{" not in step.get("run", "") for step in steps)
