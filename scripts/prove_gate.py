@@ -97,9 +97,9 @@ def repeat(percent: int) -> str:
     return REPEATED.replace("PERCENT", str(percent))
 
 
-def slow_down(tree: Path, code: str) -> None:
-    """Put ``code`` into every instruction set of the kernels in ``tree``."""
-    sources = sorted((tree / "csrc/cpu").glob("kernels_*.cpp"))
+def slow_down(tree: Path, code: str, sources: list[Path] | None = None) -> None:
+    """Put ``code`` into every instruction set of the kernels in ``tree``, or into ``sources``."""
+    sources = sources or sorted((tree / "csrc/cpu").glob("kernels_*.cpp"))
     if not sources:
         raise SystemExit("prove_gate: no csrc/cpu/kernels_*.cpp to slow down")
     for source in sources:
