@@ -62,23 +62,26 @@ class Counter:
 
     def __init__(self, repo: Path, cache: Path, progress: Progress) -> None:
         self.repo, self.cache, self.progress = repo, cache, progress
-        self.known: dict[str, callgrind.Counts] = {}
+        self.known: dict[str, dict[str, float]] = {}
         self.driver: revisions.Revision | None = None
 
-    def __call__(self, commit: str) -> callgrind.Counts:
-        """Return the counts of ``commit`` by region id, all of them by the first one's driver."""
+    def __call__(self, commit: str) -> dict[str, float]:
+        """Return the counts per token of ``commit`` by region id, by the first one's driver.
+
+        Per token: where that does not compile, the commit's own may count over others.
+        """
         for other, counts in self.known.items():
             if revisions.same_sources(self.repo, other, commit):
                 return counts
         self.progress(f"counting {commit[:12]}")
         built = revisions.build(self.repo, commit, self.cache, commit[:12])
         self.driver = self.driver or built
-        counts = callgrind.count(built, driver_of=self.driver)
+        counts = callgrind.per_token(callgrind.count(built, driver_of=self.driver))
         self.known[commit] = {names.region_id(label): count for label, count in counts.items()}
         return self.known[commit]
 
 
-def _worst(good: callgrind.Counts, bad: callgrind.Counts, pattern: str | None) -> str:
+def _worst(good: dict[str, float], bad: dict[str, float], pattern: str | None) -> str:
     """Return the region that grew most, of those in both that ``pattern`` fits."""
     chosen = names.choose((name for name in bad if name in good), pattern, "the kernel regions")
     return max(chosen, key=lambda name: bad[name] / good[name])
@@ -107,7 +110,7 @@ def by_instructions(
         )
     limit = math.sqrt(at_bad[case] * at_good[case])
 
-    def count(commit: str) -> int:
+    def count(commit: str) -> float:
         counts = counter(commit)
         if case not in counts:
             raise ValueError(f"{commit[:12]} has no region {names.title(case)!r}: narrow the range")
