@@ -7,6 +7,9 @@ They stand in results/perf/accepted.yaml, a list of
       reason: prefetches, 0.90 of the time for 2 to 7 % more instructions
       until: 2027-01-31                 # from the day after, the gate fails again
 
+A pattern fits kernel regions and timed cases alike, and "h=3" fits "h=3u", unit energy, too: a glob
+for the whole name, "*avx2 backward N=64 k=2 h=3", fits one.
+
 A change adds its entry in the pull request that needs it. What base's file has already holds no
 more: base is as slow as it says, and the next change needs an entry of its own. Against an older
 anchor, whose file lacks it, it goes on to serve until it expires.
