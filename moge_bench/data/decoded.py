@@ -5,6 +5,7 @@ Legend: n images of a split, B of a batch, C channels, S the side of the model's
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -200,25 +201,39 @@ def divide(
 
     Without a validation split it is the last ``validation_share`` of each class of the training
     images, at least one. A validation split without a test split is the test split, as in
-    ImageNet. Raises ValueError where there is neither.
+    ImageNet; without either the last share is the test split and the one before it validation.
+    Raises ValueError for a class of which no training image would be left.
     """
     found = dict(found)
-    training = found["training"]
-    if "test" not in found:
-        if "validation" not in found:
-            raise ValueError(
-                f"{training.where} has neither a test nor a validation split beside it"
-            )
+    if "test" not in found and "validation" in found:
         found["test"] = found.pop("validation")
     divided = {split: (it, torch.arange(len(it.labels))) for split, it in found.items()}
-    if "validation" not in found:
-        held_out = of_each_class(
-            torch.as_tensor(training.labels),
-            lambda count: slice(-max(int(count * validation_share), 1), None),
+    training = found["training"]
+    labels = torch.as_tensor(training.labels)
+    kept = torch.ones(len(labels), dtype=torch.bool)
+    shares = 0
+    for split in ("test", "validation"):
+        if split not in found:
+            shares += 1
+            which = functools.partial(_share, validation_share, shares)
+            chosen = of_each_class(labels, which)
+            divided[split] = training, chosen.nonzero().flatten()
+            kept &= ~chosen
+    divided["training"] = training, kept.nonzero().flatten()
+    gone = sorted(set(labels.tolist()) - set(labels[kept].tolist()))
+    if gone:
+        raise ValueError(
+            f"{training.where} has no training image of class {gone[0]} left: each class needs "
+            f"more than {shares}, of which {shares} are held out for validation"
+            f"{' and test' if shares > 1 else ''}, got {int((labels == gone[0]).sum())}"
         )
-        divided["training"] = training, (~held_out).nonzero().flatten()
-        divided["validation"] = training, held_out.nonzero().flatten()
     return {split: divided[split] for split in SPLITS}
+
+
+def _share(share: float, number: int, count: int) -> slice:
+    """Return where the last, the last but one, ... share of ``count`` images is, at least one."""
+    size = max(int(count * share), 1)
+    return slice(max(count - number * size, 0), max(count - (number - 1) * size, 0))
 
 
 def of_each_class(labels: torch.Tensor, which: Callable[[int], slice]) -> torch.Tensor:

@@ -3,9 +3,13 @@
 * a folder per class in ``train`` and, if they are there, ``val`` (or ``valid``, ``validation``) and
   ``test``: PNG, JPEG and what else Pillow reads, at any depth below the class; Tiny-ImageNet's
   ``val_annotations.txt`` is read;
+* nothing but a folder per class, with the images in it: all of them are training images;
 * the idx files of MNIST and Fashion-MNIST, gzip or not;
 * CIFAR-10 and CIFAR-100, the binary or the Python version;
 * parquet files ``train*``, ``validation*`` or ``val*``, ``test*``, with columns image and label.
+
+A test split without labels, as those of ImageNet and Tiny-ImageNet are, is left out: its images lie
+in no folder of a class, or all labels are -1. Folders whose name starts with a dot are left out.
 """
 
 from __future__ import annotations
@@ -27,8 +31,8 @@ _LABELS = ("label", "fine_label", "labels")
 _IMAGES = ("image", "img", "images")
 
 FORMS = (
-    "train/CLASS/*.png (and val, test), the idx files of MNIST, the batches of CIFAR, or "
-    "train*.parquet"
+    "train/CLASS/*.png (and val, test), CLASS/*.png, the idx files of MNIST, the batches of CIFAR, "
+    "or train*.parquet"
 )
 
 
@@ -45,11 +49,16 @@ def find_splits(folder: Path) -> dict[str, Labelled]:
         return arrays
     tables = {split: _tables(folder, split) for split in SPLITS}
     if tables["training"]:
-        return {split: _read_tables(files) for split, files in tables.items() if files}
+        read = {split: _read_tables(files, split) for split, files in tables.items() if files}
+        return {split: it for split, it in read.items() if it is not None}
     found = {split: _subfolder(folder, split) for split in SPLITS}
     training = found["training"]
     if training is None:
-        raise ValueError(f"{folder} is no image set; it needs {FORMS}")
+        if not _holds_classes(folder):
+            raise ValueError(f"{folder} is no image set; it needs {FORMS}")
+        return {"training": _read_folder(folder, _classes(folder))}
+    if found["test"] is not None and _is_unlabelled(found["test"]):
+        found["test"] = None
     classes = _classes(training)
     return {split: _read_folder(path, classes) for split, path in found.items() if path is not None}
 
@@ -75,8 +84,31 @@ def _subfolder(folder: Path, split: str) -> Path | None:
     return None
 
 
+def _folders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _images(folder: Path) -> list[Path]:
+    """Return the images in ``folder`` itself."""
+    return [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file()]
+
+
+def _holds_classes(folder: Path) -> bool:
+    """Say whether every folder in ``folder`` holds images, and there are some."""
+    folders = _folders(folder)
+    return bool(folders) and all(_images(each) for each in folders)
+
+
+def _is_unlabelled(test: Path) -> bool:
+    """Say whether the images lie in ``test`` itself, or in its one folder, "images"."""
+    if (test / _ANNOTATIONS).is_file():
+        return False
+    folders = _folders(test)
+    return [f.name for f in folders] == ["images"] or (not folders and bool(_images(test)))
+
+
 def _classes(training: Path) -> list[str]:
-    classes = sorted(path.name for path in training.iterdir() if path.is_dir())
+    classes = [path.name for path in _folders(training)]
     if len(classes) < 2:
         raise ValueError(f"{training} must have a folder per class, at least 2, got {len(classes)}")
     return classes
@@ -92,11 +124,17 @@ def _read_folder(folder: Path, classes: list[str]) -> Labelled:
         labels.append(classes.index(name))
     if not paths:
         raise ValueError(f"{folder} has no image in a folder of a class: {', '.join(SUFFIXES)}")
+    empty = {path.name for path in _folders(folder) if path.name in classes}
+    empty -= {classes[label] for label in labels}
+    if empty and not (folder / _ANNOTATIONS).is_file():
+        raise ValueError(
+            f"{folder / min(empty)} has no image: a class must have some ({', '.join(SUFFIXES)})"
+        )
     return Labelled(FileSource(paths), labels, str(folder))
 
 
 def _nested(folder: Path) -> Iterator[tuple[Path, str]]:
-    for group in sorted(path for path in folder.iterdir() if path.is_dir()):
+    for group in _folders(folder):
         for path in sorted(group.rglob("*")):
             if path.suffix.lower() in SUFFIXES and path.is_file():
                 yield path, group.name
@@ -123,7 +161,8 @@ def _tables(folder: Path, split: str) -> list[Path]:
     )
 
 
-def _read_tables(files: list[Path]) -> Labelled:
+def _read_tables(files: list[Path], split: str) -> Labelled | None:
+    """Return the rows of the parquet ``files``; None of a test split without labels."""
     try:
         import pyarrow
         import pyarrow.parquet as parquet
@@ -145,6 +184,8 @@ def _read_tables(files: list[Path]) -> Labelled:
         columns.append(table.column(known[0]))
     images, labels = columns
     numbers = labels.to_pylist()
+    if split == "test" and numbers and all(label == -1 for label in numbers):
+        return None
     for row, label in enumerate(numbers):
         if not isinstance(label, int) or label < 0:
             raise ValueError(

@@ -107,8 +107,9 @@ class EncodedSource:
 def decode(file: Path | io.BytesIO, where: str, channels: int) -> torch.Tensor:
     """Return the image, (channels, H, W) uint8: grey for one channel, RGB for three.
 
-    An image without a colour of its own in RGB, or with a palette or transparency, is converted.
-    Raises ValueError naming ``where`` for what Pillow cannot decode.
+    An image without a colour of its own in RGB, or with a palette, is converted; of 16 bits the
+    upper 8 are taken; what is transparent lies on black. Raises ValueError naming ``where`` for
+    what Pillow cannot decode, and for pixels of 32 bits, whose range is not known.
     """
     from PIL import Image
 
@@ -117,9 +118,23 @@ def decode(file: Path | io.BytesIO, where: str, channels: int) -> torch.Tensor:
         raise ValueError(f"model.num_channels must be 1 or 3 for decoded images, got {channels}")
     try:
         with Image.open(file) as image:
-            array = np.array(image.convert(mode))
+            array = np.array(_of_8_bits(image).convert(mode))
     # What Pillow raises for damaged files: SyntaxError too, of PNG, and a bomb of pixels.
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{where} is no image that can be decoded: {error}") from None
     found = torch.from_numpy(array)
     return found[None] if mode == "L" else found.movedim(-1, 0).contiguous()
+
+
+def _of_8_bits(image: Any) -> Any:
+    """Return the Pillow image with opaque pixels of 8 bits, which ``convert`` clips others to."""
+    from PIL import Image
+
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its pixels are of 32 bits (mode {image.mode}), 8 or 16 are read")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    return image

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -20,7 +21,13 @@ _MUST_AGREE = {
     "window_size": "model.window_size",
     "hidden_act": "model.activation",
     "activation_function": "model.activation",
-}
+    "num_hidden_layers": "model.depth",
+    "n_layer": "model.depth",
+    **dict.fromkeys(
+        ("use_absolute_embeddings", "pretrained_window_sizes", "scale_attn_weights",
+         "scale_attn_by_inverse_layer_idx", "tie_word_embeddings"), "the model here",
+    ),
+}  # fmt: skip
 
 
 @torch.no_grad()
@@ -30,21 +37,30 @@ def load_dense(model: nn.Module, source: str) -> None:
     ``source`` is a folder that ``save_pretrained`` wrote, or a hub name. A classifier of another
     number of classes, or one that ``source`` lacks, keeps the values it has. The layer norms take
     the eps of those in ``source``. Raises ValueError, which names source and setting, for a model
-    that cannot be read, of another family, or that computes another function of its weights.
+    that cannot be read, of another family, that computes another function of its weights, or that
+    has weights for which there is no place here, but for a head and a pooler.
     """
     try:
         loaded, told = type(model).from_pretrained(  # type: ignore[attr-defined]
-            source, output_loading_info=True, ignore_mismatched_sizes=True, dtype=torch.float32
-        )
+            os.path.expanduser(source), output_loading_info=True, ignore_mismatched_sizes=True,
+            dtype=torch.float32,
+        )  # fmt: skip
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"model.upcycled_from={source!r} cannot be read as a {type(model).__name__}: "
             f"{str(error).strip().splitlines()[0]}"
         ) from None
     _check_function(model.config, loaded.config, source)
-    theirs = loaded.state_dict()
+    theirs, ours = loaded.state_dict(), model.state_dict()
+    extra = sorted(n for n in theirs.keys() - ours.keys() if not n.startswith(_HEADS))
+    extra = [name for name in extra if "pooler" not in name.split(".")]
+    if extra:
+        raise ValueError(
+            f"model.upcycled_from={source!r} has {extra[0]}, for which there is no place here "
+            f"({len(extra)} such weights): it must be a model of the same kind as `model`"
+        )
     missing = {name for name in told["missing_keys"] if not name.startswith(_HEADS)}
-    for name, value in model.state_dict().items():
+    for name, value in ours.items():
         found = theirs.get(name)
         if found is not None and found.shape == value.shape and name not in told["missing_keys"]:
             value.copy_(found)
@@ -55,7 +71,7 @@ def load_dense(model: nn.Module, source: str) -> None:
     if wrong:
         raise ValueError(
             f"model.upcycled_from={source!r} has no {wrong[0]} of the shape "
-            f"{tuple(model.state_dict()[wrong[0]].shape)} ({len(wrong)} weights differ): it must "
+            f"{tuple(ours[wrong[0]].shape)} ({len(wrong)} weights differ): it must "
             "be a model of the same sizes as the settings of `model`"
         )
     norms = {n: m for n, m in loaded.named_modules() if isinstance(m, nn.LayerNorm)}

@@ -14,6 +14,8 @@ such as ``model.upcycled_from``.
 
 from __future__ import annotations
 
+from typing import Any
+
 from moge_bench.config import RunConfig, SwinModelConfig, VisionModelConfig
 from moge_bench.presets.imagenet import (
     IMAGENET,
@@ -34,15 +36,19 @@ _GROUPS = {scale: official_group(scale, **LAMBDAS) for scale in SCALES}
 
 
 def _system(
-    name: str, model: VisionModelConfig | SwinModelConfig, tokens_per_image: int
-) -> RunConfig:
-    """Return a system whose group loss is as strong as the sum over ``tokens_per_image``."""
+    name: str, model: VisionModelConfig | SwinModelConfig, tokens_per_image: int,
+    pixels: dict[str, Any] | None = None,
+) -> RunConfig:  # fmt: skip
+    """Return a system whose group loss is as strong as the sum over ``tokens_per_image``.
+
+    ``pixels``: mean and deviation that the checkpoint was trained with; None: the data set's.
+    """
     system = RunConfig(
         preset=name,
         method="moge",
         model=model,
         moe=official_moe((9, 11), dropout=0.1).model_copy(update={"group": _GROUPS["released"]}),
-        data=IMAGENET,
+        data=IMAGENET.model_copy(update=pixels or {}),
         training=recipe(
             epochs=30, warmup_epochs=5, batch_size=256, learning_rate=1e-5,
             final_learning_rate=1e-7, weight_decay=1e-8,
@@ -58,6 +64,8 @@ _VIT = _system(
         num_heads=6, ffn_size=1536, upcycled_from="WinKawaks/vit-small-patch16-224",
     ),
     197,
+    # As its preprocessor_config.json says, and unlike the set's own 0.485 and 0.229.
+    pixels={"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
 )  # fmt: skip
 _SWIN = _system(
     "swin-t7-upcycled",

@@ -7,7 +7,7 @@ it who it is.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -59,6 +59,12 @@ class Ranks:
         total = tensor.detach().clone()
         dist.all_reduce(total)
         return total / self.count
+
+    def spread(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Give every rank's ``tensors`` the values of the first one's, in place."""
+        if self.count > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
 
     def gather(self, value: T) -> list[T]:
         """Return the value of every rank, in their order; plain values and CPU tensors."""

@@ -126,10 +126,13 @@ class Trainer:
     def evaluated(self) -> Iterator[nn.Module]:
         """Yield the model that is evaluated, of the averaged weights where the run averages.
 
-        It has all experts. Every rank enters it, whether it looks at the model or not.
+        It has all experts, and the first rank's running statistics of batch norms, as a checkpoint
+        and the next step of DDP have. Every rank enters it, whether it looks at the model or not.
         """
         trained = self.accelerator.unwrap_model(self.model)
-        with whole_experts(trained if self.average is None else self.average.module) as model:
+        evaluated = trained if self.average is None else self.average.module
+        self.ranks.spread(evaluated.buffers())
+        with whole_experts(evaluated) as model:
             yield model
 
     def prepare_loader(self, loader: DataLoader) -> Any:

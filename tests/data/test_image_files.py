@@ -104,11 +104,69 @@ def test_tiny_imagenets_own_folders(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "val" / "images" / "val_0.JPEG")
     annotations = tmp_path / "val" / "val_annotations.txt"
     annotations.write_text("val_0.JPEG\tcow\t0\t0\t62\t62\n")
+    # Its test images have no labels, as ImageNet's, and are left out.
+    (tmp_path / "test" / "images").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "test" / "images" / "test_0.JPEG")
+    assert "test" not in find_splits(tmp_path)
     assert find_splits(tmp_path)["validation"].labels == [2]
     assert annotations in image_set_files(tmp_path)
     annotations.write_text("val_1.JPEG\tcow\n")
     with pytest.raises(ValueError, match=r"line 1 names .*val_1.JPEG, which is not there"):
         find_splits(tmp_path)
+
+
+def write_classes(folder, count=10):
+    for number, name in enumerate(CLASSES):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            Image.new("L", (8, 8), 20 * number + i).save(folder / name / f"{i:03}.png")
+    return folder
+
+
+def test_a_folder_per_class_is_enough(tmp_path):
+    """The last tenth of each class is the test split, the one before it validation."""
+    write_classes(tmp_path)
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    splits = load(tmp_path, channels=1)
+    per = len(CLASSES)
+    assert sizes(splits) == {"training": 8 * per, "validation": per, "test": per}
+    for name, place in (("validation", 8), ("test", 9)):
+        pixels = splits[name].pixels(list(range(per)))
+        found = sorted(round(float(image.max()) * 255) for image in pixels)
+        assert found == [20 * number + place for number in range(per)]
+
+
+@pytest.mark.parametrize(("split", "count"), [("", 2), ("train", 1)])
+def test_a_class_without_a_training_image_is_refused(tmp_path, split, count):
+    write_classes(tmp_path / split, count)
+    if split:
+        write_classes(tmp_path / "test")
+    with pytest.raises(ValueError, match=f"no training image of class 0 left.*more than {count}"):
+        load(tmp_path, channels=1)
+
+
+def test_a_class_without_images_is_refused(tmp_path):
+    write_classes(tmp_path / "train")
+    write_classes(tmp_path / "test")
+    (tmp_path / "train" / "zebra").mkdir()
+    with pytest.raises(ValueError, match=r"train/zebra has no image: a class must have some"):
+        find_splits(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["flat", "-1"])
+def test_a_test_split_without_labels_is_left_out(tmp_path, name):
+    if name == "flat":
+        write_classes(tmp_path / "train")
+        (tmp_path / "test").mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / "test" / "a.png")
+    else:
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        for split, labels in (("train", [0, 1] * 10), ("test", [-1] * 4)):
+            rows = {"image": [b""] * len(labels), "label": labels}
+            parquet.write_table(pyarrow.table(rows), tmp_path / f"{split}.parquet")
+    assert set(find_splits(tmp_path)) == {"training"}
 
 
 def test_images_of_any_size_become_those_of_the_model(tmp_path):

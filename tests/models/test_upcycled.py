@@ -73,13 +73,44 @@ def test_a_head_of_other_classes_stays_fresh(tmp_path):
         ({"model.num_heads": 8}, "has num_attention_heads=8, and model.num_heads says 4"),
         ({"model.activation": "relu"}, "has hidden_act='relu', and model.activation says 'gelu'"),
         ({"model.hidden_size": 32}, r"has no .* of the shape \(.*\) \(\d+ weights differ\)"),
-        ({"model.depth": 3, "moe.blocks": [1]}, r"has no vit.layers.3"),
+        ({"model.depth": 3, "moe.blocks": [1]}, "num_hidden_layers=3, and model.depth says 4"),
+        ({"model.depth": 5}, "num_hidden_layers=5, and model.depth says 4"),
     ],
 )
 def test_a_checkpoint_of_another_model_is_refused(tmp_path, changed, message):
     given = save_vit(tmp_path, **changed)
     with pytest.raises(ValueError, match=message):
         build("tiny-vit", "moe", given)
+
+
+@pytest.mark.parametrize(
+    ("preset", "changed", "message"),
+    [
+        ("tiny-swin", {"use_absolute_embeddings": True}, "use_absolute_embeddings=True, and the"),
+        ("tiny-swinv2", {"pretrained_window_sizes": [6, 6]}, r"pretrained_window_sizes=\[6, 6\]"),
+        ("tiny-lm", {"scale_attn_weights": False}, "scale_attn_weights=False, and the model here"),
+        ("tiny-lm", {"tie_word_embeddings": False}, "tie_word_embeddings=False, and the model"),
+        ("tiny-lm", {"add_cross_attention": True}, "crossattention.* no place here"),
+    ],
+)
+def test_a_checkpoint_that_computes_something_else_is_refused(tmp_path, preset, changed, message):
+    """Nothing of it shows in the weights that both have."""
+    settings, _, _ = CASES[preset]
+    dense = build(preset, "dense", settings)
+    for name, value in changed.items():
+        setattr(dense.config, name, value)
+    type(dense)(dense.config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        build(preset, "moe", {**settings, "model.upcycled_from": str(tmp_path)})
+
+
+def test_a_home_folder_may_be_short(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = save_vit(tmp_path / "dense")
+    name = "vit.embeddings.cls_token"
+    short = {**given, "model.upcycled_from": "~/dense"}
+    loaded, expected = (build("tiny-vit", "moe", each).state_dict() for each in (short, given))
+    assert torch.equal(loaded[name], expected[name])
 
 
 def test_a_checkpoint_that_is_not_there(tmp_path):

@@ -87,13 +87,23 @@ def test_two_halves_are_the_whole(preset, given, divided):
     assert loads[0] == loads[1]
 
 
-@pytest.mark.parametrize("divided", [{}, DIVIDED], ids=["ddp", "expert parallel"])
-def test_a_run_of_two_processes_is_resumed_exactly(tmp_path, divided):
-    """Each rank draws noise and dropout of its own, and goes on with them, and its experts."""
-    settings = config_of("tiny-vit", {**NOISY, **divided}, 2).model_dump()
+CONV = {"model.stem": "conv", "model.patch_size": 7, "training.ema_decay": None}
+
+
+@pytest.mark.parametrize(
+    ("given", "stop"), [({}, 2), (DIVIDED, 2), (CONV, 3)], ids=["ddp", "expert parallel", "conv"]
+)
+def test_a_run_of_two_processes_is_resumed_exactly(tmp_path, given, stop):
+    """Each rank draws noise and dropout of its own, and goes on with them, and its experts.
+
+    And with a batch norm's running statistics, which each rank has of its own images: after the
+    last step they are evaluated as a checkpoint keeps them.
+    """
+    settings = config_of("tiny-vit", {**NOISY, **given}, 2).model_dump()
     path = tmp_path / "state.safetensors"
     undisturbed = run_ranks(2, train_share, settings)
-    assert run_ranks(2, train_share, settings, path, 2) == [None, None]
+    assert undisturbed[0] == undisturbed[1]
+    assert run_ranks(2, train_share, settings, path, stop) == [None, None]
     assert path.exists()
     assert run_ranks(2, train_share, settings, path) == undisturbed
     assert not path.exists()
