@@ -1,9 +1,10 @@
 """V-MoE-S/16 and V-MoGE-S/16 from scratch on ImageNet-1K (docs/method.md "Systems").
 
 MoE and MoGE share every setting but the group loss: the authors warm their MoE up for 20 epochs and
-their MoGE for 15, and here both have 15. Where this differs from the authors' model: experts and
-attention have the biases and the initial values of transformers' ViT; position embeddings and the
-class token are decayed with the other weights. The number of steps is that of the whole training
+their MoGE for 15, and here both have 15. Where this differs from the authors' model: attention and
+dense FFNs have the biases and the initial values of transformers' ViT, experts those of nn.Linear,
+which are larger (moe/experts.py); position embeddings and the class token are decayed with the
+other weights. The number of steps is that of the whole training
 split, of which 1 % is held out here.
 """
 

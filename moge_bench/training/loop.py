@@ -158,6 +158,8 @@ class _Run:
         data = restore(found, model, trainer.optimizer, trainer.average, trainer.ranks.index)
         self._stream.restore(data)
         self._done = found.step
+        if self._done:  # what is evaluated before the next step, after the last one all of it
+            trainer.follow_schedules(self._done - 1)
         self.result.curves = measured["curves"]
         trainer.backends, trainer.checks = measured["backends"], measured["checks"]
         if trainer.accelerator.scaler is not None:

@@ -161,13 +161,7 @@ class Trainer:
             group["lr"] = self.config.training.learning_rate * learning_rate_factor(
                 self.config.training, index
             )
-        if self.sigma_schedule is not None:
-            for model in self._models:
-                self.sigma_schedule.apply(model, index)
-        group = self.config.moe.group if self.config.moe is not None else None
-        if group is not None and group.shuffled:
-            for model in self._models:
-                self._shuffle_places(model, index)
+        self.follow_schedules(index)
         total = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
         for number, batch in enumerate(batches):
             measured = index if measures_dose and number == 0 else None
@@ -177,6 +171,19 @@ class Trainer:
         if self.average is not None:
             self.average.update_parameters(self.accelerator.unwrap_model(self.model))
         return self.ranks.mean(total / len(batches))
+
+    def follow_schedules(self, index: int) -> None:
+        """Give the routers what follows from step ``index`` alone: filter and experts' places.
+
+        A checkpoint has neither: what is evaluated before the next step needs this.
+        """
+        if self.sigma_schedule is not None:
+            for model in self._models:
+                self.sigma_schedule.apply(model, index)
+        group = self.config.moe.group if self.config.moe is not None else None
+        if group is not None and group.shuffled:
+            for model in self._models:
+                self._shuffle_places(model, index)
 
     def _shuffle_places(self, model: nn.Module, index: int) -> None:
         """Draw the experts' places on every map anew, from the run's seed and the step alone."""

@@ -69,6 +69,17 @@ def test_killed_twice_and_resumed(name, tmp_path):
     assert not path.exists()  # a finished run keeps no state
 
 
+@pytest.mark.parametrize("method", ["moge", "moge-shuffled"])
+def test_killed_after_the_last_step(method, tmp_path):
+    """No step is made any more: filter and experts' places are those of the last one."""
+    config, path = resolve("tiny-vit", method, VISION), tmp_path / "state.safetensors"
+    undisturbed = train(config)
+    killed_after(config, STEPS, path)
+    steps = []
+    assert train(config, lambda done, _: steps.append(done), checkpoint=path) == undisturbed
+    assert steps == []
+
+
 def test_with_losses_read_seldom(monkeypatch, tmp_path):
     """As on a GPU: the same curves and figures, and what a kill leaves unread is made again."""
     config = resolve("tiny-vit", "moge", {**VISION, "training.evaluate_every": 3})
