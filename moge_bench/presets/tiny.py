@@ -1,4 +1,8 @@
-"""Systems small enough for a laptop: seconds to minutes on one or two cores."""
+"""Systems small enough for a laptop: seconds to minutes on one or two cores.
+
+Parameters in all and active, of one token: tiny-vit 2,292,650 and 204,074; tiny-lm 3,384,960 and
+301,824.
+"""
 
 from __future__ import annotations
 

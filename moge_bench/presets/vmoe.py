@@ -4,8 +4,8 @@ MoE and MoGE share every setting but the group loss: the authors warm their MoE 
 their MoGE for 15, and here both have 15. Where this differs from the authors' model: attention and
 dense FFNs have the biases and the initial values of transformers' ViT, experts those of nn.Linear,
 which are larger (moe/experts.py); position embeddings and the class token are decayed with the
-other weights. The number of steps is that of the whole training
-split, of which 1 % is held out here.
+other weights. The number of steps is that of the whole training split, of which 1 % is held out
+here. Parameters in all and active, of one token: 156,443,112 and 26,260,968; dense 26,228,200.
 """
 
 from __future__ import annotations

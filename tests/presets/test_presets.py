@@ -7,7 +7,8 @@ from moge_bench import group_norm
 from moge_bench.config import GroupConfig, SwinModelConfig
 from moge_bench.methods import METHODS
 from moge_bench.models.build import build_moe_layer
-from moge_bench.presets import PRESETS, resolve, smoe
+from moge_bench.models.cost import cost_of
+from moge_bench.presets import PRESETS, resolve, smoe, swin, tiny, upcycled, vmoe
 from moge_bench.presets.smoe import OFFICIAL_LANGUAGE, OFFICIAL_LANGUAGE_TOKENS, on_token_mean
 
 AUX_WEIGHT = 0.01
@@ -146,3 +147,16 @@ def test_language_systems_have_the_settings_of_the_method(name):
         sigma = (10, 1.5, 0.3) if "submitted" in name else (10, 1, 0.2)
         assert (moe.group.sigma.start, moe.group.sigma.end, moe.group.sigma.gamma) == sigma
         assert (moe.group.size, moe.group.stride, moe.group.border) == (3, 1, "valid")
+
+
+@pytest.mark.parametrize("module", [smoe, swin, tiny, upcycled, vmoe], ids=lambda m: m.__name__)
+def test_docstrings_state_the_parameters_of_every_preset(module):
+    stated = set(re.findall(r"\d[\d,]{4,}\d", module.__doc__.partition("Parameters in all")[2]))
+    built = set()
+    for preset in module.PRESETS:
+        if not preset.name.endswith(("-released", "-submitted")):  # the loss alone is another
+            cost = cost_of(resolve(preset.name))
+            counts = {f"{cost.parameters:,}", f"{cost.active_parameters:,}"}
+            assert counts <= stated, preset.name
+            built |= counts
+    assert stated - {"300,000"} == built
