@@ -2,26 +2,44 @@
 
 import random
 
+import pytest
+
 from moge_bench.config import build_config
 from moge_bench.data.registry import find_data
-from moge_bench.presets import resolve
+from moge_bench.presets import resolve, smoe
 from moge_bench.runs.execute import execute_run
 from moge_bench.runs.record import summarize
+from moge_bench.training.loop import train
 from moge_bench.training.tasks import make_task
 
 WORDS = [f"word{i}" for i in range(50)]
 CODE = {"commit": None, "dirty": None, "digest": "0"}
 
 
-def write_release(folder):
+def write_release(folder, articles=6):
     """Articles of " = Title = ", blank lines, and tokens with spaces around, <unk> among them."""
     draw = random.Random(0)
-    for split, articles in (("train", 6), ("valid", 2), ("test", 2)):
+    for split, count in (("train", articles), ("valid", articles // 3), ("test", articles // 3)):
         lines = []
-        for number in range(articles):
+        for number in range(count):
             words = " ".join(draw.choices([*WORDS, "<unk>", "@-@", ","], k=120))
             lines += [" \n", f" = Article {number} = \n", " \n", f" {words} . \n", " \n"]
         (folder / f"wiki.{split}.tokens").write_text("".join(lines))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [preset.name for preset in smoe.PRESETS])
+def test_every_system_trains_two_steps(tmp_path, name):
+    """Whole windows of every size of the family; the vocabulary is the folder's."""
+    write_release(tmp_path, articles=12)
+    config = find_data(resolve(name, None, {
+        "data.name": str(tmp_path), "training.steps": 2, "training.batch_size": 1,
+        "training.gradient_accumulation": 1, "training.warmup_steps": 1,
+        "data.evaluate_test": False,
+    }))  # fmt: skip
+    found = train(config)
+    assert found.diverged_at is None and found.parameters["total"] > 1e6
+    assert len(found.routing) == (0 if config.moe is None else len(config.moe.blocks))
 
 
 def test_two_steps_and_a_perplexity_a_word(tmp_path):
