@@ -199,13 +199,20 @@ def snapshot(repo: Path, ref: str | None, folder: Path) -> str:
     return commit
 
 
+def _imported(setup: Path, folder: Path) -> list[Path]:
+    """Return the modules of ``folder`` that ``setup`` imports by name."""
+    text = setup.read_text(encoding="utf-8") if setup.exists() else ""
+    return [file for file in sorted(folder.glob("*.py")) if f"import {file.stem}\n" in text
+            or f"import {file.stem} " in text]  # fmt: skip
+
+
 def build_key(tree: Path) -> str:
     """Return a digest of the sources of the package and of what they are compiled with."""
     compiler = os.environ.get("CXX", "g++")
     version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
     files = [
-        tree / "setup.py", *(tree / "scripts").glob("*.py"), *(tree / "csrc").rglob("*"),
-        *(tree / "moge_bench").rglob("*.py"),
+        tree / "setup.py", *_imported(tree / "setup.py", tree / "scripts"),
+        *(tree / "csrc").rglob("*"), *(tree / "moge_bench").rglob("*.py"),
     ]  # fmt: skip
     flags = [f"{name}={os.environ.get(name, '')}" for name in _FLAGS]
     built_with = (torch.__version__, sys.version, version.decode(errors="replace"), *flags)

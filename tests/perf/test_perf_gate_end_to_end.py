@@ -146,6 +146,17 @@ def test_a_region_that_head_does_not_count_any_more_cannot_be_told(repo, tmp_pat
     ]  # fmt: skip
 
 
+def test_of_the_scripts_those_that_setup_imports_make_another_build(repo):
+    (repo / "scripts").mkdir()
+    setup = repo / "setup.py"
+    setup.write_text(f"import helper  # noqa\n{setup.read_text()}")
+    keys = []
+    for name in ("helper.py", "other.py"):
+        keys.append(revisions.build_key(repo))
+        (repo / "scripts" / name).write_text("x = 1\n")
+    assert keys[0] != keys[1] == revisions.build_key(repo)
+
+
 def test_what_the_compiler_is_told_from_outside_makes_another_build(repo, tmp_path, monkeypatch):
     first = revisions.build(repo, "main", tmp_path / "cache", "base")
     monkeypatch.setenv("MOGE_CXXFLAGS", "-O0")
