@@ -257,3 +257,18 @@ def test_no_source_file_is_too_long():
     }
     too_long = {name for name, count in lines.items() if count > MOST_LINES}
     assert too_long == LONGER.keys(), {name: lines[name] for name in too_long}
+
+
+def test_the_package_takes_its_own_names_from_where_they_are():
+    """The command does without the names of ``moge_bench`` itself: `from moge_bench import route`
+    works everywhere but there."""
+    import moge_bench
+
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in (ROOT / "moge_bench").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module == "moge_bench"
+        and {name.name for name in node.names} & set(moge_bench.__all__)
+    ]  # fmt: skip
+    assert found == []

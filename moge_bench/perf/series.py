@@ -67,7 +67,9 @@ def call_overhead() -> Iterator[Figure]:
     """Yield microseconds a call of ``route`` and ``group_norm`` on one token: mere calling."""
     import torch
 
-    from moge_bench import group_norm, route
+    # Not of moge_bench itself, whose command does without these names.
+    from moge_bench.ops.group_norm import group_norm
+    from moge_bench.ops.route import route
 
     logits = torch.zeros(1, 64)
     ops: dict[str, Callable[[], object]] = {
