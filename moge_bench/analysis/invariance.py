@@ -37,7 +37,7 @@ def measure(layer: Layer, probe: Probe) -> list[Number]:
     found: list[Number] = []
     overlaps, permuted = [], []
     for name in probe.header.transformations:
-        kept = _compared(probe, name)
+        kept = _compared(layer, probe, name)
         before, after = layer.experts[kept], layer.array(f"{name}.experts")[kept]
         cosine, corrected = score_cosine(layer.scores[kept], layer.array(f"{name}.scores")[kept])
         overlap, under = group_overlap(before, after, place)
@@ -58,14 +58,13 @@ def measure(layer: Layer, probe: Probe) -> list[Number]:
     return of_block(layer.block, found)
 
 
-def _compared(probe: Probe, name: str) -> np.ndarray | slice:
+def _compared(layer: Layer, probe: Probe, name: str) -> np.ndarray | slice:
     """Return which tokens are compared under the transformation ``name``, (T,) bool, or all."""
     mask = probe.tensors.get(f"{name}.replaced")
     if mask is None:
         return slice(None)
     replaced = mask.numpy()
-    length = int(probe.tensors["positions"].max()) + 1
-    after_one = np.cumsum(replaced.reshape(-1, length), axis=1).ravel() > 0
+    after_one = np.cumsum(replaced.reshape(-1, probe.length_of(layer)), axis=1).ravel() > 0
     return after_one & ~replaced
 
 

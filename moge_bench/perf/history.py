@@ -42,19 +42,19 @@ def entries(
                 "ratio_high": decision.high, "detectable": decision.detectable,
                 "reason": decision.reason,
             }  # fmt: skip
-        if decision.case not in labels and decision.case not in outcome.head_ms:
-            continue  # head has it no more
         if decision.case in labels:
             label = labels[decision.case]
             entry["machine"] = machines.toolchain(compiler)
             entry["instructions"] = outcome.head_instructions[label]
             entry["num_tokens"] = names.num_tokens(label)
-        else:
+        elif decision.case in outcome.head_ms:
             summary = outcome.head_ms[decision.case]
             entry["machine"] = machines.machine(facts, compiler)
             entry["median_ms"] = summary.median
             entry["lower_quartile_ms"] = summary.lower_quartile
             entry["upper_quartile_ms"] = summary.upper_quartile
+        else:
+            continue  # head has it no more
         if judged and decision.case in outcome.cleared:
             entry["cleared"] = outcome.cleared[decision.case]
         result.append(entry)

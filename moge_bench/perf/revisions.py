@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -202,8 +203,11 @@ def snapshot(repo: Path, ref: str | None, folder: Path) -> str:
 def _imported(setup: Path, folder: Path) -> list[Path]:
     """Return the modules of ``folder`` that ``setup`` imports by name."""
     text = setup.read_text(encoding="utf-8") if setup.exists() else ""
-    return [file for file in sorted(folder.glob("*.py")) if f"import {file.stem}\n" in text
-            or f"import {file.stem} " in text]  # fmt: skip
+    return [
+        file
+        for file in sorted(folder.glob("*.py"))
+        if re.search(rf"^import {re.escape(file.stem)}\b", text, re.MULTILINE)
+    ]
 
 
 def build_key(tree: Path) -> str:
