@@ -7,6 +7,7 @@ What is built depends on the toolkit and on MOGE_CUDA, never on a GPU being ther
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -130,6 +131,18 @@ def write_if_changed(path: Path, text: str) -> None:
         path.write_text(text)
 
 
+def ninja() -> list[str]:
+    """Return the command of ninja: the Python package's, which setup asks for, else PATH's.
+
+    One choice whatever PATH is: another ninja does not read the log of the first one, and would
+    compile everything again.
+    """
+    found = shutil.which("ninja")
+    if importlib.util.find_spec("ninja") is None and found:
+        return [found]
+    return [sys.executable, "-m", "ninja"]
+
+
 def including(folders: list[str]) -> list[str]:
     """Return the flags that let the compiler include from ``folders``."""
     return [f"-I{shlex.quote(folder)}" for folder in folders]
@@ -164,8 +177,5 @@ def build(library: Extension) -> Path:
     lines.append(f"build {folder}/_cuda.so: link {' '.join(objects)}\n")
     write_if_changed(BUILD / "build.ninja", "\n".join(lines))
     jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
-    found = shutil.which("ninja")  # a distribution's, or that of the Python package
-    ninja = [found] if found else [sys.executable, "-m", "ninja"]
-    command = [*ninja, "-f", f"{folder}/build.ninja", *jobs]
-    subprocess.run(command, cwd=ROOT, check=True)
+    subprocess.run([*ninja(), "-f", f"{folder}/build.ninja", *jobs], cwd=ROOT, check=True)
     return BUILD / "_cuda.so"

@@ -1,7 +1,6 @@
 """The build of the CUDA library: when it is built, for what, and what the result depends on."""
 
 import importlib.util
-import os
 import re
 import shutil
 import subprocess
@@ -202,13 +201,25 @@ def test_another_device_is_named():
         route(torch.empty(4, 16, device="xpu"), 2)
 
 
-def test_ninja_compiles_again_only_what_changed():
+@pytest.mark.parametrize(
+    ("package", "on_path", "command"),
+    [(True, False, [sys.executable, "-m", "ninja"]), (True, True, [sys.executable, "-m", "ninja"]),
+     (False, True, ["bin/ninja"])],
+)  # fmt: skip
+def test_one_ninja_whatever_the_path(build_cuda, monkeypatch, package, on_path, command):
+    """A build with PATH's ninja in one shell and the package's in another compiles all twice."""
+    spec = object() if package else None
+    monkeypatch.setattr(build_cuda.importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(build_cuda.shutil, "which", lambda name: "bin/ninja" if on_path else None)
+    assert build_cuda.ninja() == command
+
+
+def test_ninja_compiles_again_only_what_changed(build_cuda):
     """The build written by setup.py is up to date after it ran, so an editable rebuild is quick."""
     rules = ROOT / "build/cuda/build.ninja"
     if not rules.is_file():
         pytest.skip("the CUDA library was not built by ninja in this checkout")
     done = subprocess.run(
-        [sys.executable, "-m", "ninja", "-n", "-f", str(rules)], cwd=ROOT, capture_output=True,
-        text=True, env=os.environ,
-    )  # fmt: skip
+        [*build_cuda.ninja(), "-n", "-f", str(rules)], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0 and "no work to do" in done.stdout
