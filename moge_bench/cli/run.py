@@ -58,7 +58,7 @@ def train(
 
         overrides = dict(map(_assignment, settings or []))
         config = find_data(resolve(preset, method, overrides, seed))
-        check_effect(config.method, overrides)
+        check_effect(config, overrides)
         check_processes(config)
         main = Ranks.launched().is_main
         check_tasks([config])

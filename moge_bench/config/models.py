@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from moge_bench.config.frozen import Frozen
 from moge_bench.config.identity import added
@@ -17,6 +17,10 @@ UPCYCLED_FROM = (
     "weights, and every expert from a copy of the FFN in its place; 'dense-run': the dense run of "
     "the same settings and seed, from scratch"
 )
+EXPERT_INIT_BLOCKS = (
+    "blocks, 0-based, whose dense FFN starts from the distribution that experts start from, not "
+    "from the backbone's; a dense run of a preset has those that are MoE in the others"
+)
 UPCYCLED_DIGEST = "of the files of a local upcycled_from; None for a hub name"
 
 
@@ -26,6 +30,12 @@ class BackboneConfig(Frozen):
     learns: ClassVar[str]  # the data.kind
     upcycled_from: str | None = added(None, before=None, description=UPCYCLED_FROM)
     upcycled_digest: str | None = added(None, before=None, description=UPCYCLED_DIGEST)
+    expert_init_blocks: tuple[int, ...] = added((), before=[], description=EXPERT_INIT_BLOCKS)
+
+    @field_validator("expert_init_blocks")
+    @classmethod
+    def _in_order(cls, blocks: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(blocks)))
 
 
 class ImageBackboneConfig(BackboneConfig):

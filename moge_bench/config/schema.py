@@ -216,6 +216,7 @@ class RunConfig(Frozen):
                 f"{self.training.processes}: train the dense run by itself and name its weights"
             )
         self._check_sections()
+        self._check_initial_values()
         if self.moe is not None:
             outside = [b for b in self.moe.blocks if not 0 <= b < self.model.depth]
             if outside or not self.moe.blocks:
@@ -244,6 +245,27 @@ class RunConfig(Frozen):
             raise ValueError(
                 f"method={self.method!r} needs moe.regularizer_weight above 0, got 0: it would be "
                 "plain MoE"
+            )
+
+    def _check_initial_values(self) -> None:
+        """Check that ``model.expert_init_blocks`` names FFNs that exist and are drawn."""
+        blocks = self.model.expert_init_blocks
+        if not blocks:
+            return
+        if any(not 0 <= block < self.model.depth for block in blocks):
+            raise ValueError(
+                f"model.expert_init_blocks={blocks} must name blocks 0 to {self.model.depth - 1}"
+            )
+        source = self.model.upcycled_from
+        if source not in (None, DENSE_RUN):
+            raise ValueError(
+                f"model.expert_init_blocks={blocks} would have no effect: the weights are those of "
+                f"model.upcycled_from={source!r}"
+            )
+        if source is None and self.moe is not None and set(blocks) & set(self.moe.blocks):
+            raise ValueError(
+                f"model.expert_init_blocks={blocks} must name blocks with a dense FFN, and "
+                f"moe.blocks={self.moe.blocks} have none"
             )
 
     @property

@@ -28,8 +28,8 @@ from moge_bench.moe.insert import insert_moe
 from moge_bench.moe.layer import MoELayer, moe_layers
 from moge_bench.moe.residual import AdamResidual, MomentumResidual, Residual
 from moge_bench.moe.settings import MoESettings
-from moge_bench.moe.slots import Slot
-from moge_bench.moe.upcycle import upcycle
+from moge_bench.moe.slots import Slot, choose_slots
+from moge_bench.moe.upcycle import draw_as_expert, upcycle
 
 # model.backbone -> what builds it from its settings, of text and its vocabulary size too.
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
@@ -45,8 +45,9 @@ def build_model(
 ) -> nn.Module:
     """Return the model of ``config``, initialised from its seed alone.
 
-    The backbone is drawn first and in full, then each MoE layer from a seed of its own, so that
-    dense, MoE and MoGE runs of one seed start from the same weights wherever they share them.
+    The backbone is drawn first and in full, then each MoE layer, and each dense FFN of
+    ``model.expert_init_blocks``, from a seed of its own, so that dense, MoE and MoGE runs of one
+    seed start from the same weights wherever they share them.
     With ``model.upcycled_from`` the backbone then takes the weights found there, and every expert
     those of the FFN in its place; ``dense_run`` is the file of weights where that is a dense run's.
     A language model needs ``vocabulary_size``, which the tokenizer knows.
@@ -54,6 +55,10 @@ def build_model(
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = _build_backbone(config.model, vocabulary_size)
+        if config.model.expert_init_blocks:
+            for slot in choose_slots(model, config.model.expert_init_blocks):
+                _seed_block(config.seed, slot.index)
+                draw_as_expert(slot)
         source = config.model.upcycled_from
         if source == DENSE_RUN:
             if dense_run is None:
@@ -65,7 +70,7 @@ def build_model(
             moe = config.moe
 
             def make_layer(slot: Slot) -> MoELayer:
-                torch.manual_seed(1_000_003 * (config.seed + 1) + slot.index)
+                _seed_block(config.seed, slot.index)
                 return build_moe_layer(slot, moe)
 
             put_in = insert_moe if source is None else upcycle
@@ -73,6 +78,11 @@ def build_model(
         if isinstance(config.model, SwinModelConfig):
             drop_ffn_paths(model, config.model)
     return model
+
+
+def _seed_block(seed: int, block: int) -> None:
+    """Seed what is drawn for one block beside the backbone, whatever is drawn for the others."""
+    torch.manual_seed(1_000_003 * (seed + 1) + block)
 
 
 def _build_backbone(config: ModelConfig, vocabulary_size: int | None) -> nn.Module:

@@ -1,11 +1,16 @@
-"""Sparse upcycling (arXiv 2212.05055): an MoE model that starts from the weights of a dense one."""
+"""Dense FFNs and experts: sparse upcycling (arXiv 2212.05055), and initial values alike.
+
+An upcycled MoE model starts from the weights of a dense one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import torch
 from torch import nn
 
+from moge_bench.moe.experts import Experts
 from moge_bench.moe.insert import insert_moe
 from moge_bench.moe.layer import MoELayer
 from moge_bench.moe.residual import Residual
@@ -44,3 +49,17 @@ def upcycle(
         return layer
 
     return insert_moe(model, blocks, make_copy, residual=residual, dropout=dropout)
+
+
+@torch.no_grad()
+def draw_as_expert(slot: Slot) -> None:
+    """Give the dense FFN of ``slot`` initial values from the distribution of an expert's.
+
+    They come from the global generator. So a dense model and an MoE differ in the experts, and not
+    in how large their weights are at first. Raises ValueError for a gated FFN.
+    """
+    dense = dense_weights(slot)
+    expert = Experts(slot.hidden_size, slot.ffn_size, 1, bias=slot.bias)
+    for name, values in dense._asdict().items():
+        if values is not None:
+            values.copy_(getattr(expert, name)[0])

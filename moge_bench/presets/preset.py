@@ -29,3 +29,9 @@ class Preset:
     reaches: str
     cost: str
     tuned: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def counted(flops: str, hours: str, work: str) -> str:
+    """Return the cost of a run that nobody has made, by count (models/training_cost.py)."""
+    hours = f"{hours} hours of an H100 at 30 % of its peak"
+    return f"not measured; by count {flops} FLOPs, {hours}: {work}"

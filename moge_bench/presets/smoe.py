@@ -22,7 +22,7 @@ from moge_bench.config import (
     TextDataConfig,
     TrainingConfig,
 )
-from moge_bench.presets.preset import Preset
+from moge_bench.presets.preset import Preset, counted
 
 # The two sets of official language settings (docs/method.md), at the official scale. Their strength
 # grows with the tokens on a device; the official runs had 12 windows of 256, so that
@@ -131,8 +131,8 @@ _ABOUT = {
     "m": "6 layers, width 352, 8 heads, window 512, every FFN 16 experts of which 2 are active",
 }
 _COST = {
-    "s": "60,000 steps of 24,576 tokens; for a GPU",
-    "m": "80,000 steps of 24,576 tokens; for a GPU",
+    "s": counted("3.4e17", "0.32", "60,000 steps of 24,576 tokens, 300,000 words"),
+    "m": counted("1.3e18", "1.3", "80,000 steps of 24,576 tokens, 300,000 words"),
 }
 _REACHES = "not known here: no run has been made and no published table could be read"
 

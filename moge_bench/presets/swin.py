@@ -34,7 +34,7 @@ from moge_bench.presets.imagenet import (
     presets_of,
     with_group,
 )
-from moge_bench.presets.preset import Preset
+from moge_bench.presets.preset import Preset, counted
 
 LAMBDAS = {"released": 0.003, "submitted": 0.4}
 IMAGES_PER_DEVICE = 256
@@ -105,6 +105,6 @@ PRESETS = [
         moe=f"{_ABOUT}; 32 experts, 1 active, in the last block of stages 3 and 4",
         dense=f"{_ABOUT}, every FFN dense",
         anchor="SwinV2-T dense, 256 px, window 8, 300 epochs, 81.8 % top-1",
-        cost="not known; 187,650 steps of 1,024 images, for GPUs",
+        cost=counted("4.1e18", "3.8", "187,650 steps of 1,024 images"),
     ),
 ]  # fmt: skip

@@ -29,7 +29,7 @@ from moge_bench.presets.imagenet import (
     recipe,
     with_group,
 )
-from moge_bench.presets.preset import Preset
+from moge_bench.presets.preset import Preset, counted
 
 LAMBDAS = {"released": 3e-5, "submitted": 4e-5}
 IMAGES_PER_DEVICE = 64
@@ -81,23 +81,25 @@ _SWIN = _system(
 )  # fmt: skip
 
 
-def _presets(name: str, system: RunConfig, about: str, dense: str, anchor: str) -> list[Preset]:
+def _presets(
+    name: str, system: RunConfig, about: str, dense: str, anchor: str, flops: str, hours: str
+) -> list[Preset]:
     return presets_of(
         system, _GROUPS, IMAGES_PER_DEVICE, names=(name, f"{name}-moge", dense),
         moe=f"{about}, upcycled: 32 experts, 1 active, in blocks 9 and 11",
         dense=f"{about}, dense, from the same weights", anchor=anchor,
-        cost="not known; 150,120 steps of 256 images, for GPUs",
+        cost=counted(flops, hours, "150,120 steps of 256 images"),
     )  # fmt: skip
 
 
 PRESETS = [
     *_presets(
         "vit-s16-upcycled", _VIT, "ViT-S/16, 12 layers, width 384, 6 heads, 224 x 224",
-        "vit-s16-dense", "ViT-S/16 AugReg, dense, 81.4 % top-1",
+        "vit-s16-dense", "ViT-S/16 AugReg, dense, 81.4 % top-1", "1.1e18", "0.99",
     ),
     *_presets(
         "swin-t7-upcycled", _SWIN,
         "Swin-T, width 96 to 768, depths 2-2-6-2, windows of 7, 224 x 224",
-        "swin-t7-dense", "Swin-T, dense, 81.2 % top-1",
+        "swin-t7-dense", "Swin-T, dense, 81.2 % top-1", "1.0e18", "0.97",
     ),
 ]  # fmt: skip

@@ -1,9 +1,10 @@
 """V-MoE-S/16 and V-MoGE-S/16 from scratch on ImageNet-1K (docs/method.md "Systems").
 
 MoE and MoGE share every setting but the group loss: the authors warm their MoE up for 20 epochs and
-their MoGE for 15, and here both have 15. Where this differs from the authors' model: attention and
-dense FFNs have the biases and the initial values of transformers' ViT, experts those of nn.Linear,
-which are larger (moe/experts.py); position embeddings and the class token are decayed with the
+their MoGE for 15, and here both have 15 (``vmoe-s16-unfair`` has 20: presets/unfair.py). Where this
+differs from the authors' model: attention and dense FFNs have the biases and the initial values of
+transformers' ViT, experts those of nn.Linear, which are larger (moe/experts.py), and so have the
+FFNs of the dense twin in their place; position embeddings and the class token are decayed with the
 other weights. The number of steps is that of the whole training split, of which 1 % is held out
 here. Parameters in all and active, of one token: 156,443,112 and 26,260,968; dense 26,228,200.
 """
@@ -20,6 +21,7 @@ from moge_bench.presets.imagenet import (
     presets_of,
     with_group,
 )
+from moge_bench.presets.preset import counted
 
 LAMBDAS = {"released": 0.003, "submitted": 0.005}
 IMAGES_PER_DEVICE = 256
@@ -48,5 +50,5 @@ PRESETS = presets_of(
     moe=f"{_ABOUT}; 32 experts, 1 active, in blocks 5 and 7",
     dense=f"{_ABOUT}, every FFN dense",
     anchor="V-MoE-S/32, 8 experts, 300 epochs, 73.1 % top-1",
-    cost="not known; 187,650 steps of 1,024 images, for GPUs",
+    cost=counted("6.2e18", "5.8", "187,650 steps of 1,024 images"),
 )  # fmt: skip

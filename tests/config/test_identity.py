@@ -42,7 +42,7 @@ THEN: dict[str, dict] = {
         "model.stem": "patch", "moe.num_experts": 16, "moe.group.border": "valid",
         "moe.group.weight": 4.0, "data.name": "fashion-mnist-subset", "data.flip": False,
         "data.crop_padding": 0, "training.steps": 300, "training.warmup_steps": 40,
-        "training.label_smoothing": 0.0,
+        "training.label_smoothing": 0.0, "model.expert_init_blocks": [],
     },
     "tiny-lm": {
         "model.dropout": 0.0, "model.attention_dropout": None, "moe.num_experts": 16,

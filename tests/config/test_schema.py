@@ -11,6 +11,32 @@ def test_settings_a_method_lacks_do_not_change_the_run():
     assert resolve("tiny-vit", "moe", {"moe.group.size": 2, "moe.group.weight": 9.0}) == moe
 
 
+INIT = "model.expert_init_blocks"
+
+
+def test_initial_values_that_are_not_drawn_do_not_change_the_run():
+    moe = resolve("tiny-vit", "moe")
+    assert moe.model.expert_init_blocks == ()
+    assert resolve("tiny-vit", "moe", {INIT: [2, 3]}) == moe
+    assert resolve("tiny-vit", "moe", {INIT: [1, 3]}).model.expert_init_blocks == (1,)
+    loaded = {"model.upcycled_from": "some/hub-name"}
+    assert resolve("tiny-vit", "dense", loaded | {INIT: [1]}) == resolve(
+        "tiny-vit", "dense", loaded
+    )
+
+
+@pytest.mark.parametrize(
+    ("moved", "blocks"), [({}, (2, 3)), ({"moe.blocks": [3, 1]}, (1, 3)), ({INIT: [0]}, (0,)),
+                          ({INIT: []}, ()), ({INIT: None}, (2, 3))],
+)  # fmt: skip
+def test_a_dense_run_starts_as_large_as_experts_where_the_others_are_moe(moved, blocks):
+    dense = resolve("tiny-vit", "dense", moved)
+    assert dense.model.expert_init_blocks == blocks
+    # An upcycled run starts from the dense run of the same settings.
+    upcycled = resolve("tiny-vit", "moe", moved | {"model.upcycled_from": "dense-run"})
+    assert upcycled.dense_run.run_id == dense.run_id
+
+
 def test_moge_differs_from_moe_in_the_group_alone():
     moge, moe = resolve("tiny-vit", "moge").model_dump(), resolve("tiny-vit", "moe").model_dump()
     assert moge["moe"].pop("group") is not None
@@ -38,6 +64,11 @@ def test_every_preset_resolves_and_survives_json(preset, method):
         ("moe.group", {"size": 9, "border": "valid"}, "group_size=9 does not fit the 8x8 map"),
         ("moe.group.border", "wrap", "moe.group.border must be 'valid' or 'torus', got 'wrap'"),
         ("moe.group.sigma.end", 0, "moe.group.sigma.end must be above 0, got 0"),
+        (INIT, [4], r"model.expert_init_blocks=.4,. must name blocks 0 to 3"),
+        (INIT, "all", "model.expert_init_blocks must be a list"),
+        (INIT, 3, "model.expert_init_blocks must be a list"),
+        ("moe.blocks", 3, "moe.blocks must be a list"),
+        ("moe", 3, "'moe' is a section, not a setting"),
         ("moe.blocks", [4], "moe.blocks=.4,. must name blocks 0 to 3"),
         ("model.patch_size", 5, "patch_size=5 must divide image_size=28"),
         ("training.steps", "many", "training.steps must be a whole number, got 'many'"),

@@ -11,7 +11,9 @@ from moge_bench.config.models import Activation
 from moge_bench.models.build import BUILDERS, build_model, count_parameters
 from moge_bench.models.cost import cost_of
 from moge_bench.moe.insert import collect_aux
+from moge_bench.moe.layer import moe_layers
 from moge_bench.moe.settings import MoESettings
+from moge_bench.moe.slots import dense_weights, find_slots
 from moge_bench.ops.reference_experts import ACTIVATIONS
 from moge_bench.presets import resolve
 from moge_bench.training.tasks import make_task
@@ -28,6 +30,44 @@ def test_methods_share_every_weight_they_have_in_common():
     shared = dense.keys() & moe.keys()
     assert all(torch.equal(dense[name], moe[name]) for name in shared)
     assert all("mlp" in name for name in dense.keys() - shared)
+
+
+@pytest.mark.parametrize(
+    ("preset", "vocabulary_size", "blocks"),
+    [("tiny-vit", None, (2, 3)), ("tiny-swin", None, (1, 3)), ("tiny-swinv2", None, (1, 3)),
+     ("tiny-lm", 512, (0, 1, 2))],
+)  # fmt: skip
+def test_a_dense_model_starts_from_values_as_large_as_those_of_experts(
+    preset, vocabulary_size, blocks
+):
+    """The backbone's 0.02 is a third to a seventh of what experts have."""
+    dense = resolve(preset, "dense")
+    assert dense.model.expert_init_blocks == blocks == resolve(preset, "moe").moe.blocks
+    model, experts = build_model(dense, vocabulary_size).requires_grad_(False), {}
+    for index, layer in zip(
+        blocks, moe_layers(build_model(resolve(preset, "moe"), vocabulary_size)), strict=True
+    ):
+        experts[index] = layer.experts
+    for slot in find_slots(model):
+        for name, values in dense_weights(slot)._asdict().items():
+            if slot.index not in blocks:
+                assert values.std() == pytest.approx(0.02 if name.startswith("w") else 0, rel=0.1)
+            elif name.startswith("w"):
+                drawn = getattr(experts[slot.index], name)
+                assert values.std() == pytest.approx(drawn.std().item(), rel=0.1)
+            else:
+                assert 0.5 < values.std() / getattr(experts[slot.index], name).std() < 1.5
+
+
+def test_a_dense_model_differs_in_the_named_blocks_alone():
+    alike, then = build("dense"), build("dense", **{"model.expert_init_blocks": []})
+    changed = {n for n, v in alike.state_dict().items() if not torch.equal(v, then.state_dict()[n])}
+    assert changed == {
+        f"vit.layers.{block}.mlp.{part}.{kind}"
+        for block in (2, 3) for part in ("fc1", "fc2") for kind in ("weight", "bias")
+    }  # fmt: skip
+    only = build("dense", **{"model.expert_init_blocks": [3]}).state_dict()
+    assert all(torch.equal(v, alike.state_dict()[n]) for n, v in only.items() if "layers.3" in n)
 
 
 def test_seeds_differ_and_the_global_generator_is_left_alone():

@@ -8,6 +8,7 @@ from moge_bench.config import GroupConfig, SwinModelConfig
 from moge_bench.methods import METHODS
 from moge_bench.models.build import build_moe_layer
 from moge_bench.models.cost import cost_of
+from moge_bench.models.training_cost import PEAK_FLOPS, UTILISATION, training_cost
 from moge_bench.presets import PRESETS, resolve, smoe, swin, tiny, upcycled, vmoe
 from moge_bench.presets.smoe import OFFICIAL_LANGUAGE, OFFICIAL_LANGUAGE_TOKENS, on_token_mean
 
@@ -55,7 +56,7 @@ def flat(values, prefix=""):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_methods_of_a_system_differ_in_what_the_method_says_alone(name):
-    """Official unfairness, another learning rate or balance of MoGE, is nowhere."""
+    """Official unfairness, another learning rate or balance of MoGE, is in no preset's methods."""
     preset = PRESETS[name]
     system = flat(preset.system.model_dump())
     for method in METHODS.values():
@@ -63,6 +64,8 @@ def test_methods_of_a_system_differ_in_what_the_method_says_alone(name):
             continue  # its width depends on the stage: refused where k > 1, tested with methods
         weight = {"moe.regularizer_weight": 1.0}  # of those that have a regularizer
         said = {"method", *weight, *method.sets, *preset.tuned.get(method.name, {})}
+        if method.name == "dense":  # the blocks that are MoE in the others start as experts do
+            said.add("model.expert_init_blocks")
         if method.derives is not None:
             said |= method.derives(preset.system.model_dump()).keys()
         for path, value in flat(resolve(name, method.name, weight).model_dump()).items():
@@ -70,6 +73,41 @@ def test_methods_of_a_system_differ_in_what_the_method_says_alone(name):
             assert gone or path in said or value == system[path], (method.name, path)
     same = [p.name for p in PRESETS.values() if p.system == preset.system]
     assert len({resolve(other, "moge").run_id for other in same}) == 1
+
+
+UNFAIR = {
+    "vmoe-s16": {"training.warmup_steps": 20 * 1251},
+    "vit-s16-upcycled-moge": {"training.learning_rate": 1.5e-5},
+    "swin-t7-upcycled-moge": {"training.learning_rate": 1.5e-5},
+    **{
+        name: {"moe.balance": "none"}
+        for name in ("smoge-s", "smoge-m", "momentum-smoge-s", "momentum-smoge-m", "adam-smoge-m")
+    },
+}
+
+
+def test_the_official_unfairness_has_names_of_its_own_and_no_other():
+    assert {name for name in PRESETS if "unfair" in name} == {f"{name}-unfair" for name in UNFAIR}
+    for name, settings in UNFAIR.items():
+        fair, unfair = (flat(resolve(n).model_dump()) for n in (name, f"{name}-unfair"))
+        changed = {path: value for path, value in unfair.items() if value != fair[path]}
+        assert changed.pop("preset") == f"{name}-unfair"
+        assert changed == settings
+        assert "unfair as the authors' configs are" in PRESETS[f"{name}-unfair"].about
+
+
+@pytest.mark.parametrize("name", [n for n in PRESETS if not n.startswith("tiny-")])
+def test_what_a_run_of_a_large_preset_costs_is_what_is_counted(name):
+    told = PRESETS[name].cost
+    flops, hours = re.fullmatch(
+        r"not measured; by count ([\d.e]+) FLOPs, ([\d.]+) hours of an H100 at 30 % .*", told
+    ).groups()
+    cost = training_cost(resolve(name))
+    assert (PEAK_FLOPS, UTILISATION) == (989e12, 0.3)
+    assert float(flops) == pytest.approx(cost.flops, rel=0.05)
+    assert float(hours) == pytest.approx(cost.gpu_hours, rel=0.05)
+    steps = resolve(name).training.steps
+    assert f": {steps:,} steps of " in told
 
 
 def test_names_of_one_system_resolve_to_the_same_run():
