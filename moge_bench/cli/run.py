@@ -89,7 +89,8 @@ def ablate(
     ] = "1/1",
     results: ResultsDir = RESULTS,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Train at most this many runs; time after the last.")
+        int | None,
+        typer.Option(min=0, help="Train at most this many; 0: declare the study, show its tables."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the runs, train none.")] = False,
     cost: Annotated[
@@ -119,8 +120,9 @@ def ablate(
         if cost and not dry_run:
             raise ValueError("--cost tells what runs would cost: give --dry-run too")
         grid = load_grid(grid_file or default_grid_path())
-        # A dry run downloads nothing.
-        read = [arm.configs[0] for arm in grid.arms if not dry_run or is_here(arm.configs[0])]
+        # What trains nothing downloads nothing.
+        trains = not dry_run and limit != 0
+        read = [arm.configs[0] for arm in grid.arms if trains or is_here(arm.configs[0])]
         check_tasks(read)
         check_layout(results)
         store = RecordStore(results)
@@ -145,7 +147,7 @@ def ablate(
         failed = _execute(chosen, store, jobs=jobs, executor=executor)
         # Arms are timed against each other, so those still to come would make it stale.
         left = len(todo) - len(chosen)
-        timed = left > 0 or _measure(grid, store)
+        timed = left > 0 or not trains or _measure(grid, store)
         if left:
             out.print(f"{left} runs are left; the ablate after which none is times the arms")
         print_tables(results, grid.file.name)

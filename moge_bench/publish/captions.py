@@ -29,7 +29,10 @@ class Captions:
         if shown.metric.source == "speed":
             return self._speed(shown)
         varying = [n for n in shown.numbers.values() if n.sample is not None and n.sample.spread]
-        if not varying and max((len(arm.records) for arm in self.results.arms), default=0) < 2:
+        most = max((len(arm.records) for arm in self.results.arms), default=0)
+        if not most:
+            return "No run has been made."
+        if not varying and most < 2:
             return f"One run an arm, so no spread is known; {self.seeds}."
         if not varying:
             return f"The same in every run; {self.seeds}."

@@ -10,7 +10,7 @@ it a row is an arm. Nothing here trains or times.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -50,7 +50,7 @@ def write_tables(answer: Answer, folder: Path) -> str:
     conditions = Conditions(results)
     tables = make_tables(results, numbers, Captions(results, conditions, folder))
     said = answer_sentence(answer)
-    warnings = [*conditions.warnings(), *problems(results), *_unmeasured(numbers)]
+    warnings = [*conditions.warnings(), *problems(results), *_unmeasured(results, numbers)]
     markdown = _markdown(results, said, tables, warnings, conditions)
     write_answer(answer, numbers, folder)
     write_atomically(folder / "tables.md", markdown)
@@ -71,7 +71,7 @@ def make_tables(results: Results, numbers: list[Shown], captions: Captions) -> l
     return [
         table
         for shown in sorted(numbers, key=lambda each: order.index(each.metric.kind))
-        if _is_measured(shown)
+        if _says_something(results, shown)
         for table in made.tables(shown)
     ]
 
@@ -132,13 +132,11 @@ class _Pivot:
     def tables(self, shown: Shown) -> Iterator[Table]:
         """Yield the values, then the differences or the ratios."""
         published = _published(self.results, shown)
-        said = "".join(f" Published for {method}: {text}." for method, text in published.items())
-        if published:
-            said += f" {_sources(self.results, published)}"
+        said = f" {_sources(self.results, published)}" if published else ""
         unit = f" ({shown.metric.unit})" if shown.metric.unit else ""
         yield from self._split(
             shown, _name(shown), _title(shown), unit,
-            lambda number: value_cell(number, shown), self.captions.value(shown) + said,
+            lambda number: value_cell(number, shown), self.captions.value(shown) + said, published,
         )  # fmt: skip
         if _has(shown, "difference"):
             unit = f" ({shown.difference_unit})" if shown.difference_unit else ""
@@ -155,9 +153,12 @@ class _Pivot:
 
     def _split(
         self, shown: Shown, name: str, title: str, unit: str, write: Callable[[Number], Cell],
-        caption: str,
+        caption: str, published: Mapping[str, str] | None = None,
     ) -> Iterator[Table]:  # fmt: skip
-        """Yield the pivot, in parts where it is wider than a table may be."""
+        """Yield the pivot, in parts where it is wider than a table may be.
+
+        ``published``, a value a method, makes the last row.
+        """
         table = self.results.study.table
         grid = {
             column: [
@@ -180,16 +181,24 @@ class _Pivot:
         width = MAX_COLUMNS - len(header)
         parts = [columns[i : i + width] for i in range(0, len(columns), width)]
         for place, part in enumerate(parts, start=1):
+            rows = [
+                (*map(Cell, words[i]), *(grid[column][i] for column in part))
+                for i in range(len(self.layout.rows))
+            ]
+            if published:
+                given = [Cell(self._published_in(column, published)) for column in part]
+                rows.append((Cell("published"), *[Cell("")] * (len(header) - 1), *given))
             many = f" ({place} of {len(parts)})" if len(parts) > 1 else ""
             yield Table(
                 name + (f"-{place}" if many else ""), title + many, shown.metric.kind,
                 (*header, *(key_label(table.columns, column) + unit for column in part)),
-                tuple(
-                    (*map(Cell, words[i]), *(grid[column][i] for column in part))
-                    for i in range(len(self.layout.rows))
-                ),
-                f"{caption}{self._repeated(part)} {self.captions.tail()}", len(header),
+                tuple(rows), f"{caption}{self._repeated(part)} {self.captions.tail()}", len(header),
             )  # fmt: skip
+
+    def _published_in(self, column: Key, published: Mapping[str, str]) -> str:
+        columns = self.results.study.table.columns
+        method = column[columns.index("method")] if "method" in columns else ""
+        return published.get(method, NONE)
 
     def _repeated(self, columns: list[Key]) -> str:
         """Say which arms of these columns stand in several cells."""
@@ -214,9 +223,16 @@ def _is_measured(shown: Shown) -> bool:
     return any(value_cell(number, shown).text != NONE for number in shown.numbers.values())
 
 
-def _unmeasured(numbers: list[Shown]) -> list[str]:
+def _says_something(results: Results, shown: Shown) -> bool:
+    """Return whether a table of ``shown`` has a number: before the first run, a published one."""
+    if any(arm.records or arm.unfinished for arm in results.arms):
+        return _is_measured(shown)
+    return bool(_published(results, shown))
+
+
+def _unmeasured(results: Results, numbers: list[Shown]) -> list[str]:
     """Say which figures no record or speed pass has."""
-    titles = [shown.title for shown in numbers if not _is_measured(shown)]
+    titles = [shown.title for shown in numbers if not _says_something(results, shown)]
     return [f"Not measured: {', '.join(titles)}."] if titles else []
 
 
@@ -260,9 +276,9 @@ def _markdown(
             kind = table.kind
             lines += [f"## {_KINDS[kind]}", ""]
         lines.append(to_markdown(table))
-    lines += ["## Conditions", ""]
-    lines += [f"* {escape_markdown(line)}" for line in conditions.lines()]
-    return "\n".join(lines) + "\n"
+    if said_of := conditions.lines():
+        lines += ["## Conditions", "", *(f"* {escape_markdown(line)}" for line in said_of), ""]
+    return "\n".join(lines)
 
 
 def _latex(results: Results, said: str, tables: list[Table], warnings: list[str]) -> str:

@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ from moge_bench.presets import resolve
 from moge_bench.runs.provenance import code_digest
 from moge_bench.runs.store import RecordStore
 from moge_bench.study.grid import default_grid_path, load_grid
+from moge_bench.study.manifest import manifest_path, read_manifest
 
 pytestmark = pytest.mark.usefixtures("few_images")
 
@@ -225,6 +227,19 @@ def test_a_dry_run_tells_what_a_limit_leaves_for_later(tmp_path):
     result = run("ablate", path, "--dry-run", "--limit", 1, "--results", tmp_path)
     states = re.findall(r"^(to do|later|finished) ", result.output, re.MULTILINE)
     assert states == ["to do", "later"]
+
+
+def test_a_limit_of_none_declares_the_study_and_shows_its_tables(tmp_path):
+    """Of data that are not here too: the declaration comes before the download."""
+    path = Path(__file__).parents[2] / "ablations/imagenet.yaml"
+    result = run("ablate", path, "--limit", 0, "--results", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "imagenet: Cannot tell" in result.output and "18 runs are left" in result.output
+    (declared,) = read_manifest(manifest_path(tmp_path, "imagenet")).declarations
+    assert declared.digest == load_grid(path).file.digest
+    markdown = (tmp_path / "studies/imagenet/tables.md").read_text()
+    assert "| published" in markdown and "73.1 % top-1 accuracy, ImageNet-1K val" in markdown
+    assert not list((tmp_path / "runs").rglob("*.json"))
 
 
 def test_a_shard_trains_its_runs_and_no_other(tmp_path):

@@ -259,9 +259,23 @@ def test_published_values_stand_beside_ours_where_there_are_any(tmp_path):
     source = "224 px 1K: microsoft/Swin-Transformer MODELHUB.md."
     assert source in caption(markdown, "Test top-1 (%)")
     markdown = written(tmp_path / "pivot", PIVOT + f"  published: {{moge: {name}}}\n")
-    said = caption(markdown, "Test top-1 (%)")
-    assert "Published for moge: 81.2 % top-1 accuracy, ImageNet-1K val." in said
-    assert source in said
+    rows = cells(markdown, "Test top-1 (%)")
+    of_moge = ["81.2 % top-1 accuracy, ImageNet-1K val" if "moge" in c else "-" for c in rows[0]]
+    assert rows[-1] == ["published", *of_moge[1:]]
+    assert source in caption(markdown, "Test top-1 (%)")
+
+
+def test_before_the_first_run_a_study_shows_what_is_published_and_dashes(tmp_path):
+    name = '"Swin-T dense, 224 px 1K"'
+    text = PIVOT.replace("top1_accuracy,", "top1_accuracy, dose,")
+    markdown = written(tmp_path, f"{text}  published: {{moge: {name}}}\n", runs=False, speed=False)
+    titles = [line[4:] for line in markdown.splitlines() if line.startswith("### ")]
+    assert titles == ["Test top-1 (%)"]
+    rows = cells(markdown, "Test top-1 (%)")
+    assert all(cell.startswith("- (0 of") for row in rows[1:-1] for cell in row[1:])
+    assert rows[-1][0] == "published" and "81.2 % top-1 accuracy" in str(rows[-1])
+    assert "No run has been made." in caption(markdown, "Test top-1 (%)")
+    assert "**Not measured:** dose" in markdown and "Conditions" not in markdown
 
 
 def test_a_pivot_wider_than_six_columns_goes_on_in_another_table(tmp_path):
