@@ -6,9 +6,9 @@ Legend: n images of a split, B of a batch, C channels, S the side of the model's
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset
@@ -18,6 +18,7 @@ from moge_bench.data.augment import augment_pixels, erase, mix, resized_crop
 from moge_bench.data.image_sources import SPLITS, Labelled, Source
 from moge_bench.system import available_cores
 
+T = TypeVar("T")
 Batch = tuple[torch.Tensor, torch.Tensor]
 Key = tuple[int, int]  # an image's number and a seed
 Part = Callable[[Sequence[Key]], Sequence[Key]]
@@ -89,10 +90,11 @@ class DecodedSplit(Dataset):
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Yield the whole split in order; no random number of the process is used."""
-        yield from DataLoader(
+        loader = DataLoader(
             self, batch_size, num_workers=self.workers, collate_fn=_as_is,
             generator=torch.Generator(),
         )  # fmt: skip
+        yield from in_plain_words(loader)
 
 
 def centre(image: torch.Tensor, size: int) -> torch.Tensor:
@@ -248,29 +250,22 @@ def of_each_class(labels: torch.Tensor, which: Callable[[int], slice]) -> torch.
     return chosen
 
 
-def measure(labelled: Labelled, channels: int) -> Standard:
-    """Return mean and standard deviation of all pixels, to four decimals; every image is read.
-
-    The sums are of integers, so they are exact.
-    """
-    count = 0
-    sums = torch.zeros((2, channels), dtype=torch.int64)
-    for index in range(len(labelled.labels)):
-        pixels = labelled.source.read(index, channels).flatten(1).long()
-        count += pixels.shape[1]
-        sums += torch.stack([pixels.sum(1), pixels.square().sum(1)])
-    mean, square = sums.double() / count / torch.tensor([[255.0], [255.0**2]], dtype=torch.float64)
-    std = (square - mean.square()).clamp_min(0).sqrt()
-    if not (std > 5e-5).all():
-        raise ValueError(f"{labelled.where}: every pixel of a channel is the same")
-    return Standard(*(tuple(round(v, 4) for v in each.tolist()) for each in (mean, std)))
-
-
 def num_workers(data: ImageDataConfig) -> int:
     """Return how many processes decode: as set, or one less than the cores, at most 8."""
     if data.workers is not None:
         return data.workers
     return min(available_cores() - 1, _MOST_WORKERS)
+
+
+def in_plain_words(batches: Iterable[T]) -> Iterator[T]:
+    """Yield ``batches``; a ValueError of a worker comes without the worker's traceback."""
+    try:
+        yield from batches
+    except ValueError as error:
+        _, found, said = str(error).rpartition("\nValueError: ")
+        if not found:
+            raise
+        raise ValueError(said.rstrip()) from None
 
 
 def _as_is(batch: Any) -> Any:

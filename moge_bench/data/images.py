@@ -21,12 +21,12 @@ from moge_bench.data.decoded import (
     DecodedSplit,
     Standard,
     divide,
-    measure,
     num_workers,
     of_each_class,
 )
 from moge_bench.data.image_files import find_splits
 from moge_bench.data.image_hub import HUB, load_hub
+from moge_bench.data.pixel_figures import measure
 
 _VALIDATION_PER_CLASS = 100
 

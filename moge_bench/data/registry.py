@@ -11,10 +11,12 @@ from typing import Any
 from moge_bench.cache import read_text, write_text
 from moge_bench.config import DENSE_RUN, ImageBackboneConfig, ImageDataConfig, RunConfig
 from moge_bench.data import images, text
-from moge_bench.data.decoded import Standard, measure
+from moge_bench.data.decoded import Standard
 from moge_bench.data.image_files import find_splits, image_set_files
+from moge_bench.data.pixel_figures import measure
 from moge_bench.system import digest_files
 
+_MUCH = 2**28  # bytes: some seconds of reading
 _Stamp = tuple[tuple[Path, int, int], ...]  # files with their sizes and times of change
 
 
@@ -96,7 +98,21 @@ def _stamp_of(files: list[Path]) -> _Stamp:
 
 @functools.lru_cache(maxsize=64)  # a grid asks for the same files at each of its arms
 def _digest(path: Path, stamp: _Stamp) -> str:
-    return digest_files((file for file, *_ in stamp), path if path.is_dir() else path.parent)
+    """Return the digest of the files' names and bytes.
+
+    Of much data it is kept by names, sizes and times of change, so that ImageNet is read once.
+    """
+    root = path if path.is_dir() else path.parent
+    files = [file for file, *_ in stamp]
+    if sum(size for _, size, _ in stamp) < _MUCH:
+        return digest_files(files, root)
+    facts = json.dumps([[str(file.absolute()), *fact] for file, *fact in stamp])
+    name = f"digest-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.json"
+    kept = read_text(name)
+    if kept is None:
+        kept = digest_files(files, root)
+        write_text(name, kept)
+    return kept
 
 
 @functools.lru_cache(maxsize=64)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
+from accelerate.data_loader import skip_first_batches
+from torch.utils.data import DataLoader
 
+from moge_bench.data.decoded import SeededBatches, in_plain_words
 from moge_bench.training.task import Batch
 
 
@@ -19,7 +21,7 @@ class BatchStream:
         per_step: micro-batches of one optimiser step.
     """
 
-    def __init__(self, loader: Any, generator: torch.Generator, per_step: int) -> None:
+    def __init__(self, loader: DataLoader, generator: torch.Generator, per_step: int) -> None:
         self._loader, self._generator, self._per_step = loader, generator, per_step
         self._epoch = generator.get_state()
         self._taken = 0
@@ -42,7 +44,11 @@ class BatchStream:
     def _forever(self, skip: int) -> Iterator[Batch]:
         while True:
             self._epoch, self._taken = self._generator.get_state(), 0
-            for batch in self._loader:
+            loader = self._loader
+            if skip and isinstance(loader.batch_sampler, SeededBatches):
+                # A batch has a seed of its own: those taken before need not be decoded again.
+                loader, self._taken = skip_first_batches(loader, skip), skip
+            for batch in in_plain_words(loader):
                 self._taken += 1
                 if self._taken > skip:
                     yield batch
