@@ -106,7 +106,7 @@ def ablate(
         from moge_bench.study.grid import default_grid_path, load_grid
         from moge_bench.study.manifest import compare_manifest, make_manifest, save_manifest
         from moge_bench.system import check_writable
-        from moge_bench.training.ranks import Ranks
+        from moge_bench.training.ranks import Ranks, check_processes
         from moge_bench.training.tasks import check_tasks
 
         if Ranks.launched().count > 1:
@@ -120,6 +120,9 @@ def ablate(
         if cost and not dry_run:
             raise ValueError("--cost tells what runs would cost: give --dry-run too")
         grid = load_grid(grid_file or default_grid_path())
+        if not cost and limit != 0:  # a dry run tells what the run would
+            for arm in grid.arms:
+                check_processes(arm.configs[0])
         # What trains nothing downloads nothing.
         trains = not dry_run and limit != 0
         read = [arm.configs[0] for arm in grid.arms if trains or is_here(arm.configs[0])]

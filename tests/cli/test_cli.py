@@ -159,12 +159,13 @@ def test_dry_run_shows_the_runs_and_touches_nothing(tmp_path):
     assert not (tmp_path / "results").exists()
 
 
-def write_grid(folder, *, batch_size, metrics):
+def write_grid(folder, *, batch_size, metrics, processes=1):
     """Write the file of a study of two arms with a seed and two steps; return its path."""
     grid = {
         "name": "two", "question": "What happens to two runs?",
         "base": {"preset": "tiny-vit", "seeds": [0],
-                 "set": {"training.steps": 2, "training.batch_size": batch_size}},
+                 "set": {"training.steps": 2, "training.batch_size": batch_size,
+                         "training.processes": processes}},
         "axes": {"method": ["dense", "moe"]},
         "table": {"rows": "method", "metrics": metrics},
     }  # fmt: skip
@@ -227,6 +228,14 @@ def test_a_dry_run_tells_what_a_limit_leaves_for_later(tmp_path):
     result = run("ablate", path, "--dry-run", "--limit", 1, "--results", tmp_path)
     states = re.findall(r"^(to do|later|finished) ", result.output, re.MULTILINE)
     assert states == ["to do", "later"]
+
+
+@pytest.mark.parametrize("mode", [[], ["--dry-run"]])
+def test_a_study_of_runs_that_share_a_batch_is_for_torchrun(tmp_path, mode):
+    path = write_grid(tmp_path, batch_size=8, metrics="top1_accuracy", processes=2)
+    result = run("ablate", path, *mode, "--results", tmp_path / "results")
+    assert result.exit_code == 2 and not (tmp_path / "results").exists()
+    assert "training.processes=2" in result.output and "torchrun" in result.output
 
 
 def test_a_limit_of_none_declares_the_study_and_shows_its_tables(tmp_path):
