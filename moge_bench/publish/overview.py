@@ -23,7 +23,7 @@ from moge_bench.publish.sentences import (
     verdict_cell,
     with_interval,
 )
-from moge_bench.study.answer import Answer
+from moge_bench.study.answer import Answer, in_order
 from moge_bench.study.contrasts import LEVEL, holm
 from moge_bench.study.pooled import Pooled, pool
 from moge_bench.study.verdicts import Tested
@@ -43,6 +43,7 @@ class Shared:
 
 def write_overview(answers: Sequence[Answer], root: Path) -> None:
     """Write root/answers.md and answers.json of the studies in the results folder ``root``."""
+    answers = in_order(answers)
     declared = [(each, each.primary) for each in answers if each.primary is not None]
     adjusted = holm([tested.p for _, tested in declared])
     shared = pooled_contrasts(answers)

@@ -34,7 +34,7 @@ from moge_bench.publish.report_tables import (
 from moge_bench.publish.rewards import draw_rewards, loss_numbers
 from moge_bench.publish.sentences import answer_sentence
 from moge_bench.runs.store import RecordStore
-from moge_bench.study.answer import Answer
+from moge_bench.study.answer import Answer, in_order
 from moge_bench.study.frame import Results
 from moge_bench.system import write_atomically
 
@@ -77,10 +77,10 @@ class Section:
 def write_report(answers: Sequence[Answer], root: Path, draw: Draw = svg_figures) -> Path:
     """Write root/report.html on the studies of the results folder ``root``; return its path.
 
-    Those that declare a contrast come first.
+    Those with an answer come first (``in_order``).
     """
     store, analyses = RecordStore(root), AnalysisStore(root)
-    answers = sorted(answers, key=lambda answer: answer.primary is None)
+    answers = in_order(answers)
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from moge_bench.study.estimate import estimate
@@ -39,3 +40,18 @@ def make_answer(results: Results) -> Answer:
     primary = [estimate(results, study.primary)] if study.primary is not None else []
     secondary = [estimate(results, declared) for declared in study.secondary]
     return Answer(results, next(iter(tested(primary)), None), tested(secondary))
+
+
+def in_order(answers: Iterable[Answer]) -> list[Answer]:
+    """Return ``answers`` as they are read: known, provisional, without a run, nothing declared.
+
+    Each kind keeps its order.
+    """
+
+    def kind(answer: Answer) -> int:
+        if answer.primary is None:
+            return 3
+        found = answer.primary.found
+        return 2 if found.n == 0 else 0 if found.complete else 1
+
+    return sorted(answers, key=kind)

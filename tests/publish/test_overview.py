@@ -6,6 +6,8 @@ import pytest
 from study_samples import cells, make_study, read_answer
 
 from moge_bench.publish.overview import write_overview
+from moge_bench.runs.store import RecordStore
+from moge_bench.study.answer import in_order
 
 ONE = """
 name: one
@@ -67,3 +69,21 @@ def test_without_a_study_that_declares_it_says_so(tmp_path):
     write_overview([read_answer(tmp_path, "silent")], tmp_path)
     assert "| study" not in (tmp_path / "answers.md").read_text()
     assert json.loads((tmp_path / "answers.json").read_text())["without_primary"] == ["silent"]
+
+
+def test_answers_come_before_what_is_to_come(tmp_path):
+    """Complete, with some of its runs, with none, nothing declared; whatever their names are."""
+    names = {"done": "z_done", "some": "y_some", "none": "b_none", "silent": "a_silent"}
+    for which, name in names.items():
+        text = (SILENT if which == "silent" else TWO).split("name: ", 1)[1].split("\n", 1)[1]
+        text = f"name: {name}\n{text}"
+        grid = make_study(tmp_path / which, text, accuracy, speed=False, runs=which != "none")
+        if which == "some":
+            RecordStore(tmp_path / which).path(grid.configs[-1].run_id).unlink()
+    answers = [read_answer(tmp_path / which, name) for which, name in names.items()]
+    answers = sorted(answers, key=lambda answer: answer.results.study.name)
+    found = [answer.results.study.name for answer in in_order(answers)]
+    assert found == list(names.values())
+    write_overview(answers, tmp_path)
+    rows = cells((tmp_path / "answers.md").read_text(), "Primary contrasts")
+    assert [row[0] for row in rows[1:]] == list(names.values())[:3]
