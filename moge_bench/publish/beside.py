@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import (
+    FixedLocator,
     LogLocator,
     MaxNLocator,
     NullFormatter,
@@ -25,6 +26,7 @@ from moge_bench.study.frame import Arm
 
 _NAMES = ("dose", "score_entropy")
 _SIZE = 4.5
+_LETTERS = 4  # of a number, two of which fit below a panel
 
 
 def beside(numbers: Sequence[Shown], split: str) -> list[Shown]:
@@ -102,11 +104,21 @@ def draw_rows(axes: Axes, arms: Sequence[Arm], shown: Shown) -> None:
     if log:
         _plain(axes.xaxis)
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(2))
         if shown.metric.name == "dose":
             axes.set_xlim(left=0)
+        _two_ticks(axes.xaxis)
     axes.set_xlabel(shown.metric.heading.replace(" ", "\n", 1))
     axes.grid(visible=False, axis="y")
+
+
+def _two_ticks(axis: Axis) -> None:
+    """Label two values of a narrow axis, or one in the middle where two would meet."""
+    low, high = axis.get_view_interval()
+    ticks = [tick for tick in MaxNLocator(2).tick_values(low, high) if low <= tick <= high]
+    if max(len(f"{tick:g}") for tick in ticks) > _LETTERS:
+        ticks = [min(ticks, key=lambda tick: abs(tick - (low + high) / 2))]
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
 def _plain(axis: Axis) -> None:

@@ -134,7 +134,8 @@ def _declared(arm: Arm, kind: Kind, tested: Tested) -> Comparison:
         first, second = map(axis_value, declared.between)
         text += f", {first} {MINUS} {second}"
     elif len(found.cells) > 1:
-        text += f", mean of {len(found.cells)}"
+        entered, cells = len(found.entered), len(found.cells)
+        text += f", mean of {cells if entered in (0, cells) else f'{entered} of {cells}'}"
     return Comparison(arm, text, text, kind, found.contrast, declared.margin, tested.verdict)
 
 

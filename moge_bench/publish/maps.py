@@ -97,7 +97,7 @@ def draw_maps(answer: Answer, found: Sequence[Mapped], captions: Captions) -> It
     """Yield the one figure: a column a method, a row each of load, preference, router; a curve."""
     if not found:
         return
-    rows = _rows(found)
+    rows, places = _rows(found), _places_of(answer, found)
     ratio = min(1.0, max(each.layer.rows / each.layer.cols for each in found))
     heights = [*[_SIDE * ratio + 0.25] * len(rows), _CURVE]
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.3))
@@ -121,14 +121,18 @@ def draw_maps(answer: Answer, found: Sequence[Mapped], captions: Captions) -> It
             for side in axes.spines.values():
                 side.set_visible(False)
             if row == 0:
-                axes.set_title(_title(answer, each), color=METHODS[each.arm.method].colour)
+                name = METHODS[each.arm.method]
+                place = f"\n{places[each.arm.method]}" if len(set(places.values())) > 1 else ""
+                axes.set_title(f"{name.name}{place}", color=name.colour)
             if title.startswith("preferred"):
                 _write_categories(axes, each.layer, cells, high)
         panels[0].set_ylabel(title)
         figure.colorbar(drawn, ax=panels, shrink=0.85, pad=0.02)
     _draw_curve(figure.add_subplot(grid[-1, :]), found)
     methods = [each.arm.method for each in found]
-    yield finish(figure, _TITLE, [method_handles(methods)], _note(found, captions))
+    same = set(places.values())
+    at = f" At {same.pop()}." if len(same) == 1 and any(same) else ""
+    yield finish(figure, _TITLE, [method_handles(methods)], _note(found, captions, at))
 
 
 _Row = tuple[str, Sequence[Sequence[float]], str, float, float]
@@ -157,8 +161,10 @@ def _most(values: Sequence[Sequence[float]]) -> float:
     return max(max(each) for each in values)
 
 
-def _title(answer: Answer, each: Mapped) -> str:
-    return arm_name(answer.results, each.arm).replace(", ", "\n", 1)
+def _places_of(answer: Answer, found: Sequence[Mapped]) -> dict[str, str]:
+    """Return method -> where on the grid its run stands, in words."""
+    names = {each.arm.method: arm_name(answer.results, each.arm) for each in found}
+    return {method: name.partition(", ")[2] for method, name in names.items()}
 
 
 def _write_categories(axes: Axes, layer: LayerMap, cells: Sequence[float], most: float) -> None:
@@ -194,7 +200,7 @@ def _draw_curve(axes: Axes, found: Sequence[Mapped]) -> None:
     axes.grid(visible=False, axis="x")
 
 
-def _note(found: Sequence[Mapped], captions: Captions) -> str:
+def _note(found: Sequence[Mapped], captions: Captions, at: str) -> str:
     layer = found[0].layer
     borders = " and ".join(dict.fromkeys(each.layer.border for each in found))
     letters = [len(str(name)) for each in found for name in each.layer.categories]
@@ -202,7 +208,7 @@ def _note(found: Sequence[Mapped], captions: Captions) -> str:
     runs = ", ".join(f"{each.arm.method} {each.analysis.run_id}" for each in found)
     return (
         f"One run each, seed {found[0].seed}, the lowest that all have: n = 1, a picture and no "
-        f"test. First MoE layer (block {layer.block}); a cell is an expert at its place on the "
+        f"test.{at} First MoE layer (block {layer.block}); a cell is an expert at its place on the "
         f"map; border: {borders}. Load: an expert's choices on the validation split over their "
         "mean. Preferred class: that whose share of the expert's scores exceeds its share of all "
         f"scores by the largest factor.{number} Runs: {runs}. Definitions: docs/analyses.md. "

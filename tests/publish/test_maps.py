@@ -108,6 +108,9 @@ def test_maps_show_the_analysis_cell_by_cell(tmp_path):
     names = {(t.get_position(), t.get_text()) for t in panels[3].texts}
     assert ((1.5, 2.5), "9") in names  # expert 9: row 2, column 1, class 9
     assert panels[3].collections[0].get_array()[2, 1] == 10.0
+    # Where they stand on the grid is said once, below: they stand at one place.
+    assert [panel.get_title() for panel in panels[:3]] == ["moe", "moge", "moge-shuffled"]
+    assert any("At experts 16." in text.get_text().replace("\n", " ") for text in figure.texts)
     limits = {panel.collections[0].get_clim() for panel in panels[6:]}
     assert limits == {(-0.5, 0.5)}  # around zero, for all alike
     curve = next(axes for axes in figure.axes if "distance" in axes.get_xlabel())
