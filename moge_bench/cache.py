@@ -6,9 +6,10 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
-from moge_bench.system import write_atomically
+from moge_bench.system import held, write_atomically
 
 
 def cache_folder() -> Path | None:
@@ -46,6 +47,27 @@ def write_text(name: str, text: str) -> None:
         with contextlib.suppress(OSError):
             kept = json.dumps({"sha256": _digest(text), "text": text})
             write_atomically(folder / name, kept)
+
+
+def kept_text(name: str, make: Callable[[], str]) -> str:
+    """Return what is kept under ``name``, made once, whoever asks at the same time.
+
+    So the processes of torchrun read a large set once, not each. What takes long, and only that:
+    others that make something wait for it. ``make``'s errors pass, and nothing is kept.
+    """
+    text = read_text(name)
+    if text is not None:
+        return text
+    folder = cache_folder()
+    with contextlib.ExitStack() as stack:
+        if folder is not None:
+            with contextlib.suppress(OSError):  # without a place to wait at, each makes its own
+                stack.enter_context(held(folder / "making"))
+        text = read_text(name)
+        if text is None:
+            text = make()
+            write_text(name, text)
+    return text
 
 
 def _digest(text: str) -> str:

@@ -1,6 +1,8 @@
 """Whatever is wrong with a cache, it is a miss."""
 
 import json
+import time
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -81,3 +83,34 @@ def test_two_processes_at_once_leave_a_whole_file(root):
     assert [process.exitcode for process in processes] == [0, 0]
     assert cache.read_text("a") in ("x" * 10_000, "y" * 10_000)
     assert len(list((root / "moge-bench").iterdir())) == 1
+
+
+def _count(folder):
+    def make():
+        with (Path(folder) / "made").open("a") as file:
+            file.write("x")
+        time.sleep(0.2)
+        return "text"
+
+    return cache.kept_text("slow", make)
+
+
+def test_what_takes_long_is_made_once_whoever_asks_at_once(root):
+    """As the processes of torchrun do."""
+    with ProcessPoolExecutor(3, mp_context=get_context("fork")) as pool:
+        assert list(pool.map(_count, [str(root)] * 3)) == ["text"] * 3
+    assert (root / "made").read_text() == "x"
+
+
+def test_without_a_place_to_keep_it_each_makes_its_own(homeless, tmp_path):
+    assert [_count(tmp_path), _count(tmp_path)] == ["text", "text"]
+    assert (tmp_path / "made").read_text() == "xx"
+
+
+def test_an_error_keeps_nothing(root):
+    def fail():
+        raise ValueError("unreadable")
+
+    with pytest.raises(ValueError, match="unreadable"):
+        cache.kept_text("slow", fail)
+    assert _count(root) == "text"

@@ -43,7 +43,7 @@ def _shape(config: RunConfig) -> str:
         training.ema_decay is None,
         training.gradient_checkpointing,
     )
-    return f"{config.model.model_dump_json()} {plain} {config.data.name} {parts}"
+    return f"{config.model.structure} {plain} {config.data.name} {parts}"
 
 
 def _line(alike: list[RunConfig], cost: TrainingCost) -> str:

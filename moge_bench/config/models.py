@@ -32,6 +32,11 @@ class BackboneConfig(Frozen):
     upcycled_digest: str | None = added(None, before=None, description=UPCYCLED_DIGEST)
     expert_init_blocks: tuple[int, ...] = added((), before=[], description=EXPERT_INIT_BLOCKS)
 
+    @property
+    def structure(self) -> str:
+        """What decides the model's shape, its data and its work, as text; not how it starts."""
+        return self.model_dump_json(exclude={"expert_init_blocks"})
+
     @field_validator("expert_init_blocks")
     @classmethod
     def _in_order(cls, blocks: tuple[int, ...]) -> tuple[int, ...]:

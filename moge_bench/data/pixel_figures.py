@@ -40,7 +40,9 @@ def measure(labelled: Labelled, channels: int) -> Standard:
     sums = _Sums(labelled, channels)
     workers = available_cores() if len(sums) > _FEW else 0
     total = torch.zeros(1 + 2 * channels, dtype=torch.int64)
-    for batch in in_plain_words(DataLoader(sums, _BATCH, num_workers=workers)):
+    # A generator of its own: to start workers must not move the process's random numbers.
+    loader = DataLoader(sums, _BATCH, num_workers=workers, generator=torch.Generator())
+    for batch in in_plain_words(loader):
         total += batch.sum(0)
     count, of_values, of_squares = total.double().split([1, channels, channels])
     mean = of_values / count / 255

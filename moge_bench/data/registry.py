@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from moge_bench.cache import read_text, write_text
+from moge_bench.cache import kept_text
 from moge_bench.config import DENSE_RUN, ImageBackboneConfig, ImageDataConfig, RunConfig
 from moge_bench.data import images, text
 from moge_bench.data.decoded import Standard
@@ -106,23 +106,19 @@ def _digest(path: Path, stamp: _Stamp) -> str:
     files = [file for file, *_ in stamp]
     if sum(size for _, size, _ in stamp) < _MUCH:
         return digest_files(files, root)
-    facts = json.dumps([[str(file.absolute()), *fact] for file, *fact in stamp])
+    facts = json.dumps([str(root.absolute()), [[str(file), *fact] for file, *fact in stamp]])
     name = f"digest-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.json"
-    kept = read_text(name)
-    if kept is None:
-        kept = digest_files(files, root)
-        write_text(name, kept)
-    return kept
+    return kept_text(name, lambda: digest_files(files, root))
 
 
 @functools.lru_cache(maxsize=64)
 def _standard(path: Path, digest: str, channels: int) -> Standard:
     """Return mean and deviation of the training pixels; kept by digest, since all are decoded."""
     name = f"pixels-{hashlib.sha256(f'{digest} {channels}'.encode()).hexdigest()[:16]}.json"
-    kept = read_text(name)
-    if kept is None:
+
+    def figures() -> str:
         found = measure(find_splits(path)["training"], channels)
-        kept = json.dumps([found.mean, found.std])
-        write_text(name, kept)
-    mean, std = json.loads(kept)
+        return json.dumps([found.mean, found.std])
+
+    mean, std = json.loads(kept_text(name, figures))
     return Standard(tuple(mean), tuple(std))

@@ -186,7 +186,7 @@ def _affordable_rounds(steps: Mapping[str, Callable[[], object]]) -> int:
 
 def _data_key(config: RunConfig) -> str:
     """Name what a task depends on: steps that agree on it share the loaded data."""
-    return f"{config.data.model_dump_json()} {config.model.model_dump_json()}"
+    return f"{config.data.model_dump_json()} {config.model.structure}"
 
 
 def _peak_memory(config: RunConfig, task: Task, device: torch.device) -> tuple[int, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from moge_bench.config import DENSE_RUN, RunConfig, build_config, nearest, set_path
 from moge_bench.methods import METHODS
 from moge_bench.presets import smoe, swin, tiny, unfair, upcycled, vmoe
@@ -40,7 +42,8 @@ def resolve(
     ``method=None`` takes the preset's own: "smoe-s" and "smoge-s" are one system, run as MoE and
     as MoGE. An override of something the method does not have (``moe.top_k`` of a dense run,
     ``moe.group.size`` of a plain MoE run) has no effect, so that the arms of a grid that would
-    compute the same are the same arm. What comes later wins: the preset's system, what it tuned
+    compute the same are the same arm; ``moe.blocks`` alone tells a dense run which of its FFNs
+    start as experts do. What comes later wins: the preset's system, what it tuned
     for the method, ``overrides``, what the method fixes. ``model.expert_init_blocks=None``, as
     where nothing is given, are the blocks that are MoE in the other methods. Raises ValueError
     naming an unknown preset, method or field, with the nearest that exists.
@@ -49,6 +52,11 @@ def resolve(
     method = found.method if method is None else method
     if method not in METHODS:
         raise ValueError(f"no method is called {method!r}{nearest(str(method), list(METHODS))}")
+    if found.for_one_method and method != found.method:
+        raise ValueError(
+            f"preset {preset!r} is for method {found.method!r} alone, as the authors had it; got "
+            f"{method!r}: {preset.removesuffix('-unfair')!r} is for every method"
+        )
     rules = METHODS[method]
     values = found.system.model_dump(mode="json")
     values["model"][_EXPERT_INIT] = None
@@ -61,33 +69,42 @@ def resolve(
         set_path(values, path, value)
     for path, value in (rules.derives(values) if rules.derives else {}).items():
         set_path(values, path, value)
-    blocks = _blocks_of(values["moe"])
+    moe, asked = values["moe"], values["model"][_EXPERT_INIT]
     for path in rules.drops:
         drop_path(values, path)
-    _draw_alike(values, blocks)
+    values["model"][_EXPERT_INIT] = _drawn(values, asked)
     values.update(method=method, seed=seed)
-    return build_config(values)
+    config = build_config(values)
+    if asked is None and _draws_dense_ffns(config):
+        # As large as the experts of the other methods: else those differ in more than experts.
+        blocks = _blocks("moe.blocks", moe["blocks"])
+        known = tuple(sorted(block for block in blocks if 0 <= block < config.model.depth))
+        init = {_EXPERT_INIT: known}
+        config = config.model_copy(update={"model": config.model.model_copy(update=init)})
+    return config
 
 
-def _blocks_of(moe: Any) -> list[int]:
-    """Return the blocks of MoE settings that nobody has checked yet; none where they are wrong."""
-    blocks = moe.get("blocks") if isinstance(moe, dict) else None
-    return list(blocks) if isinstance(blocks, list | tuple) else []
+def _draws_dense_ffns(config: RunConfig) -> bool:
+    """Whether the FFNs that experts stand for are drawn: by this run, or that which it is of."""
+    source = config.model.upcycled_from
+    return source == DENSE_RUN or (source is None and config.moe is None)
 
 
-def _draw_alike(values: dict[str, Any], blocks: list[int]) -> None:
-    """Let a dense model start from values as large as those of its MoE form.
+def _drawn(values: dict[str, Any], asked: Any) -> Any:
+    """Return what is ``asked`` of initial values, less the blocks that are not drawn."""
+    source, moe = values["model"]["upcycled_from"], values["moe"]
+    if asked is None or source not in (None, DENSE_RUN):
+        return []
+    if source == DENSE_RUN or moe is None or not isinstance(asked, list | tuple):
+        return asked  # if it is wrong, the config says what it must be
+    return [block for block in asked if block not in _blocks("moe.blocks", moe["blocks"])]
 
-    That is unless the setting names other ``blocks``; those that are not drawn are left out.
-    """
-    model = values["model"]
-    drawn = model["upcycled_from"] in (None, DENSE_RUN)
-    experts = blocks if values["moe"] is not None and model["upcycled_from"] is None else []
-    if model[_EXPERT_INIT] is None:
-        model[_EXPERT_INIT] = [] if experts or not drawn else blocks
-    elif isinstance(model[_EXPERT_INIT], list | tuple):  # else the config says what it must be
-        kept = [block for block in model[_EXPERT_INIT] if drawn and block not in experts]
-        model[_EXPERT_INIT] = kept
+
+def _blocks(name: str, value: Any) -> tuple[int, ...]:
+    try:
+        return TypeAdapter(tuple[int, ...]).validate_python(value)
+    except ValidationError:
+        raise ValueError(f"{name} must be a list of blocks, got {value!r}") from None
 
 
 def check_effect(config: RunConfig, overrides: Mapping[str, Any]) -> None:
@@ -97,14 +114,17 @@ def check_effect(config: RunConfig, overrides: Mapping[str, Any]) -> None:
     """
     method = config.method
     rules = METHODS[method]
-    asked = overrides.get(f"model.{_EXPERT_INIT}") or ()
-    if gone := [block for block in asked if block not in config.model.expert_init_blocks]:
+    init = f"model.{_EXPERT_INIT}"
+    asked = _blocks(init, overrides.get(init) or ())
+    if idle := [block for block in asked if block not in config.model.expert_init_blocks]:
         raise ValueError(
-            f"model.{_EXPERT_INIT}={list(asked)} would have no effect on blocks {gone}: "
+            f"{init}={list(asked)} would have no effect on blocks {idle}: "
             f"method={method!r} with model.upcycled_from={config.model.upcycled_from!r} draws no "
             "dense FFN there"
         )
     for path, value in overrides.items():
+        if path == "moe.blocks" and overrides.get(init) is None and _draws_dense_ffns(config):
+            continue  # those start as experts do
         gone = [section for section in rules.drops if f"{path}.".startswith(f"{section}.")]
         if gone:
             raise ValueError(

@@ -20,6 +20,7 @@ class Preset:
         reaches: the result to expect, with n and where it was measured; or that none is known.
         cost: time and memory of one run, and on what.
         tuned: method -> dotted settings chosen for it on validation data.
+        for_one_method: whether no other method than its own may run it.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Preset:
     reaches: str
     cost: str
     tuned: dict[str, dict[str, Any]] = field(default_factory=dict)
+    for_one_method: bool = False
 
 
 def counted(flops: str, hours: str, work: str) -> str:

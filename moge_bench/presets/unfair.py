@@ -39,7 +39,10 @@ def _unfair(fair: Preset, settings: dict[str, Any], told: str) -> Preset:
     for path, value in {"preset": name, **settings}.items():
         set_path(values, path, value)
     about = f"{fair.about}; unfair as the authors' configs are: {told}"
-    return Preset(name, build_config(values), fair.method, about, fair.reaches, fair.cost)
+    return Preset(
+        name, build_config(values), fair.method, about, fair.reaches, fair.cost, fair.tuned,
+        for_one_method=True,
+    )  # fmt: skip
 
 
 _FAIR: Sequence[Preset] = (*vmoe.PRESETS, *upcycled.PRESETS, *smoe.PRESETS)

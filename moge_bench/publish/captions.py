@@ -31,7 +31,7 @@ class Captions:
         varying = [n for n in shown.numbers.values() if n.sample is not None and n.sample.spread]
         most = max((len(arm.records) for arm in self.results.arms), default=0)
         if not most:
-            return "No run has been made."
+            return "No run has finished."
         if not varying and most < 2:
             return f"One run an arm, so no spread is known; {self.seeds}."
         if not varying:
@@ -141,10 +141,7 @@ def _baselines(results: Results) -> str:
     if not results.baselines:
         return "No arm has a baseline."
     if "method" not in results.study.axes:
-        first = results.arms[0].shown
-        return (
-            f"Baseline: the first arm, {key_label(list(first), tuple(map(str, first.values())))}."
-        )
+        return _baseline_without_methods(results)
     pairs: dict[str, list[str]] = {}
     for arm in results.arms:
         other = results.baselines.get(arm.entry.arm_id)
@@ -152,3 +149,14 @@ def _baselines(results: Results) -> str:
             pairs[other.method].append(arm.method)
     said = [f"{name} for {' and '.join(arms)}" for name, arms in pairs.items()]
     return f"Baseline: {', '.join(said)}, at the same other values."
+
+
+def _baseline_without_methods(results: Results) -> str:
+    primary = results.study.primary
+    if primary is not None:
+        value = key_label([primary.axis], (str(primary.contrast[1]),))
+        return f"Baseline: {value}, at the same other values."
+    if "preset" in results.study.axes:
+        return "Baseline: the first arm of the same preset."
+    first = results.arms[0].shown
+    return f"Baseline: the first arm, {key_label(list(first), tuple(map(str, first.values())))}."

@@ -133,6 +133,9 @@ class _Pivot:
         """Yield the values, then the differences or the ratios."""
         published = _published(self.results, shown)
         said = f" {_sources(self.results, published)}" if published else ""
+        if "method" not in self.results.study.table.columns:  # no column to stand in
+            said += "".join(f" Published for {m}: {text}." for m, text in published.items())
+            published = {}
         unit = f" ({shown.metric.unit})" if shown.metric.unit else ""
         yield from self._split(
             shown, _name(shown), _title(shown), unit,
@@ -196,9 +199,7 @@ class _Pivot:
             )  # fmt: skip
 
     def _published_in(self, column: Key, published: Mapping[str, str]) -> str:
-        columns = self.results.study.table.columns
-        method = column[columns.index("method")] if "method" in columns else ""
-        return published.get(method, NONE)
+        return published.get(column[self.results.study.table.columns.index("method")], NONE)
 
     def _repeated(self, columns: list[Key]) -> str:
         """Say which arms of these columns stand in several cells."""
@@ -218,21 +219,26 @@ def _title(shown: Shown) -> str:
     return shown.heading[:1].upper() + shown.heading[1:]
 
 
-def _is_measured(shown: Shown) -> bool:
-    """Return whether any arm has a value, or a word on why not: a column of dashes says nothing."""
-    return any(value_cell(number, shown).text != NONE for number in shown.numbers.values())
-
-
 def _says_something(results: Results, shown: Shown) -> bool:
     """Return whether a table of ``shown`` has a number: before the first run, a published one."""
-    if any(arm.records or arm.unfinished for arm in results.arms):
-        return _is_measured(shown)
-    return bool(_published(results, shown))
+    return _is_measured(results, shown) or (
+        not _has_run(results) and bool(_published(results, shown))
+    )
+
+
+def _is_measured(results: Results, shown: Shown) -> bool:
+    """Return whether any arm has a value, or a word on why not: a column of dashes says nothing."""
+    cells = [value_cell(number, shown) for number in shown.numbers.values()]
+    return _has_run(results) and any(cell.text != NONE for cell in cells)
+
+
+def _has_run(results: Results) -> bool:
+    return any(arm.records or arm.unfinished for arm in results.arms)
 
 
 def _unmeasured(results: Results, numbers: list[Shown]) -> list[str]:
     """Say which figures no record or speed pass has."""
-    titles = [shown.title for shown in numbers if not _says_something(results, shown)]
+    titles = [shown.title for shown in numbers if not _is_measured(results, shown)]
     return [f"Not measured: {', '.join(titles)}."] if titles else []
 
 
@@ -245,12 +251,12 @@ def _difference_heading(shown: Shown) -> str:
 
 
 def _published(results: Results, shown: Shown) -> dict[str, str]:
-    """Return method -> published value of this metric, where there is one."""
+    """Return method -> published system and its values of this metric, where there are any."""
     found = {}
     for method, name in results.study.table.published.items():
         cells = [row.cell((shown.metric.name,)) for row in find_published(name)]
         if known := [cell for cell in cells if cell is not None]:
-            found[method] = "; ".join(known)
+            found[method] = f"{name}: {'; '.join(known)}"
     return found
 
 

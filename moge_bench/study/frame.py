@@ -123,11 +123,12 @@ def _analyses(records: dict[int, Record], store: AnalysisStore) -> dict[int, Ana
 def _baselines(arms: Sequence[Arm], study: GridFile) -> dict[str, Arm]:
     """Return what each arm is compared with: the same coordinates under the method's baseline.
 
-    Without a ``method`` axis every arm is compared with the first one.
+    Without a ``method`` axis it is the arm with the value that the primary contrast compares with,
+    at the same others; of a study that declares none, the first arm of the same preset.
     """
-    if "method" not in study.axes:
-        return {arm.entry.arm_id: arms[0] for arm in arms[1:]}
     at = {coordinates_key(c): arm for arm in arms for c in arm.entry.coordinates}
+    if "method" not in study.axes:
+        return _without_methods(arms, study, at)
     found = {}
     for arm in arms:
         for method in METHODS[arm.method].baselines:
@@ -137,6 +138,25 @@ def _baselines(arms: Sequence[Arm], study: GridFile) -> dict[str, Arm]:
                 found[arm.entry.arm_id] = other
                 break
     return found
+
+
+def _without_methods(arms: Sequence[Arm], study: GridFile, at: dict[str, Arm]) -> dict[str, Arm]:
+    found = {}
+    for arm in arms:
+        place = arm.entry.coordinates[0]
+        if study.primary is not None:
+            declared = {study.primary.axis: study.primary.contrast[1]}
+            other = at.get(coordinates_key({**place, **declared}))
+        else:
+            alike = [each for each in arms if _preset(each) == _preset(arm)]
+            other = alike[0]
+        if other is not None and other is not arm:
+            found[arm.entry.arm_id] = other
+    return found
+
+
+def _preset(arm: Arm) -> str:
+    return arm.entry.coordinates[0].get("preset", "")
 
 
 def figures(study: GridFile) -> list[tuple[Metric, str]]:

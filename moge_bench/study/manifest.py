@@ -116,19 +116,31 @@ def save_manifest(root: Path, manifest: Manifest) -> None:
     path = manifest_path(root, manifest.study.name)
     with held(path.parent):
         compare_manifest(root, manifest)
-        declarations = _declarations(root, manifest.study)
+        declarations = _declarations(root, manifest)
         manifest = manifest.model_copy(update={"declarations": declarations})
         values = manifest.model_dump(mode="json", by_alias=True)
         write_atomically(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
-def _declarations(root: Path, study: GridFile) -> tuple[Declaration, ...]:
-    """Return what the study has declared so far in ``root``, and what it declares."""
-    path = manifest_path(root, study.name)
-    before = read_manifest(path).declarations if path.exists() else ()
+def _declarations(root: Path, manifest: Manifest) -> tuple[Declaration, ...]:
+    """Return what the study has declared so far in ``root``, and what it declares.
+
+    A file that is written otherwise, and asks the same of the very same runs, declares nothing new:
+    its digest gets the time of the one before.
+    """
+    study, path = manifest.study, manifest_path(root, manifest.study.name)
+    old = read_manifest(path) if path.exists() else None
+    before = old.declarations if old is not None else ()
     if study.primary is None or (before and before[-1].digest == study.digest):
         return before
-    return (*before, Declaration(digest=study.digest, declared=_now()))
+    same = (
+        old is not None
+        and [each.digest for each in before[-1:]] == [old.study.digest]
+        and old.study.declared == study.declared
+        and old.run_ids == manifest.run_ids
+    )
+    declared = before[-1].declared if same else _now()
+    return (*before, Declaration(digest=study.digest, declared=declared))
 
 
 def _now() -> str:

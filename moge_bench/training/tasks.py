@@ -26,7 +26,7 @@ def check_tasks(configs: Iterable[RunConfig]) -> None:
     for config in configs:
         training = config.training
         size = training.batch_size // training.gradient_accumulation
-        key = (config.data.model_dump_json(), config.model.model_dump_json(), size)
+        key = (config.data.model_dump_json(), config.model.structure, size)
         if key not in seen:
             seen.add(key)
             make_task(config).loader(size, config.seed)

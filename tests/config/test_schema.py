@@ -1,7 +1,7 @@
 import pytest
 
 from moge_bench.config import RunConfig, field_paths
-from moge_bench.presets import PRESETS, resolve
+from moge_bench.presets import PRESETS, check_effect, resolve
 
 
 def test_settings_a_method_lacks_do_not_change_the_run():
@@ -19,7 +19,7 @@ def test_initial_values_that_are_not_drawn_do_not_change_the_run():
     assert moe.model.expert_init_blocks == ()
     assert resolve("tiny-vit", "moe", {INIT: [2, 3]}) == moe
     assert resolve("tiny-vit", "moe", {INIT: [1, 3]}).model.expert_init_blocks == (1,)
-    loaded = {"model.upcycled_from": "some/hub-name"}
+    loaded: dict = {"model.upcycled_from": "some/hub-name"}
     assert resolve("tiny-vit", "dense", loaded | {INIT: [1]}) == resolve(
         "tiny-vit", "dense", loaded
     )
@@ -45,7 +45,10 @@ def test_moge_differs_from_moe_in_the_group_alone():
     assert moge == moe
 
 
-@pytest.mark.parametrize("preset", sorted(PRESETS))
+FREE = sorted(name for name, preset in PRESETS.items() if not preset.for_one_method)
+
+
+@pytest.mark.parametrize("preset", FREE)
 @pytest.mark.parametrize("method", ["dense", "moe", "moge"])
 def test_every_preset_resolves_and_survives_json(preset, method):
     config = resolve(preset, method, seed=3)
@@ -88,3 +91,58 @@ def test_unknown_preset_and_method():
 
 def test_field_paths_lists_branches_and_leaves():
     assert field_paths({"a": {"b": 1}, "c": 2}) == ["a", "a.b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "message"),
+    [
+        ("moe", {"expert_init_blocks": [1, 2]}, r"=\(1, 2\) must name blocks with a dense FFN, and "
+         r"moe.blocks=\(2, 3\) have none"),
+        ("dense", {"expert_init_blocks": [1], "upcycled_from": "a/b"}, r"=\(1,\) would have no "
+         "effect: the weights are those of model.upcycled_from='a/b'"),
+    ],
+)  # fmt: skip
+def test_initial_values_of_what_is_not_drawn_are_refused(method, changes, message):
+    values = resolve("tiny-vit", method).model_dump(mode="json")
+    with pytest.raises(ValueError, match=message):
+        RunConfig.model_validate({**values, "model": {**values["model"], **changes}})
+
+
+@pytest.mark.parametrize(
+    ("method", "overrides", "message"),
+    [
+        ("moe", {INIT: [2, 3]}, r"=\[2, 3\] would have no effect on blocks \[2, 3\]: method='moe'"),
+        ("moe", {INIT: [1, 3]}, r"no effect on blocks \[3\]"),
+        ("dense", {INIT: ["2"]}, None),
+        ("dense", {"moe.blocks": [1, 3]}, None),
+        ("dense", {"moe.blocks": [1, 3], INIT: [2]}, "moe.blocks=.* would have no effect"),
+        ("dense", {"moe.top_k": 2}, "moe.top_k=2 would have no effect"),
+    ],
+)
+def test_one_run_asks_for_nothing_without_effect(method, overrides, message):
+    config = resolve("tiny-vit", method, overrides)
+    if message is None:
+        check_effect(config, overrides)
+    else:
+        with pytest.raises(ValueError, match=message):
+            check_effect(config, overrides)
+
+
+def test_a_dense_model_of_another_depth_has_those_of_its_blocks():
+    assert resolve("tiny-vit", "dense", {"model.depth": 3}).model.expert_init_blocks == (2,)
+    shallow = resolve("tiny-swin", "dense", {"model.depths": [1, 1]})
+    assert shallow.model.expert_init_blocks == (1,)
+
+
+@pytest.mark.parametrize("method", ["dense", "moe"])
+def test_blocks_that_are_no_list_are_refused_by_every_method(method):
+    with pytest.raises(ValueError, match=r"moe\.blocks must be a list"):
+        resolve("tiny-vit", method, {"moe.blocks": "all"})
+
+
+def test_an_unfair_preset_is_for_its_method_alone():
+    assert resolve("vmoe-s16-unfair").method == "moe"
+    with pytest.raises(
+        ValueError, match=r"'vmoe-s16-unfair' is for method 'moe' alone.*'vmoe-s16'"
+    ):
+        resolve("vmoe-s16-unfair", "moge")

@@ -52,6 +52,32 @@ def test_without_a_method_axis_the_first_arm_is_the_baseline(tiny_text, store):
     assert all(results.baselines[arm.entry.arm_id] is first for arm in others)
 
 
+@pytest.mark.parametrize("declares", [True, False])
+def test_without_a_method_axis_other_systems_are_no_baseline(store, declares):
+    primary = (
+        "primary: {metric: top1_accuracy, axis: moe.group.weight, contrast: [3, 10], margin: 1}"
+    )
+    grid = parse_grid(
+        f"""
+name: x
+question: Which lambda?
+{primary if declares else ""}
+base: {{method: moge, seeds: [0]}}
+axes: {{preset: [tiny-vit, tiny-swin], moe.group.weight: [1, 3, 10]}}
+table: {{rows: preset, columns: moe.group.weight, metrics: top1_accuracy}}
+""",
+        "x",
+    )
+    results = results_of(grid, store)
+    at = {arm.entry.arm_id: tuple(arm.shown.values()) for arm in results.arms}
+    found = {at[arm_id]: at[arm.entry.arm_id] for arm_id, arm in results.baselines.items()}
+    base = 10 if declares else 1
+    assert found == {
+        (preset, weight): (preset, base)
+        for preset in ("tiny-vit", "tiny-swin") for weight in {1, 3, 10} - {base}
+    }  # fmt: skip
+
+
 def test_runs_are_told_apart_by_how_they_ended(tiny_grid, store):
     moge = tiny_grid.arms[-1].configs
     store.write(make_record(moge[0], status="diverged", diverged_at=2, metrics=[]))

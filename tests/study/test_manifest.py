@@ -107,6 +107,22 @@ def test_what_is_declared_keeps_its_time(tiny_text, tmp_path, monkeypatch):
     assert times == ["2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z"]
 
 
+def test_a_file_that_says_the_same_otherwise_declares_nothing_new(tiny_text, tmp_path, monkeypatch):
+    """A setting that every run has anyway, named: as where a default is about to change."""
+    times = iter(["2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z"])
+    monkeypatch.setattr("moge_bench.study.manifest._now", lambda: next(times))
+    declared = tiny_text.replace("base:", PRIMARY % "0.5")
+    save(tmp_path, declared)
+    assert save(tmp_path, declared.replace("  set:", "  set:\n    training.ema_decay: null")) == []
+    found = read_manifest(manifest_path(tmp_path, "tiny")).declarations
+    assert len({each.digest for each in found}) == len(found) == 2
+    assert {each.declared for each in found} == {"2026-01-01T00:00:00Z"}
+    # Other runs are another declaration.
+    save(tmp_path, declared.replace("moe.num_experts: [4, 9]", "moe.num_experts: [4, 16]"))
+    last = read_manifest(manifest_path(tmp_path, "tiny")).declarations[-1]
+    assert last.declared == "2026-02-01T00:00:00Z"
+
+
 def test_an_edited_corpus_is_another_run_and_it_is_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     corpus = tmp_path / "c.txt"
