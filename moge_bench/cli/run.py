@@ -106,7 +106,7 @@ def ablate(
         from moge_bench.study.grid import default_grid_path, load_grid
         from moge_bench.study.manifest import compare_manifest, make_manifest, save_manifest
         from moge_bench.system import check_writable
-        from moge_bench.training.ranks import Ranks, check_processes
+        from moge_bench.training.ranks import Ranks
         from moge_bench.training.tasks import check_tasks
 
         if Ranks.launched().count > 1:
@@ -121,8 +121,7 @@ def ablate(
             raise ValueError("--cost tells what runs would cost: give --dry-run too")
         grid = load_grid(grid_file or default_grid_path())
         if not cost and limit != 0:  # a dry run tells what the run would
-            for arm in grid.arms:
-                check_processes(arm.configs[0])
+            _check_one_process(grid)
         # What trains nothing downloads nothing.
         trains = not dry_run and limit != 0
         read = [arm.configs[0] for arm in grid.arms if trains or is_here(arm.configs[0])]
@@ -161,6 +160,17 @@ def ablate(
         )
     if failed or not timed:
         raise typer.Exit(1)
+
+
+def _check_one_process(grid: Grid) -> None:
+    for arm in grid.arms:
+        if (processes := arm.configs[0].training.processes) > 1:
+            raise ValueError(
+                f"ablate trains runs of one process, and {grid.file.name} has "
+                f"training.processes={processes}: start each with torchrun --nproc-per-node "
+                f"{processes} -m moge_bench.cli train ..., and `ablate --limit 0` declares the "
+                "study and makes its tables"
+            )
 
 
 def _shard(text: str) -> tuple[int, int]:

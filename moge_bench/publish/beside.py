@@ -102,7 +102,7 @@ def draw_rows(axes: Axes, arms: Sequence[Arm], shown: Shown) -> None:
         if sample is not None and not _has_none(shown, sample):
             bar(axes, sample, row, colour(arm), vertical=False, size=_SIZE)
     if log:
-        _plain(axes.xaxis)
+        _plain(axes.xaxis, most=3)
     else:
         if shown.metric.name == "dose":
             axes.set_xlim(left=0)
@@ -121,11 +121,11 @@ def _two_ticks(axis: Axis) -> None:
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
-def _plain(axis: Axis) -> None:
-    """Label a logarithmic axis at powers of ten, or finer where it holds no two of them."""
+def _plain(axis: Axis, most: int = 4) -> None:
+    """Label a logarithmic axis at ``most`` powers of ten, or finer where it holds no two."""
     low, high = sorted(axis.get_view_interval())
     wide = high / max(low, 1e-300) >= 30
-    axis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0), numticks=4))
+    axis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0), numticks=most))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())

@@ -236,6 +236,8 @@ def test_a_study_of_runs_that_share_a_batch_is_for_torchrun(tmp_path, mode):
     result = run("ablate", path, *mode, "--results", tmp_path / "results")
     assert result.exit_code == 2 and not (tmp_path / "results").exists()
     assert "training.processes=2" in result.output and "torchrun" in result.output
+    assert run("ablate", path, "--limit", 0, "--results", tmp_path / "results").exit_code == 0
+    assert manifest_path(tmp_path / "results", "two").exists()
 
 
 def test_a_limit_of_none_declares_the_study_and_shows_its_tables(tmp_path):
