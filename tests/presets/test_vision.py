@@ -8,7 +8,8 @@ import pytest
 from image_samples import write_folder
 
 from moge_bench.config import GroupConfig
-from moge_bench.presets import PRESETS, resolve, swin, upcycled, vmoe
+from moge_bench.config.models import ImageBackboneConfig
+from moge_bench.presets import PRESETS, resolve
 from moge_bench.presets.smoe import on_token_mean
 from moge_bench.training.loop import train
 
@@ -27,6 +28,11 @@ OFFICIAL = {
     "vit-s16-upcycled": (4e-5, 3e-5, 64, 197),
     "swin-t7-upcycled": (4e-5, 3e-5, 64, 196),
 }
+
+
+def is_large_vision(preset):
+    model = preset.system.model
+    return isinstance(model, ImageBackboneConfig) and model.image_size > 28
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -131,9 +137,7 @@ def test_what_nobody_has_measured_is_said_to_be_unknown(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [p.name for m in (vmoe, swin, upcycled) for p in m.PRESETS if "tiny" not in p.name]
-)
+@pytest.mark.parametrize("name", [p.name for p in PRESETS.values() if is_large_vision(p)])
 def test_two_steps_with_images_of_full_size(name, tmp_path):
     folder = write_folder(tmp_path, per_class=2, side=60, suffix=".jpg")
     settings = {
