@@ -1,11 +1,9 @@
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from record_samples import make_record
 from study_samples import ONE_SEED, ROWS, golden_accuracy, make_study, read_answer
 
 from moge_bench.methods import METHODS
-from moge_bench.publish import beside
 from moge_bench.publish.captions import Captions
 from moge_bench.publish.comparisons import answered_in, headline, listed
 from moge_bench.publish.conditions import Conditions
@@ -214,18 +212,6 @@ def test_a_mean_of_some_cells_says_of_how_many(tmp_path):
     answer, numbers, _ = parts(tmp_path)
     (shown,) = answered_in(answer, numbers)
     assert listed(answer, shown)[0].label == "moge − moe, mean of 1 of 2"
-
-
-@pytest.mark.parametrize(
-    ("interval", "labels"),
-    [((0.0, 0.1), ["0", "0.05", "0.1"]), ((0.99764, 0.99785), ["0.9977"]), ((0.9, 1.0), None)],
-)
-def test_labels_of_a_narrow_panel_do_not_meet(interval, labels):
-    axes = Figure().subplots()
-    axes.set_xlim(*interval)
-    beside._two_ticks(axes.xaxis)
-    found = [axes.xaxis.get_major_formatter()(tick) for tick in axes.xaxis.get_ticklocs()]
-    assert found == labels or (labels is None and max(map(len, found)) <= 4)
 
 
 def test_a_study_that_declares_nothing_shows_the_metric_and_its_best(tmp_path):
