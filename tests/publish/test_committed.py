@@ -11,9 +11,17 @@ from test_render import check_latex
 from moge_bench.publish.overview import write_overview
 from moge_bench.publish.systems import write_systems
 from moge_bench.publish.tables import write_tables
+from moge_bench.runs.store import RecordStore
+from moge_bench.study.manifest import manifest_path, read_manifest
 
 RESULTS = Path(__file__).parents[2] / "results"
 STUDIES = sorted(path.parent.name for path in RESULTS.glob("studies/*/manifest.json"))
+
+
+def has_a_record(study):
+    """A study may be declared before its first run."""
+    run_ids = read_manifest(manifest_path(RESULTS, study)).run_ids
+    return any(RecordStore(RESULTS).path(run_id).exists() for run_id in run_ids)
 
 
 def flat(value, path=""):
@@ -55,10 +63,11 @@ def test_tables_are_at_most_six_columns_wide(study):
         assert {len(row) for row in rows} == {len(rows[0])}
         columns = list(zip(*rows[1:], strict=True))
         assert not any(set(column) == {"-"} for column in columns), title
-    assert check_latex((RESULTS / "studies" / study / "tables.tex").read_text()) == len(titles) > 0
+    assert check_latex((RESULTS / "studies" / study / "tables.tex").read_text()) == len(titles)
+    assert titles or not has_a_record(study)
 
 
-@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("study", [study for study in STUDIES if has_a_record(study)])
 def test_figures_are_there(study):
     names = {path.name for path in (RESULTS / "studies" / study).iterdir()}
     for figure in ("answer", "curves"):
