@@ -97,12 +97,8 @@ class BPETokenizer(Tokenizer):
         import tokenizers
 
         name = f"bpe-{digest_of([tokenizers.__version__, vocabulary_size, training])}.json"
-        kept = cache.read_text(name)
-        if kept is not None:
-            self._backend = tokenizers.Tokenizer.from_str(kept)
-        else:
-            self._backend = _train_bpe(training, vocabulary_size)
-            cache.write_text(name, self._backend.to_str())
+        kept = cache.kept_text(name, lambda: _train_bpe(training, vocabulary_size).to_str())
+        self._backend = tokenizers.Tokenizer.from_str(kept)
         self._backend.encode_special_tokens = True  # as the text that they are in a document
         found = self._backend.get_vocab_size()
         if found < vocabulary_size:

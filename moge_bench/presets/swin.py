@@ -86,14 +86,17 @@ def _tiny(name: str, backbone: Literal["swin", "swinv2"]) -> Preset:
         "swin": "75.6 % as moe, 70.9 % as dense",
         "swinv2": "75.3 % as moe, 74.1 % as dense",
     }[backbone]
-    seconds = {"swin": "141 to 615", "swinv2": "189 to 992"}[backbone]
+    took = {
+        "swin": "178 to 615 s on one of two shared cores, 622 to 1,018 MiB",
+        "swinv2": "190 to 992 s on one of two shared cores, 652 to 959 MiB",
+    }[backbone]
     return Preset(
         name, system, "moge",
         f"{title}, 2 stages of 2 layers, width 16 and 32, 196 patches an image; 64 experts, 1 "
         "active",
         f"test top-1 {reached} (n = 5, results/studies/vision); too small for the task: logistic "
         "regression on pixels reaches 84 % on validation (results/anchors.json)",
-        f"{seconds} s on one of two shared cores, 710 MiB (wall_s, peak_rss_mib of results/runs)",
+        f"{took} (results/studies/vision)",
     )  # fmt: skip
 
 

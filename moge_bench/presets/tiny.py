@@ -68,7 +68,7 @@ PRESETS = [
         "ViT, convolutional stem, 4 layers, width 64, 17 tokens an image; 64 experts, 1 active",
         "test top-1 86.3 % as moe, 85.6 % as dense (n = 5, results/studies/vision); "
         "logistic regression on pixels: 84 % (results/anchors.json)",
-        "about 2 minutes on one core, 550 MiB",
+        "156 to 1,244 s on one of two shared cores, 564 to 624 MiB (results/studies/vision)",
         tuned=_TINY_VIT_TUNED,
     ),
     Preset(

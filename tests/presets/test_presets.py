@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,10 @@ from moge_bench.models.cost import cost_of
 from moge_bench.models.training_cost import PEAK_FLOPS, UTILISATION, training_cost
 from moge_bench.presets import PRESETS, resolve, smoe, swin, tiny, upcycled, vmoe
 from moge_bench.presets.smoe import OFFICIAL_LANGUAGE, OFFICIAL_LANGUAGE_TOKENS, on_token_mean
+from moge_bench.runs.store import RecordStore
+from moge_bench.study.manifest import manifest_path, read_manifest
+
+RESULTS = Path(__file__).parents[2] / "results"
 
 AUX_WEIGHT = 0.01
 
@@ -111,6 +116,27 @@ def test_what_a_run_of_a_large_preset_costs_is_what_is_counted(name):
     assert float(hours) == pytest.approx(cost.gpu_hours, rel=0.05)
     steps = resolve(name).training.steps
     assert f": {steps:,} steps of " in told
+
+
+@pytest.mark.parametrize("name", ["tiny-vit", "tiny-swin", "tiny-swinv2"])
+def test_what_a_tiny_preset_reaches_and_costs_is_what_its_study_found(name):
+    """Of the runs of the study that the text names; they are committed."""
+    manifest, store = read_manifest(manifest_path(RESULTS, "vision")), RecordStore(RESULTS)
+    accuracy, records = {}, []
+    for arm in manifest.arms:
+        if arm.settings["preset"] == name:
+            found = [store.read(run_id) for run_id in arm.runs.values()]
+            top1 = [m.value for r in found for m in r.metrics
+                    if (m.name, m.split) == ("top1_accuracy", "test")]  # fmt: skip
+            accuracy[arm.settings["method"]] = sum(top1) / len(top1)
+            records += found
+    reached = f"{accuracy['moe']:.1f} % as moe, {accuracy['dense']:.1f} % as dense (n = 5"
+    assert reached in PRESETS[name].reaches
+    seconds, memory = ([getattr(r, each) for r in records] for each in ("wall_s", "peak_rss_mib"))
+    assert PRESETS[name].cost == (
+        f"{min(seconds):.0f} to {max(seconds):,.0f} s on one of two shared cores, "
+        f"{min(memory):.0f} to {max(memory):,.0f} MiB (results/studies/vision)"
+    )
 
 
 def test_names_of_one_system_resolve_to_the_same_run():
