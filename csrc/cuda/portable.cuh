@@ -99,13 +99,6 @@ __device__ __forceinline__ float approximate_reciprocal(float value) {
   return quotient;
 }
 
-// `count` bits of `word` from bit `first` on; none for a count of 0.
-__device__ __forceinline__ unsigned extract_bits(unsigned word, unsigned first, unsigned count) {
-  unsigned bits;
-  asm("bfe.u32 %0, %1, %2, %3;" : "=r"(bits) : "r"(word), "r"(first), "r"(count));
-  return bits;
-}
-
 // The two values of a word, the lower half first.
 __device__ __forceinline__ void to_floats(unsigned word, BFloat16, float& first, float& second) {
   asm("shl.b32 %0, %1, 16;" : "=f"(first) : "r"(word));
@@ -184,10 +177,6 @@ inline float approximate_sqrt(float value) { return std::sqrt(value); }
 inline float approximate_rsqrt(float value) { return 1.0f / std::sqrt(value); }
 inline float approximate_exp2(float value) { return std::exp2(value); }
 inline float approximate_reciprocal(float value) { return 1.0f / value; }
-
-inline unsigned extract_bits(unsigned word, unsigned first, unsigned count) {
-  return count == 0 ? 0 : word >> first & (~0u >> (32 - count));
-}
 
 inline void to_floats(unsigned word, BFloat16, float& first, float& second) {
   first = __uint_as_float(word << 16);

@@ -17,6 +17,7 @@
 #pragma once
 
 #include "cuda/launch.h"
+#include "cuda/subwarp_portable.cuh"
 #include "cuda/warp.cuh"
 
 namespace moge::cuda {
@@ -46,10 +47,40 @@ struct SubMap {
   static constexpr bool kOverMiddle = !kTorus && kGroup % 2 == 1;
 };
 
-// The choices of a token: each with its logit, or with what is added to the gradient of that.
+// The choices of a token: each with its logit, or with what is added to the gradient of that. Both
+// arrays have one stride, for one address; but of 64 tokens that would take the block of N = 32
+// beyond an eighth of an A100's shared memory. Equal entries of a warp's tokens lie in different
+// banks.
+template <class Map>
 struct TokenPicks {
+  static constexpr bool kSmall = Map::kExperts == 32;
+  using Expert = std::conditional_t<kSmall, uint16_t, unsigned>;
   float values[kMostPicks];
-  uint16_t experts[kMostPicks];
+  Expert experts[kMostPicks + (kSmall ? 0 : 1)];
+};
+
+// A unit is what a lane holds: unit u is of token u / L, its values u % L R and on. The threads of
+// a block take units in a row, kSubThreads at a time. Their numbers, and those of the choices, are
+// 32-bit (with_sub_map), so that an address is one instruction.
+template <class Map>
+struct Units {
+  unsigned unit;  // of the lane, in this round
+  unsigned last;  // of the lane, in the chunk's last token
+  unsigned stop;  // the first unit at which no lane of the warp has a token
+
+  __device__ __forceinline__ Units(int64_t num_tokens, int chunk_tokens, int sub) {
+    constexpr unsigned L = Map::kLanes;
+    const unsigned first = blockIdx.x * unsigned(chunk_tokens);
+    const unsigned end = min(first + unsigned(chunk_tokens), unsigned(num_tokens)) * L;
+    unit = first * L + threadIdx.x;
+    last = opaque(end - L + unsigned(sub));
+    stop = opaque(end + threadIdx.x % 32);
+  }
+  __device__ __forceinline__ bool any() const { return unit < stop; }  // for a warp's lanes alike
+  __device__ __forceinline__ bool active() const { return unit <= last; }
+  // The unit that the lane works at: without a token the last token's, once more.
+  __device__ __forceinline__ unsigned at() const { return min(unit, last); }
+  __device__ __forceinline__ void advance() { unit += kSubThreads; }
 };
 
 template <int R>
@@ -60,7 +91,9 @@ __device__ __forceinline__ Pack<float, 4> piece_of(const float (&values)[R], int
 // 4 kPieces floats a thread. The pitch also keeps apart the threads that sum_columns reads at once.
 template <int kPieces>
 struct alignas(16) LaneStore {
-  float pieces[kPieces][4 * kSubThreads + 32 / kPieces];
+  static constexpr int kPitch = 4 * kSubThreads + 32 / kPieces;
+  static_assert(kPitch % 4 == 0, "a piece is 16 bytes");
+  float pieces[kPieces][kPitch];
 
   __device__ __forceinline__ float* at(int piece, int thread) { return &pieces[piece][4 * thread]; }
   // The calling thread's values.
@@ -110,6 +143,13 @@ __device__ __forceinline__ float lanes_sum(float value) {
   return value;
 }
 
+// Entry `index` of what takes `bytes` each: in elements of T the compiler multiplies twice.
+template <class T>
+__device__ __forceinline__ T* at_bytes(T* first, unsigned index, unsigned bytes) {
+  using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;
+  return reinterpret_cast<T*>(reinterpret_cast<Byte*>(first) + uint64_t(index) * bytes);
+}
+
 // R values from `address` on, which is 16-byte aligned.
 template <int R>
 __device__ __forceinline__ void load_floats(const float* address, float (&values)[R]) {
@@ -121,33 +161,49 @@ __device__ __forceinline__ void load_floats(const float* address, float (&values
   }
 }
 
-// R values that start at the element `first` of `rows`, 16-byte aligned. One kernel for all
-// element types: the branch is the same for all, and the rest is compiled once.
-template <int R>
-__device__ __forceinline__ void load_values(const void* rows, Element element, int64_t first,
-                                            float (&values)[R]) {
+// The R values of a unit. With `check`, found_bad() is called where one is NaN or infinite. One
+// kernel for all element types: the branch is the same for all, and the rest is compiled once.
+template <int R, class FoundBad>
+__device__ __forceinline__ void load_values(const void* rows, Element element, unsigned unit,
+                                            float (&values)[R], bool check, FoundBad found_bad) {
   const auto read_pairs = [&](auto* typed) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
-    const auto* words = reinterpret_cast<const unsigned*>(typed + first);
+    const auto* words = reinterpret_cast<const unsigned*>(at_bytes(typed, unit, R * sizeof(T)));
+    Pack<unsigned, 4> packs[R / 8];
 #pragma unroll
-    for (int i = 0; i < R; i += 8) {
-      const auto pack = load_pack<4>(words + i / 2);
+    for (int i = 0; i < R / 8; ++i) packs[i] = load_pack<4>(words + 4 * i);
+    if (check) {
+      unsigned zeros = 0;
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        to_floats(pack.values[j], T{}, values[i + 2 * j], values[i + 2 * j + 1]);
-      }
+      for (int i = 0; i < R / 2; ++i) zeros = add_zeros(zeros, packs[i / 4].values[i % 4], T{});
+      if (has_nan(zeros)) found_bad();
+    }
+#pragma unroll
+    for (int i = 0; i < R / 2; ++i) {
+      to_floats(packs[i / 4].values[i % 4], T{}, values[2 * i], values[2 * i + 1]);
     }
   };
-  if (element == Element::kFloat32) {
-    load_floats(static_cast<const float*>(rows) + first, values);
-  } else if (element == Element::kBFloat16) {
+  if (element == Element::kBFloat16) {
     read_pairs(static_cast<const BFloat16*>(rows));
+  } else if (element == Element::kFloat32) {
+    load_floats(at_bytes(static_cast<const float*>(rows), unit, R * sizeof(float)), values);
+    if (check) {
+      float zeros = 0.0f;  // NaN from the first NaN or infinity on
+#pragma unroll
+      for (int i = 0; i < R; ++i) zeros = fmaf(values[i], 0.0f, zeros);
+      if (zeros != zeros) found_bad();
+    }
   } else {
     read_pairs(static_cast<const Half*>(rows));
   }
 }
 template <int R>
-__device__ __forceinline__ void store_values(void* rows, Element element, int64_t first,
+__device__ __forceinline__ void load_values(const void* rows, Element element, unsigned unit,
+                                            float (&values)[R]) {
+  load_values(rows, element, unit, values, false, [] {});
+}
+template <int R>
+__device__ __forceinline__ void store_values(void* rows, Element element, unsigned unit,
                                              const float (&values)[R]) {
   const auto write = [&](auto* typed) {
     using T = std::remove_pointer_t<decltype(typed)>;
@@ -157,7 +213,7 @@ __device__ __forceinline__ void store_values(void* rows, Element element, int64_
       Pack<T, A> pack;
 #pragma unroll
       for (int j = 0; j < A; ++j) pack.values[j] = from_float<T>(values[i + j]);
-      store_pack(typed + first + i, pack);
+      store_pack(at_bytes(typed, unit, R * sizeof(T)) + i, pack);
     }
   };
   if (element == Element::kFloat32) {
@@ -169,7 +225,7 @@ __device__ __forceinline__ void store_values(void* rows, Element element, int64_
   }
 }
 
-__device__ __forceinline__ float load_value(const void* rows, Element element, int64_t at) {
+__device__ __forceinline__ float load_value(const void* rows, Element element, uint64_t at) {
   if (element == Element::kFloat32) return static_cast<const float*>(rows)[at];
   if (element == Element::kBFloat16) return to_float(static_cast<const BFloat16*>(rows)[at]);
   return to_float(static_cast<const Half*>(rows)[at]);

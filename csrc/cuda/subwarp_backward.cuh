@@ -11,24 +11,24 @@
 
 namespace moge::cuda {
 
-constexpr uint16_t kNoExpert = 0xffff;  // of a choice out of range
+constexpr unsigned kNoExpert = 0xffff;  // of a choice out of range
 
 // What the choices of the lane add to the gradient of their experts, w (gw - mean), into `picks`,
 // where it waits until there is a gradient. Returns s of route_backward.cuh where the weights are
 // scores, and it joins the other sum; else it is the mean, and 0 is returned.
 template <class Map>
-__device__ __forceinline__ float stage_picks(const RouteBackward& args, int64_t token, int sub,
-                                             TokenPicks& picks) {
+__device__ __forceinline__ float stage_picks(const RouteBackward& args, unsigned token, int sub,
+                                             TokenPicks<Map>& picks) {
   constexpr int L = Map::kLanes, Q = Map::kPicks;
   const int k = args.top_k;
+  const unsigned first = token * unsigned(k) + unsigned(sub);
   float weights[Q], added[Q], dot = 0.0f;
 #pragma unroll
   for (int q = 0; q < Q; ++q) {
     if (q * L >= k) break;
     if (sub + q * L >= k) continue;
-    const int64_t at = token * k + sub + q * L;
-    weights[q] = args.weights[at];
-    added[q] = weights[q] * args.grad_weights[at];
+    weights[q] = args.weights[first + unsigned(q * L)];
+    added[q] = weights[q] * args.grad_weights[first + unsigned(q * L)];
     dot += added[q];
   }
   dot = lanes_sum<L>(dot);
@@ -37,18 +37,19 @@ __device__ __forceinline__ float stage_picks(const RouteBackward& args, int64_t 
   for (int q = 0; q < Q; ++q) {
     if (q * L >= k) break;
     if (sub + q * L >= k) continue;
-    const int64_t expert = args.experts[token * k + sub + q * L];
+    const int64_t expert = args.experts[first + unsigned(q * L)];
     const bool there = uint64_t(expert) < uint64_t(Map::kExperts);
     picks.values[sub + q * L] = fmaf(-weights[q], mean, added[q]);
-    picks.experts[sub + q * L] = there ? uint16_t(expert) : kNoExpert;
+    picks.experts[sub + q * L] = there ? unsigned(expert) : kNoExpert;
   }
   return args.renormalize ? 0.0f : dot;
 }
 
 // Adds them at the places of the experts, which differ: no two lanes share one.
 template <class Map>
-__device__ __forceinline__ void add_picks(LaneStore<Map::kPieces>& store, const TokenPicks& picks,
-                                          int k, int sub, unsigned first_thread) {
+__device__ __forceinline__ void add_picks(LaneStore<Map::kPieces>& store,
+                                          const TokenPicks<Map>& picks, int k, int sub,
+                                          unsigned first_thread) {
   constexpr int R = Map::kSlots;
 #pragma unroll 1
   for (int j = sub; j < k; j += Map::kLanes) {
@@ -74,7 +75,7 @@ __device__ __forceinline__ void norm_slopes(const SubTaps<Map>& taps, float norm
 }
 
 template <class Map>
-using BlockPicks = TokenPicks[Map::kTokens];
+using BlockPicks = TokenPicks<Map>[Map::kTokens];
 // grad_importance, a piece of a lane beside that of the next lane.
 template <class Map>
 using SharedRow = Pack<float, 4>[Map::kPieces][Map::kLanes];
@@ -89,9 +90,9 @@ __global__ void __launch_bounds__(kSubThreads, 8)
   SIMT_SHARED(grad_importance, SharedRow<Map>);
   SIMT_SHARED(block_picks, BlockPicks<Map>);
   const SubTaps<Map> taps(source);
-  const unsigned thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
-  const int sub = L == 1 ? 0 : opaque(int(lane % L)), slot = int(lane / L);
-  TokenPicks& picks = block_picks[thread / L];
+  const unsigned thread = threadIdx.x;
+  const int sub = L == 1 ? 0 : opaque(int(thread % L));
+  TokenPicks<Map>& picks = block_picks[thread / L];
   if (args.grad_importance != nullptr) {
     for (unsigned expert = thread; expert < Map::kExperts; expert += kSubThreads) {
       grad_importance[expert % R / 4][expert / R].values[expert % 4] = args.grad_importance[expert];
@@ -104,18 +105,15 @@ __global__ void __launch_bounds__(kSubThreads, 8)
     norm_grad = float(*args.grad_loss * args.loss_scale) * SubTaps<Map>::unit(source);
   }
 
-  const int64_t first = int64_t(blockIdx.x) * chunk_tokens, left = args.num_tokens - first;
-  const int count = left < chunk_tokens ? int(left) : chunk_tokens;
 #pragma unroll 1
-  for (int local = int(warp) * (32 / L) + slot; local - slot < count; local += Map::kTokens) {
-    // Lanes without a token do the last one's work once more, and write none of it.
-    const int64_t token = first + (local < count ? local : count - 1);
-    const int64_t place = token * Map::kExperts + sub * R;
+  for (Units<Map> units(args.num_tokens, chunk_tokens, sub); units.any(); units.advance()) {
+    // Lanes without a token write nothing of their work.
+    const unsigned unit = units.at(), token = unit / L;
     float raw_dot = 0.0f;
     if (args.grad_weights != nullptr) raw_dot = stage_picks<Map>(args, token, sub, picks);
     float scores[R], grads[R] = {};
-    load_values(args.logits, args.element, place, scores);
-    const auto stats = load_pack<2>(args.row_stats + 2 * token);
+    load_values(args.logits, args.element, unit, scores);
+    const auto stats = load_pack<2>(at_bytes(args.row_stats, token, 8));
     const Exponent exponent(stats.values[0]);
     const float scale = stats.values[1] * approximate_exp2(-exponent.excess);
 #pragma unroll
@@ -150,12 +148,7 @@ __global__ void __launch_bounds__(kSubThreads, 8)
       __syncwarp();
       store.get(grads);
     }
-    // Computed again, from what the compiler does not know: else it is kept in registers.
-    const int again = opaque(local);
-    if (again < count) {
-      store_values(args.grad_logits, args.element, (first + again) * Map::kExperts + sub * R,
-                   grads);
-    }
+    if (units.active()) store_values(args.grad_logits, args.element, unit, grads);
   }
 }
 

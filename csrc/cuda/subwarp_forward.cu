@@ -7,7 +7,8 @@ namespace moge::cuda {
 
 bool launch_subwarp_forward(const RouteForward& args, void* stream) {
   return with_sub_map(
-      args.num_experts, args.top_k, args.groups, {args.logits, args.noise}, [&](auto map) {
+      args.num_tokens, args.num_experts, args.top_k, args.groups, {args.logits, args.noise},
+      [&](auto map) {
         using Map = decltype(map);
         const int blocks = count_blocks(args.num_tokens);
         const Partials parts = make_partials(args.workspace, blocks, args.num_experts);

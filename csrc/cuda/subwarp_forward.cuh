@@ -7,10 +7,10 @@
 //   norms                             of e: sum sqrt(a + eps (sum e)^2) / sum e
 //   the k largest of x + noise        subwarp_select.cuh, last, when registers are free
 //
-// What limits it: gpu-check counts 69 to 71 instructions a token at N = 64, k = 2, h = 3, of which
-// 10 are spent before and after the two rounds that a chunk has at T = 65536. An H100 issues them
-// in 0.07 ns. Its memory takes 0.09 ns for float32, but 0.05 ns for 16-bit logits. What was tried
-// is in docs/cuda.md.
+// What limits it: gpu-check counts 60 to 62 instructions a token at N = 64, k = 2, h = 3, of which
+// 7 are spent before and after the two rounds that a chunk has at T = 65536. An H100 issues them
+// in 0.06 ns. Its memory takes 0.09 ns for float32, 0.05 ns for 16-bit logits. What was tried is in
+// docs/cuda.md.
 #pragma once
 
 #include "cuda/partials.cuh"
@@ -21,11 +21,11 @@ namespace moge::cuda {
 
 template <class Map>
 struct SubSums {
+  unsigned counts[Map::kExperts];      // packed_count
   LaneStore<Map::kPieces> values;      // what the selection looks through
   LaneStore<Map::kPieces> importance;  // of the lane's tokens
-  TokenPicks picks[Map::kTokens];
-  unsigned counts[Map::kExperts];  // packed_count
-  unsigned logits, noise;          // first bad row of the chunk, or kNoLocal
+  TokenPicks<Map> picks[Map::kTokens];
+  unsigned logits, noise;  // first bad row of the chunk, or kNoToken
   // At the end, in place of the values: the loss of a thread, parts of the importance.
   struct Ends {
     float loss[kSubThreads];
@@ -34,48 +34,62 @@ struct SubSums {
   static_assert(sizeof(Ends) <= sizeof(values), "the ends take the place of the values");
   __device__ __forceinline__ Ends& ends() { return *reinterpret_cast<Ends*>(&values); }
 };
-constexpr unsigned kNoLocal = ~0u;
+constexpr unsigned kNoToken = ~0u;
 
 // Routing 3: experts and gate weights of the token, from its picks, and their counts.
 template <class Map>
-__device__ __forceinline__ void write_picks(const RouteForward& args, const TokenPicks& picks,
-                                            unsigned* counts, int64_t token, bool active, int sub,
+__device__ __forceinline__ void write_picks(const RouteForward& args, TokenPicks<Map>& picks,
+                                            unsigned* counts, unsigned token, bool active, int sub,
                                             float maximum, float inverse_sum) {
   constexpr int L = Map::kLanes;
   const int k = args.top_k;
-  if (args.renormalize && args.noise != nullptr) {  // else the first choice has the row's maximum
-    maximum = -infinity();
+  if (args.noise != nullptr) {  // else the first choice has the row's maximum
+    float largest = -infinity();
 #pragma unroll 1
-    for (int j = sub; j < k; j += L) maximum = fmaxf(maximum, picks.values[j]);
-    maximum = lanes_max<L>(maximum);
+    for (int j = sub; j < k; j += L) {
+      const uint64_t at = uint64_t(token) * Map::kExperts + picks.experts[j];
+      const float logit = load_value(args.logits, args.element, at);
+      picks.values[j] = logit;
+      largest = fmaxf(largest, logit);
+    }
+    largest = lanes_max<L>(largest);
+    if (args.renormalize) maximum = largest;
+    __syncwarp();
   }
-  float sum = 0.0f;
+  // The choices of a lane; computed twice where they are too many for registers.
+  constexpr bool kKept = Map::kUnroll > 1;
+  float powers[kKept ? Map::kPicks : 1], sum = 0.0f;
+  // Read by all lanes, so that no branch is needed; what lanes beyond k read does not count.
+  const auto power = [&](int q) {
+    const int choice = L > kMostPicks ? min(sub, kMostPicks - 1) : sub + q * L;
+    return approximate_exp2((picks.values[choice] - maximum) * kLog2E);
+  };
 #pragma unroll Map::kUnroll
   for (int q = 0; q < Map::kPicks; ++q) {
-    if (q * L >= k) break;
-    // Read by all lanes, so that no branch is needed: those beyond k repeat the last pick.
-    const float value = picks.values[min(sub + q * L, k - 1)];
-    const float e = approximate_exp2((value - maximum) * kLog2E);
-    sum += sub + q * L < k ? e : 0.0f;
+    if (q > 0 && q * L >= k) break;
+    const float e = power(q);
+    if (kKept) powers[q] = e;
+    const float counted = sub + q * L < k ? e : 0.0f;
+    sum = q == 0 ? counted : sum + counted;
   }
   if (args.renormalize) {
-    // inverse_sum - inverse_sum is 0, or NaN for a row that has no softmax
-    inverse_sum = approximate_reciprocal(lanes_sum<L>(sum)) + (inverse_sum - inverse_sum);
+    // 0 inverse_sum is 0, or NaN for a row that has no softmax.
+    inverse_sum = fmaf(inverse_sum, 0.0f, approximate_reciprocal(lanes_sum<L>(sum)));
   }
-  const int64_t first = token * k + sub;
+  const unsigned first = token * unsigned(k) + unsigned(sub);
+  const int own = opaque(active ? sub : kMostPicks);  // or none
 #pragma unroll Map::kUnroll
   for (int q = 0; q < Map::kPicks; ++q) {
-    if (q * L >= k) break;
-    if (!active || sub + q * L >= k) continue;
-    const float value = picks.values[sub + q * L];
-    const int expert = picks.experts[sub + q * L];
-    args.weights[first + q * L] = approximate_exp2((value - maximum) * kLog2E) * inverse_sum;
-    args.experts[first + q * L] = expert;
+    if (own + q * L >= k) continue;
+    const unsigned expert = picks.experts[sub + q * L], at = first + unsigned(q * L);
+    args.weights[at] = (kKept ? powers[q] : power(q)) * inverse_sum;
+    args.experts[at] = expert;
     atomicAdd(&counts[expert], packed_count(sub + q * L));
   }
 }
 
-// Sum of the norms of the groups of the lane, over the taps' unit; e times `scale` are the scores.
+// Sum of the norms of the groups of the lane, over `scale` and the taps' unit; e times `scale` are
+// the scores.
 template <class Map>
 __device__ __forceinline__ float sum_norms(const SubTaps<Map>& taps, const float (&e)[Map::kSlots],
                                            float scale, int sub) {
@@ -83,12 +97,17 @@ __device__ __forceinline__ float sum_norms(const SubTaps<Map>& taps, const float
   // scale sqrt(a + eps / scale^2), of the filtered squares a of e: one multiplication for all.
   const float whole = approximate_reciprocal(scale);
   filter_rows<Map>(taps, kEpsilon * whole * whole, e, rows);
-  filter_columns<Map, false>(taps, rows, sub,
-                             [&](int r, int, float sum) { totals[r] += approximate_sqrt(sum); });
+  filter_columns<Map, false>(taps, rows, sub, [&](int r, int j, float sum) {
+    const float norm = approximate_sqrt(sum);
+    totals[r] = j == 0 ? norm : totals[r] + norm;
+  });
   float total = 0.0f;
 #pragma unroll
-  for (int r = 0; r < Map::kOwnRows; ++r) total += starts_groups<Map>(sub, r) ? totals[r] : 0.0f;
-  return scale * total;
+  for (int r = 0; r < Map::kOwnRows; ++r) {
+    const float own = starts_groups<Map>(sub, r) ? totals[r] : 0.0f;
+    total = r == 0 ? own : total + own;
+  }
+  return total;
 }
 
 // Importance and counts of the chunk, from what the lanes kept in their places. Thread (part,
@@ -105,9 +124,9 @@ __device__ __forceinline__ void write_columns(SubSums<Map>& sums, const Partials
     const unsigned expert = first + thread % (N < kSubThreads ? N : kSubThreads);
     const unsigned part = kParts > 1 ? thread / N : 0;
     const float* place = sums.importance.at(expert % R / 4, part * L + expert / R) + expert % 4;
-    float sum = 0.0f;
+    float sum = place[0];
 #pragma unroll
-    for (unsigned i = 0; i < Map::kTokens / kParts; ++i) sum += place[4 * L * kParts * i];
+    for (unsigned i = 1; i < Map::kTokens / kParts; ++i) sum += place[4 * L * kParts * i];
     if (kParts > 1) {
       partial[thread] = sum;
     } else {
@@ -126,8 +145,7 @@ __device__ __forceinline__ void write_columns(SubSums<Map>& sums, const Partials
 
 // The first warp: the loss of the chunk in float64 and its first bad rows.
 template <class Map>
-__device__ __forceinline__ void write_scalars(SubSums<Map>& sums, const Partials& parts,
-                                              int64_t first) {
+__device__ __forceinline__ void write_scalars(SubSums<Map>& sums, const Partials& parts) {
   double loss = 0.0;
 #pragma unroll
   for (int warp = 0; warp < kSubWarps; ++warp)
@@ -135,8 +153,8 @@ __device__ __forceinline__ void write_scalars(SubSums<Map>& sums, const Partials
   loss = warp_sum(loss);
   if (threadIdx.x != 0) return;
   parts.loss[blockIdx.x] = loss;
-  parts.logits[blockIdx.x] = sums.logits == kNoLocal ? kNoRow : first + sums.logits;
-  parts.noise[blockIdx.x] = sums.noise == kNoLocal ? kNoRow : first + sums.noise;
+  parts.logits[blockIdx.x] = sums.logits == kNoToken ? kNoRow : int64_t(sums.logits);
+  parts.noise[blockIdx.x] = sums.noise == kNoToken ? kNoRow : int64_t(sums.noise);
 }
 
 // Grid: count_blocks(T), a chunk a block.
@@ -147,42 +165,42 @@ __global__ void __launch_bounds__(kSubThreads, 8)
   constexpr int L = Map::kLanes, R = Map::kSlots, P = Map::kPieces;
   SIMT_SHARED(sums, SubSums<Map>);
   const SubTaps<Map> taps(source);
-  const unsigned thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
-  const int sub = L == 1 ? 0 : opaque(int(lane % L)), slot = int(lane / L);
-  TokenPicks& picks = sums.picks[thread / L];
+  const unsigned thread = threadIdx.x;
+  const int sub = L == 1 ? 0 : opaque(int(thread % L));
+  const unsigned own_picks = opaque(thread / L * unsigned(sizeof(TokenPicks<Map>)));
+  auto& picks =
+      *reinterpret_cast<TokenPicks<Map>*>(reinterpret_cast<char*>(sums.picks) + own_picks);
+  const LaneMasks masks(sub);
+  unsigned* const first_bad = &sums.logits;
 #pragma unroll
-  for (unsigned expert = thread; expert < Map::kExperts; expert += kSubThreads) {
-    sums.counts[expert] = 0;
+  for (unsigned first = 0; first < Map::kExperts; first += kSubThreads) {
+    if (first + thread < Map::kExperts) sums.counts[first + thread] = 0;
   }
-  if (thread == 0) sums.logits = sums.noise = kNoLocal;
+#pragma unroll
+  for (int q = 0; q < Map::kPicks; ++q) {
+    if (L <= kMostPicks || sub < kMostPicks) picks.values[sub + q * L] = 0.0f;  // read by all
+  }
+  if (thread == 0) sums.logits = sums.noise = kNoToken;
   sums.importance.clear();
   __syncthreads();
-  const int64_t first = int64_t(blockIdx.x) * chunk_tokens, left = args.num_tokens - first;
-  const int count = left < chunk_tokens ? int(left) : chunk_tokens;
   float loss = 0.0f;
 #pragma unroll 1
-  for (int local = int(warp) * (32 / L) + slot; local - slot < count; local += Map::kTokens) {
-    // Lanes without a token do the last one's work once more, and keep none of it.
-    const bool active = local < count;
-    const int64_t token = first + (active ? local : count - 1);
-    const int64_t place = token * Map::kExperts + sub * R;
+  for (Units<Map> units(args.num_tokens, chunk_tokens, sub); units.any(); units.advance()) {
+    // Lanes without a token keep nothing of their work.
+    const bool active = units.active();
+    const unsigned unit = units.at(), token = unit / L;
     float values[R], tops[P];
-    load_values(args.logits, args.element, place, values);
+    load_values(args.logits, args.element, unit, values, args.bad_rows != nullptr,
+                [first_bad, token] { atomicMin(first_bad, token); });
     sums.values.put(values);
     find_tops<Map>(values, tops);
     float best = largest_top<Map>(tops);
     const float maximum = lanes_max<L>(best);
-    if (args.bad_rows != nullptr) {
-      float zero = 0.0f;  // NaN from the first NaN or infinity on
-#pragma unroll
-      for (int i = 0; i < R; ++i) zero = fmaf(values[i], 0.0f, zero);
-      if (zero != zero) atomicMin(&sums.logits, unsigned(local));
-    }
     float top = maximum;
     if (args.noise != nullptr) {
       const float* noise = args.noise + token * args.noise_stride + sub * R;
       const bool bad = add_noise<Map>(sums.values, noise, values, tops);
-      if (bad) atomicMin(&sums.noise, unsigned(local));
+      if (bad) atomicMin(&sums.noise, token);
       best = largest_top<Map>(tops);
       top = lanes_max<L>(best);
     }
@@ -192,33 +210,29 @@ __global__ void __launch_bounds__(kSubThreads, 8)
 #pragma unroll
     for (int i = 0; i < R; ++i) {
       values[i] = exponent(values[i]);
-      sum += values[i];
+      sum = i == 0 ? values[i] : sum + values[i];
     }
     const float scale = approximate_reciprocal(lanes_sum<L>(sum));
     const float inverse_sum = scale * approximate_exp2(exponent.excess);
     if (sub == 0 && active) {
-      store_pack(args.row_stats + 2 * token, Pack<float, 2>{{maximum, inverse_sum}});
+      store_pack(at_bytes(args.row_stats, token, 8), Pack<float, 2>{{maximum, inverse_sum}});
     }
-    sums.importance.add(values, active ? scale : 0.0f);
+    const float counted = active ? scale : 0.0f;
+    sums.importance.add(values, counted);
     if constexpr (Map::kGroup > 0) {
-      const float norms = sum_norms<Map>(taps, values, scale, sub);
-      loss += active ? norms : 0.0f;
+      loss = fmaf(counted, sum_norms<Map>(taps, values, scale, sub), loss);
     }
 
-    // Computed again, from what the compiler does not know: else it is kept in registers.
-    const int again = opaque(local);
-    const int64_t row = first + (again < count ? again : count - 1);
-    select_picks<Map>(sums.values, picks, tops, best, top, sub, row * Map::kExperts + sub * R,
-                      args);
+    select_picks<Map>(sums.values, picks, tops, best, top, masks, sub, token, args);
     __syncwarp();
-    write_picks<Map>(args, picks, sums.counts, row, again < count, sub, maximum, inverse_sum);
+    write_picks<Map>(args, picks, sums.counts, token, active, sub, maximum, inverse_sum);
     __syncwarp();
   }
 
   __syncthreads();
   sums.ends().loss[thread] = loss * SubTaps<Map>::unit(source);
   write_columns<Map>(sums, parts);
-  if (warp == 0) write_scalars(sums, parts, first);
+  if (thread < 32) write_scalars(sums, parts);
 }
 
 }  // namespace moge::cuda

@@ -34,12 +34,15 @@ bool with_sub_groups(const GroupMap* groups, Run run) {
   return false;
 }
 
+// A token has 16 units or choices at most, whose numbers are 32-bit.
+constexpr int64_t kMostSubTokens = int64_t{1} << 27;
+
 // Calls run(Map()), which returns true, if there is a map for these sizes, and rows and choices
 // are as the sub-warp kernels need them; else false.
 template <class Run>
-bool with_sub_map(int num_experts, int top_k, const GroupMap* groups,
+bool with_sub_map(int64_t num_tokens, int num_experts, int top_k, const GroupMap* groups,
                   std::initializer_list<const void*> rows, Run run) {
-  if (top_k > kMostPicks) return false;
+  if (num_tokens > kMostSubTokens || top_k > kMostPicks) return false;
   for (const void* row : rows) {
     if (reinterpret_cast<uintptr_t>(row) % 16 != 0) return false;
   }

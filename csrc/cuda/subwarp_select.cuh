@@ -38,26 +38,30 @@ __device__ __forceinline__ bool add_noise(LaneStore<Map::kPieces>& store, const 
   return zero != zero;
 }
 
-// A pick where only -inf, and NaN, which ranks as -inf, are left: the lowest expert that is not
-// among the first `count` picks. By all lanes of a token.
+// All picks of a token of fewer than k values above -inf, where NaN ranks as -inf. By one lane,
+// from the logits: the next pick is the first of what ranks below the last one, whatever else is
+// known.
 template <class Map>
-__device__ __forceinline__ void pick_lowest(TokenPicks& picks, int count, int sub,
-                                            unsigned first_lane, int64_t first,
-                                            const RouteForward& args) {
-  const unsigned lanes = ((1u << Map::kLanes) - 1) << first_lane;
-  __syncwarp(lanes);  // the earlier picks are seen
-  unsigned left = (1u << Map::kSlots) - 1;
+__device__ __forceinline__ void pick_in_order(TokenPicks<Map>& picks, unsigned token,
+                                              const RouteForward& args) {
+  const uint64_t row = uint64_t(token) * Map::kExperts;
+  float last = infinity();
+  int last_expert = -1;
 #pragma unroll 1
-  for (int j = 0; j < count; ++j) {
-    const int slot = int(picks.experts[j]) - sub * Map::kSlots;
-    if (slot >= 0 && slot < Map::kSlots) left &= ~(1u << slot);
-  }
-  const unsigned having = __ballot_sync(lanes, left != 0);
-  if (having >> first_lane != 0 && __ffs(int(having >> first_lane)) - 1 == sub) {
-    const int slot = __ffs(int(left)) - 1;
-    const float logit = load_value(args.logits, args.element, first + slot);
-    picks.values[count] = logit;
-    picks.experts[count] = uint16_t(sub * Map::kSlots + slot);
+  for (int j = 0; j < args.top_k; ++j) {
+    float most = not_a_number();
+    int expert = 0;
+#pragma unroll 1
+    for (int i = 0; i < Map::kExperts; ++i) {
+      float value = load_value(args.logits, args.element, row + i);
+      if (args.noise != nullptr) value += args.noise[token * args.noise_stride + i];
+      value = fmaxf(value, -infinity());
+      const bool below = value < last || (value == last && i > last_expert);
+      if (below && !(most >= value)) most = value, expert = i;
+    }
+    picks.values[j] = load_value(args.logits, args.element, row + expert);
+    picks.experts[j] = expert;
+    last = most, last_expert = expert;
   }
 }
 
@@ -69,47 +73,68 @@ __device__ __forceinline__ float largest_top(const float (&tops)[Map::kPieces]) 
   return best;
 }
 
+// The lanes of a token up to the own one, and the own one: of those that have its largest value the
+// first is the own one where `up_to_own` of them is `own`.
+struct LaneMasks {
+  unsigned own, up_to_own;
+
+  __device__ __forceinline__ explicit LaneMasks(int sub) {
+    own = opaque(1u << threadIdx.x % 32);
+    up_to_own = opaque((own << 1) - (own >> sub));
+  }
+  template <int L>
+  __device__ __forceinline__ bool first_equal(float best, float top) const {
+    if constexpr (L == 1) return best == top;
+    return (lanes_equal(best, top) & up_to_own) == own;
+  }
+  template <int L>
+  __device__ __forceinline__ unsigned of_token(int sub) const {
+    return ((1u << L) - 1) * (own >> sub);
+  }
+};
+
 // docs/method.md "Routing" 2: the k largest values in descending order, ties to the lower expert.
-// `best` is the largest of the lane's values and `top` that of the token's; `first` is the place of
-// the lane's first logit. A value that was chosen becomes NaN.
+// `best` is the largest of the lane's values and `top` that of the token's. A value that was chosen
+// becomes NaN. Where only -inf and NaN are left, what is picked here does not count.
 template <class Map>
-__device__ __forceinline__ void select_picks(LaneStore<Map::kPieces>& store, TokenPicks& picks,
+__device__ __forceinline__ void select_picks(LaneStore<Map::kPieces>& store, TokenPicks<Map>& picks,
                                              float (&tops)[Map::kPieces], float best, float top,
-                                             int sub, int64_t first, const RouteForward& args) {
+                                             const LaneMasks& masks, int sub, unsigned token,
+                                             const RouteForward& args) {
   constexpr int P = Map::kPieces, L = Map::kLanes;
-  const unsigned thread = threadIdx.x, first_lane = thread % 32 - unsigned(sub);
-  const int k = args.top_k;
+  float* const first_place = store.at(0, int(threadIdx.x));
+  float *pick = picks.values, *const end = pick + args.top_k;
+  auto* expert = picks.experts;
 #pragma unroll 1
-  for (int j = 0;;) {
-    // Lanes of lower experts that have it too.
-    const unsigned lower =
-        L == 1 ? 0 : extract_bits(__ballot_sync(kAllLanes, best == top), first_lane, unsigned(sub));
-    if (!(top > -infinity())) {  // for all lanes of the token alike
-      pick_lowest<Map>(picks, j, sub, first_lane, first, args);
-    } else if (best == top && lower == 0) {
-      int piece = P - 1;
+  for (;;) {
+    const bool first = masks.first_equal<L>(best, top);
+    float* place;
+    int piece, at;  // the first slot of the piece, and the slot in it
+    if (first) {
+      piece = 4 * (P - 1), at = 3;
 #pragma unroll
-      for (int p = P - 2; p >= 0; --p) piece = tops[p] == top ? p : piece;
-      float* place = store.at(piece, thread);
-      auto values = load_pack<4>(place);
-      int at = 3;
+      for (int p = P - 2; p >= 0; --p) piece = tops[p] == top ? 4 * p : piece;
+      place = first_place + piece * (store.kPitch / 4);
+      const auto values = load_pack<4>(place);
 #pragma unroll
       for (int i = 2; i >= 0; --i) at = values.values[i] == top ? i : at;
-      const int slot = piece * 4 + at;
-      const float logit =
-          args.noise == nullptr ? top : load_value(args.logits, args.element, first + slot);
-      picks.values[j] = logit;
-      picks.experts[j] = uint16_t(sub * Map::kSlots + slot);
-      if (j + 1 < k) {
-        place[at] = not_a_number();
-        const float rest = largest(load_pack<4>(place));
-#pragma unroll
-        for (int p = 0; p < P; ++p) tops[p] = piece == p ? rest : tops[p];
-      }
+      *pick = top;
+      *expert = sub * Map::kSlots + piece + at;
     }
-    if (++j == k) break;
+    if (++pick == end) break;
+    ++expert;
+    if (first) {
+      place[at] = not_a_number();
+      const float rest = largest(load_pack<4>(place));
+#pragma unroll
+      for (int p = 0; p < P; ++p) tops[p] = piece == 4 * p ? rest : tops[p];
+    }
     best = largest_top<Map>(tops);
     top = lanes_max<L>(best);
+  }
+  if (!(top > -infinity())) {  // for all lanes of the token alike
+    __syncwarp(masks.of_token<L>(sub));
+    if (sub == 0) pick_in_order<Map>(picks, token, args);
   }
 }
 

@@ -62,6 +62,13 @@ class Cost:
             return None
         return round(self.bytes_per_token / self.min_bytes_per_token, DIGITS)
 
+    @property
+    def issue_ratio(self) -> float | None:
+        """Time to issue the instructions over that to move the least bytes; None without these."""
+        if self.floor_ns_per_token is None:
+            return None
+        return round(self.issue_ns_per_token / self.floor_ns_per_token, DIGITS)
+
 
 COLUMNS = tuple(field.name for field in fields(Cost))
 _TYPES = {field.name: str(field.type) for field in fields(Cost)}

@@ -7,7 +7,7 @@ may differ from that in its last bits.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from tools.ptx.scalars import (
     Array,
     add32_to_zero,
     flush,
+    fma16,
     fma32,
     fma32_down,
     fma64,
@@ -29,6 +30,7 @@ from tools.ptx.scalars import (
 
 _INTEGERS = ("u16", "s16", "u32", "s32", "u64", "s64")
 _FLOATS = ("f32", "f64")
+_PAIRS = {"f16x2": "f16", "bf16x2": "bf16"}
 
 
 def pure(form: Form, function: Callable[..., Array], reads: list[Read], kind: str) -> Execute:
@@ -75,14 +77,25 @@ def _add_sub_mul(form: Form) -> Execute:
 
 @opcode("mad", "fma")
 def _multiply_add(form: Form) -> Execute:
-    kind = form.type(*_INTEGERS, *_FLOATS)
+    kind = form.type(*_INTEGERS, *_FLOATS, *_PAIRS)
     if kind in _INTEGERS and form.name == "mad":
         return _integer_product(form)
+    if kind in _PAIRS:
+        form.one_of("rn")
+        form.count(4)
+        return pure(form, partial(_fma_pairs, _PAIRS[kind]), form.readers(1, "b32"), "b32")
     if kind == "f32" and form.one_of("rn", "rm") == "rm":
         return _floating(form, fma32_down, 3)
     if kind == "f64":
         form.one_of("rn")
     return _floating(form, fma32 if kind == "f32" else fma64, 3)
+
+
+def _fma_pairs(kind: str, *operands: Array) -> Array:
+    """fma of both halves of three words."""
+    lower = fma16(kind, *(word.astype(np.uint16) for word in operands))
+    upper = fma16(kind, *((word >> np.uint32(16)).astype(np.uint16) for word in operands))
+    return upper.astype(np.uint32) << np.uint32(16) | lower
 
 
 def _integer_product(form: Form) -> Execute:

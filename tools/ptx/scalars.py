@@ -18,7 +18,7 @@ for _bytes in (1, 2, 4, 8):
         DTYPES[f"{_letter}{8 * _bytes}"] = np.dtype(f"{_kind}{_bytes}")
     if _bytes > 1:
         DTYPES[f"f{8 * _bytes}"] = np.dtype(f"f{_bytes}")
-# Two 16-bit floats in one 32-bit register: moved as bits, made by cvt only.
+# Two 16-bit floats in one 32-bit register: moved as bits, made by cvt and fma only.
 DTYPES["f16x2"] = DTYPES["bf16x2"] = np.dtype("u4")
 
 WIDER = {"u16": "u32", "s16": "s32", "u32": "u64", "s32": "s64"}
@@ -108,3 +108,23 @@ def to_bfloat16(values: Array) -> Array:
     bits = values.view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
     return np.where(np.isnan(values), np.uint32(0x7FFF), rounded).astype(np.uint16)
+
+
+def fma16(kind: str, a: Array, b: Array, c: Array) -> Array:
+    """Return the bits of a * b + c, rounded once to ``kind``, of the bits of its operands.
+
+    ``kind`` is "f16" or "bf16". The product is exact in float64 and the sum is rounded to odd
+    there, so that the second rounding is that of the exact sum.
+    """
+    x, y, z = (_from_half(bits, kind).astype(np.float64) for bits in (a, b, c))
+    with np.errstate(invalid="ignore", over="ignore"):
+        total = _to_odd(x * y, z, x * y + z)
+        if kind == "f16":
+            return total.astype(np.float16).view(np.uint16)
+        _, exponent = np.frexp(np.where(np.isfinite(total), total, 0))
+        step = np.ldexp(1.0, np.maximum(exponent - 8, -133))  # of bfloat16 there, 8 digits
+        return to_bfloat16((np.rint(total / step) * step).astype(np.float32))
+
+
+def _from_half(bits: Array, kind: str) -> Array:
+    return from_bfloat16(bits) if kind == "bf16" else bits.view(np.float16)

@@ -101,6 +101,17 @@ FLOAT = [
     # Towards zero: just below 1 + 2^-23 is 1, 2^-60 below 1 is the float before it; 3 is exact.
     ("add.rz.f32 %d, %a, %b;", [f32(1, 1, -1, -1, 1), f32(2.0**-23 - 2.0**-40, -(2.0**-60),
      -(2.0**-60), 2.0**-60, 2)], [f32(1, 1 - 2.0**-24, -1, 2.0**-24 - 1, 3)]),
+    # Pairs: upper half 1.5 * 2 + 1, lower half infinity times 0.
+    ("fma.rn.f16x2 %d, %a, %b, %c;", [u32(0x3E007C00), u32(0x40000000), u32(0x3C000000)],
+     [u32(0x4400FE00)]),
+    ("fma.rn.bf16x2 %d, %a, %b, %c;", [u32(0x3FC07F80), u32(0x40000000), u32(0x3F800000)],
+     [u32(0x40807FFF)]),
+    # 2^-11 (1 - 2^-20) over 1 + 2^-10 is below the tie, by less than float32 tells; 1 + 1 + 0; past
+    # the largest number; subnormal.
+    ("fma.rn.f16x2 %d, %a, %b, %c;", [u32(0x10013C00, 0x7BFF0001), u32(0x3BFE3C00, 0x40003C00),
+     u32(0x3C013C00, 0x00000001)], [u32(0x3C014000, 0x7C000002)]),
+    ("fma.rn.bf16x2 %d, %a, %b, %c;", [u32(0x3B813F80, 0x7F7F0001), u32(0x3F7E3F80, 0x40003F80),
+     u32(0x3F813F80, 0x00000001)], [u32(0x3F814000, 0x7F800002)]),
     ("fma.rn.sat.f32 %d, %a, %b, %a;", [f32(2, -1), f32(1, 1)], [f32(1, 0)]),
     ("fma.rn.f64 %d, %a, %b, %c;", [f64(1 + 2.0**-52), f64(1 - 2.0**-52), f64(-1)],
      [f64(-(2.0**-104))]),

@@ -64,7 +64,7 @@ def test_every_access_of_routing_is_sound(traced, case):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("num_experts", [5, 64, 300])
+@pytest.mark.parametrize("num_experts", [5, 8, 16, 32, 64, 128, 256, 300])
 def test_rows_that_are_not_finite(kernels, traced, dtype, num_experts):
     """Masked experts are scores of 0; NaN, +inf and rows of -inf make NaN weights, not nonsense."""
     logits = (torch.randn(11, num_experts) * 64).round().div(64).to(dtype)
@@ -72,11 +72,13 @@ def test_rows_that_are_not_finite(kernels, traced, dtype, num_experts):
     logits[3, 0] = torch.inf
     logits[5] = -torch.inf
     logits[7, : num_experts - 2] = -torch.inf
+    logits[7, 2:num_experts:3] = torch.nan  # ranks as -inf, wherever it stands
+    logits[8] = torch.where(torch.arange(num_experts) % 2 == 0, torch.nan, -torch.inf)
     logits[9] = torch.nan
     noise = torch.zeros(11, num_experts)
     noise[4, 1], noise[6, 3] = torch.nan, torch.inf
     for built in (kernels, traced):
-        for k in (1, 3, 5):
+        for k in (1, 3, 5, min(8, num_experts)):
             for renormalize in (True, False):
                 check_not_finite(built, logits, k, [1, 4], noise, renormalize)
 
@@ -141,6 +143,16 @@ def test_a_refused_opt_in_is_an_error_with_its_text():
     assert library.ask_for_shared(227 << 10) == 0
     assert library.ask_for_shared((227 << 10) + 1) != 0
     assert b"at most 227 KiB" in library.moge_cuda_last_error()
+
+
+def test_tokens_whose_numbers_do_not_fit_take_a_warp_each():
+    """A sub-warp numbers units, 16 a token at N = 256, and choices, at most 8, by 32 bits."""
+    source = Path(__file__).with_name("sub_warp_calls.cu")
+    takes = launch.load(build_library((source, CUDA / "launcher.cu"), "plain")).is_sub_warp
+    takes.argtypes = [ctypes.c_int64, ctypes.c_int, ctypes.c_int]
+    assert takes(1 << 27, 256, 8) and takes(1 << 27, 8, 1)
+    assert not takes((1 << 27) + 1, 256, 8) and not takes((1 << 27) + 1, 8, 1)
+    assert not takes(1, 64, 9) and not takes(1, 100, 1)
 
 
 @pytest.mark.parametrize(("num_tokens", "chunks"), [
