@@ -48,9 +48,9 @@ struct SubMap {
 };
 
 // The choices of a token: each with its logit, or with what is added to the gradient of that. Both
-// arrays have one stride, for one address; but of 64 tokens that would take the block of N = 32
-// beyond an eighth of an A100's shared memory. Equal entries of a warp's tokens lie in different
-// banks.
+// arrays have one stride, for one address, and equal entries of a warp's tokens lie in different
+// banks; but N = 32 has 64 tokens, and both would take its block beyond an eighth of an A100's
+// shared memory.
 template <class Map>
 struct TokenPicks {
   static constexpr bool kSmall = Map::kExperts == 32;

@@ -84,15 +84,16 @@ def broken_bounds(costs: Sequence[Cost]) -> list[Violation]:
             if (value > bound) if larger_is_worse else (value < bound):
                 word = "at most" if larger_is_worse else "at least"
                 found.append(Violation(_name(cost), column, value, f"{word} {bound}"))
-        if _is_close(cost):
+        if is_close(cost):
             for column, bound in CLOSE_BOUNDS.items():
                 value = getattr(cost, column)
-                if value > bound:
+                if value is not None and value > bound:
                     found.append(Violation(_name(cost), column, value, f"at most {bound}"))
     return found
 
 
-def _is_close(cost: Cost) -> bool:
+def is_close(cost: Cost) -> bool:
+    """Whether the row must keep CLOSE_BOUNDS."""
     return (
         CLOSE_KERNEL in cost.kernel
         and cost.architecture in CLOSE_ARCHITECTURES

@@ -120,7 +120,8 @@ def fma16(kind: str, a: Array, b: Array, c: Array) -> Array:
     with np.errstate(invalid="ignore", over="ignore"):
         total = _to_odd(x * y, z, x * y + z)
         if kind == "f16":
-            return total.astype(np.float16).view(np.uint16)
+            rounded = total.astype(np.float16).view(np.uint16)
+            return np.where(np.isnan(total), np.uint16(0x7FFF), rounded)
         _, exponent = np.frexp(np.where(np.isfinite(total), total, 0))
         step = np.ldexp(1.0, np.maximum(exponent - 8, -133))  # of bfloat16 there, 8 digits
         return to_bfloat16((np.rint(total / step) * step).astype(np.float32))

@@ -98,6 +98,27 @@ def draw(case: Case) -> tuple[torch.Tensor, torch.Tensor | None]:
     return logits, noise
 
 
+def draw_not_finite(num_experts: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return 11 rows of logits and noise, N >= 5; the first bad ones are 1 and 4.
+
+    NaN, infinities, rows of nothing else, fewer experts above -inf than are chosen, and ties.
+    """
+    generator = torch.Generator().manual_seed(num_experts)
+    logits = (torch.randn(11, num_experts, generator=generator) * 64).round().div(64).to(dtype)
+    logits[1, 2] = torch.nan
+    logits[3, 0] = torch.inf
+    logits[5] = -torch.inf
+    logits[7, : num_experts - 2] = -torch.inf
+    logits[7, 2:num_experts:3] = torch.nan  # ranks as -inf, wherever it stands
+    logits[8] = torch.where(torch.arange(num_experts) % 2 == 0, torch.nan, -torch.inf)
+    logits[9] = torch.nan
+    noise = torch.zeros(11, num_experts)
+    noise[4, 1], noise[6, 3] = torch.nan, torch.inf
+    noise[7, num_experts - 1] = -torch.inf
+    noise[10, 3:] = -torch.inf
+    return logits, noise
+
+
 def upstream(case: Case) -> list[torch.Tensor | None]:
     """Return gradients of weights, importance and loss: None for what has none in this case."""
     generator = torch.Generator().manual_seed(7)

@@ -7,7 +7,7 @@ import pytest
 
 from tools.gpu_check import cost as table
 from tools.gpu_check.cost import Cost
-from tools.gpu_check.verdict import GUARDED, broken_bounds, not_launched, regressions
+from tools.gpu_check.verdict import GUARDED, broken_bounds, is_close, not_launched, regressions
 
 GOOD = Cost(
     kernel="route_forward<2, float>", architecture="sm_90", launch="T=8192 N=64 k=2", nvcc="13.0",
@@ -63,7 +63,10 @@ def test_the_router_of_64_experts_is_close_to_memory_on_a100_and_h100():
 
 def test_the_committed_table_keeps_every_bound():
     committed = Path(__file__).resolve().parents[3] / "results/perf/gpu_cost.csv"
-    assert broken_bounds(table.read_csv(committed)) == []
+    rows = table.read_csv(committed)
+    assert broken_bounds(rows) == []
+    # Forward and backward, two dtypes, two numbers of tokens, two architectures.
+    assert len([row for row in rows if is_close(row)]) == 2 * 2 * 2 * 2
 
 
 @pytest.mark.parametrize("column", GUARDED)

@@ -73,7 +73,12 @@ class ArgumentSizes(Mapping[str, Sequence[int]]):
 
 
 class Kernels(kernels.Kernels):
-    """The launchers on one architecture's PTX; a finding of the interpreter is an error."""
+    """The launchers on one architecture's PTX; a finding of the interpreter is an error.
+
+    ``races``: whether it looks for races. A barrier of part of a warp orders nothing for it.
+    """
+
+    races = True
 
     def __init__(self, architecture: str) -> None:
         nvcc = find_nvcc()
@@ -100,6 +105,6 @@ class Kernels(kernels.Kernels):
             recorded.check_shared(sum(v.size for v in variables if v.space == "shared"))
             ptx.run_kernel(
                 module, recorded.kernel, recorded.grid, recorded.block, recorded.arguments,
-                device=buffers.device, shared_bytes=recorded.shared_bytes,
+                device=buffers.device, shared_bytes=recorded.shared_bytes, races=self.races,
             ).check()  # fmt: skip
         buffers.assert_guards_whole()

@@ -103,7 +103,7 @@ FLOAT = [
      -(2.0**-60), 2.0**-60, 2)], [f32(1, 1 - 2.0**-24, -1, 2.0**-24 - 1, 3)]),
     # Pairs: upper half 1.5 * 2 + 1, lower half infinity times 0.
     ("fma.rn.f16x2 %d, %a, %b, %c;", [u32(0x3E007C00), u32(0x40000000), u32(0x3C000000)],
-     [u32(0x4400FE00)]),
+     [u32(0x44007FFF)]),
     ("fma.rn.bf16x2 %d, %a, %b, %c;", [u32(0x3FC07F80), u32(0x40000000), u32(0x3F800000)],
      [u32(0x40807FFF)]),
     # 2^-11 (1 - 2^-20) over 1 + 2^-10 is below the tie, by less than float32 tells; 1 + 1 + 0; past

@@ -12,7 +12,7 @@ import torch
 from ptx_kernels import CACHE, CSRC, SM_80, Kernels
 
 from tools.gpu_check.toolchain import Toolchain, find_nvcc
-from tools.simt.cases import DTYPES, Case, every_case
+from tools.simt.cases import DTYPES, Case, draw_not_finite, every_case
 from tools.simt.checks import check_case, check_group_norm, check_not_finite
 from tools.simt.dispatch_checks import check_biases, check_rows, check_sorted
 from tools.simt.wider_checks import CASES, check_unit_norm, check_wider
@@ -74,17 +74,26 @@ def test_sub_warp_kernels_call_no_function_that_is_several_instructions(source, 
     Case(7, 12, 3, map_shape=(2, 6), group_size=7),  # the window is larger than the torus
     Case(7, 64, 2, border="valid", sigma=0.02),  # sub-warp: the middle tap is 1, the others 0
     Case(7, 256, 2, border="valid", group_size=5, sigma=20.0),
+    Case(13, 8, 3, torch.bfloat16, group_size=2, border="valid"),  # sub-warp: one lane a token
+    Case(13, 16, 8, torch.float16, noisy=True, renormalize=False),  # two
 ], ids=str)  # fmt: skip
 def test_special_cases(kernels, case):
     check_case(kernels("sm_90"), case, IN_ORDER)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_rows_that_are_not_finite(kernels, architecture):
-    logits = (torch.randn(5, 33) * 64).round() / 64
-    logits[0, 2], logits[1, 0], logits[2] = torch.nan, torch.inf, -torch.inf
-    logits[3, :31] = -torch.inf  # masked experts: scores of 0
-    check_not_finite(kernels(architecture), logits, 3, [0, -1])
+# Of each number of lanes a token has, and of a warp a token, every dtype on some architecture.
+@pytest.mark.parametrize(("architecture", "num_experts", "dtype"), [
+    (ARCHITECTURES[i % 3], num_experts, DTYPES[(i + i // 3) % 3])
+    for i, num_experts in enumerate((8, 16, 32, 64, 128, 256, 64, 33, 64))
+])  # fmt: skip
+def test_rows_that_are_not_finite(kernels, monkeypatch, architecture, num_experts, dtype):
+    """Races of these rows are the emulator's to find: their barrier is one token's."""
+    built = kernels(architecture)
+    monkeypatch.setattr(built, "races", False)
+    logits, noise = draw_not_finite(num_experts, dtype)
+    for k, renormalize in ((1, True), (8, False)):
+        check_not_finite(built, logits, k, [1, 4], noise, renormalize)
+    check_not_finite(built, logits, 3, [1, -1])
 
 
 # Every case once, in each dtype and for each architecture a third of them.

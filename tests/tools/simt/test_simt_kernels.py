@@ -15,7 +15,7 @@ from moge_bench.ops.choice import Choice
 from moge_bench.ops.topography import Topography, gaussian_taps
 from tools.simt import launch
 from tools.simt.build import library as build_library
-from tools.simt.cases import SPECIAL, Case, every_case
+from tools.simt.cases import SPECIAL, Case, draw_not_finite, every_case
 from tools.simt.checks import check_case, check_group_norm, check_not_finite
 from tools.simt.kernels import CUDA, Kernels
 
@@ -67,16 +67,7 @@ def test_every_access_of_routing_is_sound(traced, case):
 @pytest.mark.parametrize("num_experts", [5, 8, 16, 32, 64, 128, 256, 300])
 def test_rows_that_are_not_finite(kernels, traced, dtype, num_experts):
     """Masked experts are scores of 0; NaN, +inf and rows of -inf make NaN weights, not nonsense."""
-    logits = (torch.randn(11, num_experts) * 64).round().div(64).to(dtype)
-    logits[1, 2] = torch.nan
-    logits[3, 0] = torch.inf
-    logits[5] = -torch.inf
-    logits[7, : num_experts - 2] = -torch.inf
-    logits[7, 2:num_experts:3] = torch.nan  # ranks as -inf, wherever it stands
-    logits[8] = torch.where(torch.arange(num_experts) % 2 == 0, torch.nan, -torch.inf)
-    logits[9] = torch.nan
-    noise = torch.zeros(11, num_experts)
-    noise[4, 1], noise[6, 3] = torch.nan, torch.inf
+    logits, noise = draw_not_finite(num_experts, dtype)
     for built in (kernels, traced):
         for k in (1, 3, 5, min(8, num_experts)):
             for renormalize in (True, False):
