@@ -143,7 +143,7 @@ __device__ __forceinline__ float lanes_sum(float value) {
   return value;
 }
 
-// Entry `index` of what takes `bytes` each: in elements of T the compiler multiplies twice.
+// Entry `index` of what takes `bytes` each.
 template <class T>
 __device__ __forceinline__ T* at_bytes(T* first, unsigned index, unsigned bytes) {
   using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;

@@ -16,6 +16,7 @@ from tools.ptx.decode import Execute, Form, Lanes, Read, opcode
 from tools.ptx.findings import DIVISION_BY_ZERO, KernelFault
 from tools.ptx.scalars import (
     DTYPES,
+    PAIRS,
     WIDER,
     Array,
     add32_to_zero,
@@ -30,7 +31,6 @@ from tools.ptx.scalars import (
 
 _INTEGERS = ("u16", "s16", "u32", "s32", "u64", "s64")
 _FLOATS = ("f32", "f64")
-_PAIRS = {"f16x2": "f16", "bf16x2": "bf16"}
 
 
 def pure(form: Form, function: Callable[..., Array], reads: list[Read], kind: str) -> Execute:
@@ -77,13 +77,13 @@ def _add_sub_mul(form: Form) -> Execute:
 
 @opcode("mad", "fma")
 def _multiply_add(form: Form) -> Execute:
-    kind = form.type(*_INTEGERS, *_FLOATS, *_PAIRS)
+    kind = form.type(*_INTEGERS, *_FLOATS, *PAIRS)
     if kind in _INTEGERS and form.name == "mad":
         return _integer_product(form)
-    if kind in _PAIRS:
+    if kind in PAIRS:
         form.one_of("rn")
         form.count(4)
-        return pure(form, partial(_fma_pairs, _PAIRS[kind]), form.readers(1, "b32"), "b32")
+        return pure(form, partial(_fma_pairs, PAIRS[kind]), form.readers(1, "b32"), "b32")
     if kind == "f32" and form.one_of("rn", "rm") == "rm":
         return _floating(form, fma32_down, 3)
     if kind == "f64":

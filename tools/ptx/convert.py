@@ -9,13 +9,12 @@ import numpy as np
 
 from tools.ptx.arithmetic import pure
 from tools.ptx.decode import Execute, Form, opcode
-from tools.ptx.scalars import DTYPES, Array, flush, from_bfloat16, saturate, to_bfloat16
+from tools.ptx.scalars import DTYPES, PAIRS, Array, flush, from_bfloat16, saturate, to_bfloat16
 
 _TO_INTEGRAL: dict[str, Callable[[Array], Array]] = {
     "rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil,
 }  # fmt: skip
 _FLOATS = ("f16", "bf16", "f32", "f64")
-_PAIRS = {"f16x2": "f16", "bf16x2": "bf16"}
 
 
 @opcode("cvt")
@@ -23,7 +22,7 @@ def _convert(form: Form) -> Execute:
     if len(form.types) != 2:
         raise form.unsupported("cvt without two types")
     target, source = form.types
-    if target in _PAIRS:
+    if target in PAIRS:
         return _convert_pair(form, target)
     form.count(2)
     function = _conversion(form, target, source)

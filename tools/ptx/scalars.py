@@ -18,8 +18,9 @@ for _bytes in (1, 2, 4, 8):
         DTYPES[f"{_letter}{8 * _bytes}"] = np.dtype(f"{_kind}{_bytes}")
     if _bytes > 1:
         DTYPES[f"f{8 * _bytes}"] = np.dtype(f"f{_bytes}")
-# Two 16-bit floats in one 32-bit register: moved as bits, made by cvt and fma only.
-DTYPES["f16x2"] = DTYPES["bf16x2"] = np.dtype("u4")
+# Two 16-bit floats in one 32-bit register, and their type: moved as bits, made by cvt and fma only.
+PAIRS = {"f16x2": "f16", "bf16x2": "bf16"}
+DTYPES |= dict.fromkeys(PAIRS, np.dtype("u4"))
 
 WIDER = {"u16": "u32", "s16": "s32", "u32": "u64", "s32": "s64"}
 _SMALLEST_NORMAL = np.float32(2.0**-126)
