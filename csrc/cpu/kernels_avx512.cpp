@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <limits>
 #include <new>
+#include <type_traits>
 
 #include "kernels.h"
 
@@ -27,9 +28,12 @@ namespace {
 
 #include "vector_scalar.h"
 #include "vector_avx512.h"
+#include "rows_scalar.h"
+#include "rows_avx512.h"
 #include "exponential.h"
 #include "tile.h"
 #include "stencil.h"
+#include "row_map.h"
 #include "norms.h"
 #include "scores.h"
 #include "select.h"
@@ -38,6 +42,7 @@ namespace {
 #include "route_wide.h"
 #include "route_chunks.h"
 #include "route_backward.h"
+#include "row_backward.h"
 #include "route_backward_scores.h"
 #include "group_norm.h"
 #include "kernel_set.h"

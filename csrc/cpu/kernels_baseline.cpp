@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <limits>
 #include <new>
+#include <type_traits>
 
 #include "kernels.h"
 
@@ -16,9 +17,12 @@ namespace moge {
 namespace {
 
 #include "vector_scalar.h"
+#define MOGE_UNROLL
+#include "rows_scalar.h"
 #include "exponential.h"
 #include "tile.h"
 #include "stencil.h"
+#include "row_map.h"
 #include "norms.h"
 #include "scores.h"
 #include "select.h"
@@ -27,6 +31,7 @@ namespace {
 #include "route_wide.h"
 #include "route_chunks.h"
 #include "route_backward.h"
+#include "row_backward.h"
 #include "route_backward_scores.h"
 #include "group_norm.h"
 #include "kernel_set.h"

@@ -4,13 +4,14 @@
 // lane l stands at e * expert_step + l * lane_step. With s = sum_j
 // gw_j w_j it is w_i (gw_i - s) where the weights are a softmax of the kept logits (finite even
 // where their scores underflow), else z_i gw_i here and - z_j s for every j, which is returned.
-template <class V, bool kPlain>
-MOGE_INLINE bool add_weight_gradients(const RouteBackward& a, int64_t token, int64_t num_rows,
-                                      typename V::Scalar* grad, int64_t expert_step,
-                                      int64_t lane_step) {
+//
+// kK: k, or 0 for any: the loops over few experts are then no loops.
+template <class V, bool kPlain, int kK>
+static bool add_gradients_of(const RouteBackward& a, int64_t token, int64_t num_rows,
+                             typename V::Scalar* grad, int64_t expert_step, int64_t lane_step) {
   using Scalar = typename V::Scalar;
   constexpr int W = V::kWidth;
-  const int k = a.top_k;
+  const int k = kK > 0 ? kK : a.top_k;
   const Scalar* weights = static_cast<const Scalar*>(a.weights) + token * k;
   const Scalar* upstream = static_cast<const Scalar*>(a.grad_weights) + token * k;
   const int64_t* experts = a.experts + token * k;
@@ -34,6 +35,16 @@ MOGE_INLINE bool add_weight_gradients(const RouteBackward& a, int64_t token, int
   return valid;
 }
 
+template <class V, bool kPlain>
+MOGE_INLINE bool add_weight_gradients(const RouteBackward& a, int64_t token, int64_t num_rows,
+                                      typename V::Scalar* grad, int64_t expert_step,
+                                      int64_t lane_step) {
+  const auto add = a.top_k == 1   ? add_gradients_of<V, kPlain, 1>
+                   : a.top_k == 2 ? add_gradients_of<V, kPlain, 2>
+                                  : add_gradients_of<V, kPlain, 0>;
+  return add(a, token, num_rows, grad, expert_step, lane_step);
+}
+
 // s of add_weight_gradients for weights that are not renormalised, a value a lane.
 template <class V>
 MOGE_INLINE typename V::Reg weight_dot(const RouteBackward& a, int64_t token, int64_t num_rows) {
@@ -54,16 +65,24 @@ struct BackwardTile {
   const RouteBackward& args;
   Scratch scratch;
   Scalar *scores, *grad, *slopes;  // slopes: f' of another function than softmax
+  Scalar *squares = nullptr, *inverse = nullptr, *exponentials = nullptr;  // of row_backward.h
   Stencil<V>* stencil = nullptr;
 
   static size_t bytes(const RouteBackward& a) {
-    return sizeof(Scalar) * 3 * size_t(a.num_experts) * W + 3 * 64 +
-           (a.groups ? Stencil<V>::scratch_bytes(*a.groups) : 0);
+    const size_t tile = sizeof(Scalar) * size_t(a.num_experts) * W + 64;
+    if (!a.groups) return 3 * tile;
+    const size_t rows = sizeof(Scalar) * row_cells<V>(*a.groups) + 64;
+    return 3 * (tile + rows) + Stencil<V>::scratch_bytes(*a.groups);
   }
   explicit BackwardTile(const RouteBackward& a) : args(a), scratch(bytes(a)) {
     scores = scratch.take<Scalar>(size_t(a.num_experts) * W);
     grad = scratch.take<Scalar>(size_t(a.num_experts) * W);
     slopes = scratch.take<Scalar>(size_t(a.num_experts) * W);
+    if (a.groups) {
+      squares = take_row_cells<V>(scratch, *a.groups);
+      inverse = take_row_cells<V>(scratch, *a.groups);
+      exponentials = take_row_cells<V>(scratch, *a.groups);
+    }
   }
 };
 
@@ -119,6 +138,10 @@ static __attribute__((noinline)) typename V::Reg recompute_exponentials(typename
   return energy;
 }
 
+// Defined in row_backward.h, for maps that fit it.
+template <class V, class In, bool kPlain>
+static bool row_backward_tile(BackwardTile<V>& tile, int64_t token, int64_t num_rows);
+
 // With z = e / sum and u = dL/dz / sum, the gradient through the scores is z (dL/dz - sum dL/dz z)
 // = e (u - (sum u e) / sum): `scores` holds e, `grad` u, and nothing is multiplied out expert by
 // expert.
@@ -129,6 +152,9 @@ MOGE_INLINE bool route_backward_tile(BackwardTile<V>& tile, int64_t token, int64
   using Scalar = typename V::Scalar;
   using Reg = typename V::Reg;
   constexpr int W = V::kWidth;
+  if constexpr (kFloat<V>) {
+    if (fits_row_map(tile.stencil)) return row_backward_tile<V, In, kPlain>(tile, token, num_rows);
+  }
   const RouteBackward& a = tile.args;
   const int n = a.num_experts;
   const bool raw_weights = a.grad_weights && !a.renormalize;

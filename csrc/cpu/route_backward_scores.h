@@ -110,6 +110,14 @@ static void route_backward_chunks(const RouteBackward& a, int64_t begin, int64_t
   BackwardTile<V> tile(a);
   alignas(Stencil<V>) char storage[sizeof(Stencil<V>)];
   if (a.groups) tile.stencil = new (storage) Stencil<V>(*a.groups, tile.scratch);
+  if constexpr (kFloat<V>) {
+    if (fits_row_map(tile.stencil)) {
+      with_row_map(*tile.stencil, [&](const auto& map) {
+        map.clear(tile.squares);
+        map.clear(tile.inverse);
+      });
+    }
+  }
   for (int64_t chunk = begin; chunk < end; ++chunk) {
     a.sums[chunk] = {0.0, -1, -1};
     const int64_t first = chunk * a.chunk_tokens;

@@ -39,17 +39,16 @@ static __attribute__((noinline)) void spoil_weights(ForwardTile<V>& tile, unsign
   }
 }
 
-// Writes the weights with their indices and counts the choices in `load`.
-template <class V, bool kPlain>
-MOGE_INLINE void write_choices(ForwardTile<V>& tile, unsigned dead, int64_t token, int64_t num_rows,
-                               int64_t* load, int64_t* first_load) {
+// Writes the weights with their indices and counts the choices in `load`. kK: k, or 0 for any.
+template <class V, bool kPlain, int kK>
+static void write_k_choices(const ForwardTile<V>& tile, int64_t token, int64_t num_rows,
+                            int64_t* load, int64_t* first_load) {
   using Scalar = typename V::Scalar;
   constexpr int W = V::kWidth;
   const RouteForward& a = tile.args;
-  const int k = a.top_k;
+  const int k = kK > 0 ? kK : a.top_k;
   Scalar* weights = static_cast<Scalar*>(a.weights) + token * k;
   int64_t* experts = a.experts + token * k;
-  if (dead) spoil_weights<V>(tile, dead);
   for (int lane = 0; lane < W && lane < num_rows; ++lane) {
     const int64_t counted = kPlain || tile.counts(token + lane);
     const Scalar *index = tile.indices + lane, *value = tile.values + lane;
@@ -61,6 +60,17 @@ MOGE_INLINE void write_choices(ForwardTile<V>& tile, unsigned dead, int64_t toke
       load[expert] += counted;
     }
   }
+}
+
+template <class V, bool kPlain>
+MOGE_INLINE void write_choices(ForwardTile<V>& tile, unsigned dead, int64_t token, int64_t num_rows,
+                               int64_t* load, int64_t* first_load) {
+  if (dead) spoil_weights<V>(tile, dead);
+  const int k = tile.args.top_k;
+  const auto write = k == 1   ? write_k_choices<V, kPlain, 1>
+                     : k == 2 ? write_k_choices<V, kPlain, 2>
+                              : write_k_choices<V, kPlain, 0>;
+  write(tile, token, num_rows, load, first_load);
 }
 
 template <class V>
@@ -115,7 +125,8 @@ template <class V>
 static __attribute__((noinline)) void add_importance(const typename V::Scalar* tile,
                                                      int num_experts, typename V::Reg inverse_sum,
                                                      typename V::Scalar* lanes) {
-  for (int j = 0; j < num_experts; ++j, tile += V::kWidth, lanes += kLanes) {
+#pragma GCC unroll 4
+  for (int64_t j = 0; j < num_experts; ++j, tile += V::kWidth, lanes += kLanes) {
     V::store(lanes, V::fma(V::load(tile), inverse_sum, V::load(lanes)));
   }
 }

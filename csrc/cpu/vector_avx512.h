@@ -42,12 +42,26 @@ struct Avx512Float {
   }
 
   MOGE_INLINE Reg load_row(const float* p) { return _mm512_loadu_ps(p); }
-  MOGE_INLINE Reg load_row(const BFloat16* p) {
-    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+  // Sixteen values of 16 bits as floats, and back; the pointer says of which kind they are.
+  MOGE_INLINE Reg widen(const BFloat16*, __m256i halves) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
   }
-  MOGE_INLINE Reg load_row(const Float16* p) {
-    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+  MOGE_INLINE Reg widen(const Float16*, __m256i halves) { return _mm512_cvtph_ps(halves); }
+  MOGE_INLINE __m256i narrow(const BFloat16*, Reg a) {
+    const __m512i bits = _mm512_castps_si512(a);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i half = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+    half = _mm512_srli_epi32(half, 16);
+    half = _mm512_mask_mov_epi32(half, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q),
+                                 _mm512_set1_epi32(0x7fc0));
+    return _mm512_cvtepi32_epi16(half);
+  }
+  MOGE_INLINE __m256i narrow(const Float16*, Reg a) {
+    return _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT);
+  }
+  template <class Half>
+  MOGE_INLINE Reg load_row(const Half* p) {
+    return widen(p, _mm256_loadu_si256((const __m256i*)p));
   }
   // The four 4 x 4 blocks of 128-bit parts of r[0] .. r[3], each transposed.
   MOGE_INLINE void transpose_parts(Reg* r) {
@@ -73,17 +87,9 @@ struct Avx512Float {
     }
   }
   MOGE_INLINE void store_row(float* p, Reg a) { _mm512_storeu_ps(p, a); }
-  MOGE_INLINE void store_row(BFloat16* p, Reg a) {
-    const __m512i bits = _mm512_castps_si512(a);
-    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    __m512i half = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
-    half = _mm512_srli_epi32(half, 16);
-    half = _mm512_mask_mov_epi32(half, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q),
-                                 _mm512_set1_epi32(0x7fc0));
-    _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(half));
-  }
-  MOGE_INLINE void store_row(Float16* p, Reg a) {
-    _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+  template <class Half>
+  MOGE_INLINE void store_row(Half* p, Reg a) {
+    _mm256_storeu_si256((__m256i*)p, narrow(p, a));
   }
   // The first `count` values of a row, at most a register's; the other lanes are 0.
   MOGE_INLINE Reg load_part(const float* p, int count) {

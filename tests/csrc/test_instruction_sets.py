@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from moge_bench import _C, route
+from tools.avx512 import build
 
 PROGRAM = """
 import sys, torch
@@ -16,9 +17,13 @@ from moge_bench.ops.expert_ffn import expert_ffn
 torch.manual_seed(0)
 results = {"isa": _C.instruction_set()}
 for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
-    for num_experts, top_k, num_tokens in ((5, 2, 37), (8, 1, 100), (64, 2, 1300), (100, 9, 600)):
-        for border, group_size, renormalize in (("torus", 3, True), ("valid", 2, False)):
+    for num_experts, top_k, num_tokens in (
+            (5, 2, 37), (8, 1, 100), (32, 1, 43), (64, 2, 1300), (100, 9, 600), (128, 2, 45)):
+        for border, group_size, renormalize in (
+                ("torus", 3, True), ("valid", 2, False), ("valid", 3, True)):
             if num_experts == 5:  # its map is (1, 5): no window of 2 x 2 lies on it
+                border = "torus"
+            if num_experts == 8 and group_size == 3:  # (2, 4)
                 border = "torus"
             options = dict(group_size=group_size, border=border, backend="extension")
             x = (torch.randn(num_tokens, num_experts) * 2).to(dtype).requires_grad_()
@@ -26,13 +31,13 @@ for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
             r = route(x, top_k, noise=noise, renormalize=renormalize, **options)
             sums = r.weights.square().sum() + r.importance.square().sum() / num_tokens
             (sums + r.group_loss * num_tokens).backward()
-            results["route", str(dtype), num_experts, group_size] = [t.detach() for t in (
+            results["route", str(dtype), num_experts, group_size, border] = [t.detach() for t in (
                 r.weights, r.importance, r.group_loss, r.experts, r.load, x.grad)]
             # Any scores, of both signs and far from 1.
             scores = (torch.randn(num_tokens, num_experts) * 10).to(dtype).requires_grad_()
             loss = group_norm(scores, **options)
             (loss * num_tokens).backward()
-            results["group_norm", str(dtype), num_experts, group_size] = [
+            results["group_norm", str(dtype), num_experts, group_size, border] = [
                 loss.detach(), scores.grad]
         bias, mask = torch.linspace(-0.2, 0.2, num_experts), torch.arange(num_tokens) % 3 > 0
         for function in ("softmax", "sigmoid", "sqrtsoftplus"):
@@ -62,11 +67,22 @@ torch.save(results, sys.argv[1])
 """
 
 
-def run(isa, path):
+def run(isa, path, package=None):
+    """Run PROGRAM; with moge_bench from the folder ``package``, if one is named."""
     environment = {**os.environ, "MOGE_CPU_ISA": isa}
+    if package is not None:
+        environment["PYTHONPATH"] = str(package)
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(path)], env=environment, capture_output=True, text=True
-    )
+        [sys.executable, "-c", PROGRAM, str(path)], env=environment, capture_output=True, text=True,
+        cwd=package,
+    )  # fmt: skip
+
+
+def assert_same(results, expected, isa):
+    assert results.keys() == expected.keys()
+    for case, tensors in expected.items():
+        for i, (a, b) in enumerate(zip(tensors, results[case], strict=True)):
+            assert torch.equal(a, b), (isa, case, i)
 
 
 def test_every_instruction_set_gives_the_same_bits(tmp_path):
@@ -81,10 +97,22 @@ def test_every_instruction_set_gives_the_same_bits(tmp_path):
         assert results[isa].pop("isa") == isa
     base = results.pop("baseline")
     for isa, other in results.items():
-        assert other.keys() == base.keys()
-        for case, expected in base.items():
-            for i, (a, b) in enumerate(zip(expected, other[case], strict=True)):
-                assert torch.equal(a, b), (isa, case, i)
+        assert_same(other, base, isa)
+
+
+def test_avx512_gives_the_same_bits_under_emulation(tmp_path):
+    """What a processor without AVX-512 cannot run; the other sets are those of the test above."""
+    if missing := build.what_is_missing():
+        assert not os.environ.get("MOGE_REQUIRE_SIMDE"), missing
+        pytest.skip(f"the AVX-512 kernels cannot be emulated here without {missing}")
+    package = build.build(tmp_path)
+    results = {}
+    for isa, where in (("baseline", None), ("avx512", package)):
+        done = run(isa, tmp_path / isa, where)
+        assert done.returncode == 0, done.stderr
+        results[isa] = torch.load(tmp_path / isa)
+        assert results[isa].pop("isa") == isa
+    assert_same(results["avx512"], results["baseline"], "avx512")
 
 
 def test_an_unknown_instruction_set_is_refused(tmp_path):

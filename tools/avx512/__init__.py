@@ -1,0 +1,1 @@
+"""The AVX-512 kernels on a processor without AVX-512."""
