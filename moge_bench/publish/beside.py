@@ -86,8 +86,10 @@ def draw_over_x(axes: Axes, plan: Design, panel: Panel, shown: Shown) -> None:
         )  # fmt: skip
     if log:
         _plain(axes.yaxis)
-    elif shown.metric.name == "dose":
-        axes.set_ylim(bottom=0)
+    else:
+        axes.margins(y=0.12)  # a low panel: the highest mark is whole
+        if shown.metric.name == "dose":
+            axes.set_ylim(bottom=0)
     axes.set_ylabel(shown.metric.heading)
     axes.grid(visible=False, axis="x")
 

@@ -1,7 +1,8 @@
 """How a study becomes a picture: which axis is x, what is a colour, what is a panel.
 
 x is the numeric axis with the most values, if one has three; else the first axis that is not the
-method; else the method. The method is the colour. Every other axis is a panel.
+method; else the method. The method is the colour. Every other axis is a panel, but for one whose
+value x decides, as where lambda rises with the number of experts.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def design(results: Results) -> Design:
     arms = [arm for arm in results.arms if arm.records]
     order = (*results.study.table.rows, *results.study.table.columns)
     x = _x_axis(results, order)
-    facets = [axis for axis in order if axis not in (x, "method")]
+    facets = [a for a in order if a not in (x, "method") and not _follows(results.arms, a, x)]
     columns = [x] if x == "method" or "method" not in axes else [x, "method"]
     layout = lay_out(arms, axes, facets, columns)
     methods = tuple(dict.fromkeys(arm.method for arm in arms))
@@ -89,6 +90,15 @@ def _x_axis(results: Results, order: Sequence[str]) -> str:
     axes = results.study.axes
     numeric = [axis for axis in others if _is_numeric(axes[axis]) and len(axes[axis]) > 2]
     return max(numeric, key=lambda axis: len(axes[axis])) if numeric else others[0]
+
+
+def _follows(arms: Sequence[Arm], axis: str, x: str) -> bool:
+    """Say whether each value of x has one value of the axis alone, in all arms of the study."""
+    values: dict[str, set[str]] = {}
+    for arm in arms:
+        for at in arm.entry.coordinates:
+            values.setdefault(str(at[x]), set()).add(str(at[axis]))
+    return x != "method" and all(len(found) == 1 for found in values.values())
 
 
 def _is_numeric(values: Sequence[Any]) -> bool:
