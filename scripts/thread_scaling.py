@@ -2,11 +2,12 @@
 
     python scripts/thread_scaling.py [--rounds 40]
 
-Forward + backward, N=64, k=2, h=3, float32. `alone`: two processes of one thread each, both at
-work, beside one: what the machine's second core adds at all, without any waking or waiting. The
-OpenMP runtime lets its threads sleep between two calls, or spin (OMP_WAIT_POLICY=active): the
-difference is what waking costs. Each round times every case once, in turns; medians of the ratios
-of a round. It prints a table in Markdown.
+Forward + backward, N=64, k=2, h=3, float32. OpenMP's threads sleep between two loops
+(OMP_WAIT_POLICY=passive), spin (active), or do what libgomp does by itself: spin for some
+milliseconds, then sleep. What spinning gains over sleeping is what waking costs. `two processes`:
+of one thread each, both at work, beside one of them: what the machine's second core adds at all.
+Each round times every case once, in turns, in processes that are stopped while others are timed;
+medians of the ratios of a round. It prints a table in Markdown.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +28,10 @@ import torch
 from moge_bench import route
 
 TOKENS = (2048, 8192, 65536)
-POLICIES = {"sleeping": {}, "spinning": {"OMP_WAIT_POLICY": "active"}}
+POLICIES = {
+    "sleeping": {"OMP_WAIT_POLICY": "passive"}, "spinning": {"OMP_WAIT_POLICY": "active"},
+    "libgomp's own": {},
+}  # fmt: skip
 ALL = "all"
 
 
@@ -45,7 +50,7 @@ def _cases() -> dict[str, tuple[Callable[[], None], int]]:
             x.grad = None
             torch.softmax(x, -1).backward(upstream)
 
-        repeats = max(1, 16384 // num_tokens)
+        repeats = max(4, 16384 // num_tokens)
         cases[f"route T={num_tokens}"] = (router, repeats)
         cases[f"softmax T={num_tokens}"] = (softmax, repeats)
     return cases
@@ -80,36 +85,40 @@ def _start(environment: dict[str, str]) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def _ask(process: subprocess.Popen[str], what: str) -> None:
-    assert process.stdin is not None
-    process.stdin.write(what + "\n")
-    process.stdin.flush()
-
-
-def _answer(process: subprocess.Popen[str]) -> Any:
-    assert process.stdout is not None
-    return json.loads(process.stdout.readline())
+def _ask(processes: Sequence[subprocess.Popen[str]], what: str) -> list[Any]:
+    """Wake the processes, ask all of them at once, and stop them when all have answered."""
+    for process in processes:
+        process.send_signal(signal.SIGCONT)
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write(what + "\n")
+        process.stdin.flush()
+    answers = []
+    for process in processes:
+        assert process.stdout is not None
+        answers.append(json.loads(process.stdout.readline()))
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
+    return answers
 
 
 def main(rounds: int) -> None:
     """Measure and print the table."""
     workers = {policy: _start(environment) for policy, environment in POLICIES.items()}
-    pair = [_start({}), _start({})]
+    pair = [_start(POLICIES["sleeping"]) for _ in range(2)]
     gains: dict[tuple[str, str], list[float]] = {}
     alone = f"route T={TOKENS[-1]}"
     for _ in range(rounds):
-        for policy, process in workers.items():
-            _ask(process, ALL)
-            for name, (one, two) in _answer(process).items():
-                gains.setdefault((name, policy), []).append(one / two)
-        _ask(pair[0], alone)
-        one = _answer(pair[0])
-        for process in pair:
-            _ask(process, alone)
-        both = statistics.mean(_answer(process) for process in pair)
-        gains.setdefault((alone, "alone"), []).append(2 * one / both)
+        times = {policy: _ask([process], ALL)[0] for policy, process in workers.items()}
+        for policy, found in times.items():
+            for name, (_, two) in found.items():
+                # one thread of "sleeping": in the others the second one may spin beside it
+                gains.setdefault((name, policy), []).append(times["sleeping"][name][0] / two)
+        (one,) = _ask(pair[:1], alone)
+        both = statistics.mean(_ask(pair, alone))
+        gains.setdefault((alone, "two processes"), []).append(2 * one / both)
     for process in [*workers.values(), *pair]:
-        process.terminate()
+        process.kill()
     print("| case | threads | times as fast with two: median | quartiles |")
     print("|---|---|---|---|")
     for (name, policy), values in sorted(gains.items()):
@@ -122,5 +131,5 @@ if __name__ == "__main__":
         worker()
     else:
         parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-        parser.add_argument("--rounds", type=int, default=40)
+        parser.add_argument("--rounds", type=int, default=40, help="2 or more")
         main(parser.parse_args().rounds)

@@ -64,15 +64,15 @@ struct BackwardTile {
   static constexpr int W = V::kWidth;
   const RouteBackward& args;
   Scratch scratch;
-  Scalar *scores, *grad, *slopes;  // slopes: f' of another function than softmax
-  Scalar *squares = nullptr, *inverse = nullptr, *exponentials = nullptr;  // of row_backward.h
+  Scalar *scores, *grad, *slopes;                 // slopes: f' of another function than softmax
+  Scalar *squares = nullptr, *inverse = nullptr;  // of row_backward.h
   Stencil<V>* stencil = nullptr;
 
   static size_t bytes(const RouteBackward& a) {
     const size_t tile = sizeof(Scalar) * size_t(a.num_experts) * W + 64;
     if (!a.groups) return 3 * tile;
     const size_t rows = sizeof(Scalar) * row_cells<V>(*a.groups) + 64;
-    return 3 * (tile + rows) + Stencil<V>::scratch_bytes(*a.groups);
+    return 3 * tile + 2 * rows + Stencil<V>::scratch_bytes(*a.groups);
   }
   explicit BackwardTile(const RouteBackward& a) : args(a), scratch(bytes(a)) {
     scores = scratch.take<Scalar>(size_t(a.num_experts) * W);
@@ -81,7 +81,6 @@ struct BackwardTile {
     if (a.groups) {
       squares = take_row_cells<V>(scratch, *a.groups);
       inverse = take_row_cells<V>(scratch, *a.groups);
-      exponentials = take_row_cells<V>(scratch, *a.groups);
     }
   }
 };

@@ -1,7 +1,8 @@
 // moge::route, backward, by rows of the map (row_map.h). Included inside an anonymous namespace
 // (see kernels_*.cpp).
 
-// A tile of tokens. The arrays hold RowMap::kPitch numbers for each register's tokens.
+// A tile of tokens. The arrays hold RowMap::kPitch numbers for each register's tokens, `scores`
+// kScores.
 template <class V>
 struct RowTile {
   using R = Rows<V>;
@@ -10,7 +11,8 @@ struct RowTile {
   const float* stats;     // the row maximum and 1 / sum of each token
   const float* upstream;  // of the importance, or null
   int64_t num_rows, num_experts;
-  float down, along, scale;  // the filter: outer taps over the middle one, and what they leave out
+  float down, along, scale;  // the filter: outer taps over the middle one, and the two
+                             // middle ones' product
   // A number for each token: dL/dg; 1 / sum where it counts; the part of the sum of u e that is the
   // weights'.
   float norm_grad[V::kWidth] __attribute__((aligned(64)));
@@ -40,29 +42,28 @@ struct RowTile {
   }
 };
 
-// Rows of values of kBytes that are wanted soon, as Ahead: a cache line whenever kEvery registers
-// are done.
-template <class V, int kBytes, int kWrite>
+// Rows that are wanted soon, as Ahead: a cache line of float32 whenever kEvery registers are done.
+// Of 16-bit values, whose rows are half as long, that is the tile after the next as well.
+template <class V, int kWrite>
 struct RowAhead {
-  static constexpr int kLine = 64, kRegister = V::kWidth * kBytes;
-  static constexpr int kEvery = kRegister < kLine ? kLine / kRegister : 1;
+  static constexpr int kLine = 64, kEvery = kLine / int(sizeof(float)) / Rows<V>::kWidth;
   const char* next;
   inline __attribute__((always_inline)) void ask(int q) {
     if (q % kEvery) return;
     __builtin_prefetch(next, kWrite, 2);
-    next += kEvery * kRegister;
+    next += kLine;
   }
 };
 
 // e = e^(x - maximum) of the tile's logits, and squares. `result`: what row_adjoint will write.
 template <class V, class In, class Map, bool kImportance>
-MOGE_STEP void row_scores(RowTile<V>& tile, const In* rows, RowAhead<V, sizeof(In), 1> result) {
+MOGE_STEP void row_scores(RowTile<V>& tile, const In* rows, RowAhead<V, 1> result) {
   using R = Rows<V>;
   tile.for_tokens([&](int64_t lane, int64_t block) {
     const auto maximum = tile.maximum(lane);
     const In* x = rows + lane * tile.num_experts;
     const int64_t pitch = tile.next(lane) * tile.num_experts;
-    float* const e = tile.scores + block * Map::kPitch;
+    float* const e = tile.scores + block * Map::kScores;
     float* const squares = tile.squares + block * Map::kPitch;
     auto dot = R::set(0);
     MOGE_UNROLL
@@ -128,13 +129,13 @@ MOGE_STEP void row_inverse(RowTile<V>& tile) {
 }
 
 // The gradient: e (u - (sum u e) / sum e). `next`: what the next tile will read.
-template <class V, int kBytes, class Map, bool kUnit, bool kImportance>
-MOGE_STEP void row_adjoint(const RowTile<V>& tile, float* grad_rows, RowAhead<V, kBytes, 0> next) {
+template <class V, class Map, bool kUnit, bool kImportance>
+MOGE_STEP void row_adjoint(const RowTile<V>& tile, float* grad_rows, RowAhead<V, 0> next) {
   using R = Rows<V>;
   using Reg = typename R::Reg;
   const Reg down = R::set(tile.down), along = R::set(tile.along);
   tile.for_tokens([&](int64_t lane, int64_t block) {
-    const float* const e = tile.scores + block * Map::kPitch;
+    const float* const e = tile.scores + block * Map::kScores;
     const float* const inverse = tile.inverse + block * Map::kPitch;
     float* const grad = grad_rows + lane * tile.num_experts;
     const int64_t pitch = tile.next(lane) * tile.num_experts;
@@ -170,7 +171,7 @@ static __attribute__((noinline)) bool row_backward_tile(BackwardTile<V>& tile, i
   RowTile<V> t;
   t.squares = tile.squares;
   t.inverse = tile.inverse;
-  t.scores = tile.exponentials;
+  t.scores = tile.scores;
   t.stats = static_cast<const float*>(a.row_stats) + 2 * token;
   t.upstream = static_cast<const float*>(a.grad_importance);
   t.num_rows = num_rows < W ? num_rows : W;
@@ -200,8 +201,7 @@ static __attribute__((noinline)) bool row_backward_tile(BackwardTile<V>& tile, i
       const In* next = rows + (num_rows > W ? W * n : 0);
       row_scores<V, In, Map, kImportance>(t, rows, {reinterpret_cast<const char*>(grad_rows)});
       row_inverse<V, Map, kUnit, kImportance>(t);
-      row_adjoint<V, sizeof(In), Map, kUnit, kImportance>(t, grad,
-                                                          {reinterpret_cast<const char*>(next)});
+      row_adjoint<V, Map, kUnit, kImportance>(t, grad, {reinterpret_cast<const char*>(next)});
     };
     const std::true_type yes;
     const std::false_type no;

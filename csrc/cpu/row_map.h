@@ -1,4 +1,4 @@
-// The filter of stencil.h where a row of the map is a register, or two: maps of 8 or 16 columns,
+// The filter of stencil.h where a row of the map is a register, or two: maps of 4x8, 8x8 and 8x16,
 // groups of kUsual x kUsual. Lane c is column c: nothing is transposed, a pass down the columns
 // takes whole registers, and one along a row reads its neighbours beside it.
 //
@@ -17,9 +17,10 @@ struct RowMap {
   static constexpr int kRows = kMapRows, kC = kMapRegisters;
   static constexpr bool kTorus = kOnTorus;
   static constexpr int kCells = R::template kCells<kC, kTorus>;  // numbers of a row in an array
-  // Those of one register's tokens: kRows rows, and one of zeros, which who reads beside the first
-  // or the last meets.
-  static constexpr int kPitch = (kRows + 1) * kCells;
+  // Those of one register's tokens: kRows rows and one of zeros, since AVX2 reads one number before
+  // the first row and one after the last. Without it: the scores, of which nothing else is read.
+  static constexpr int kPitch = (kRows + 1) * kCells, kScores = kRows * kC * R::kWidth;
+  static_assert(kCells / R::kTokens <= (kC + 1) * kRow);  // row_cells
 
   // Zeros where a step reads what none writes: the rows beside a map, and those without groups.
   MOGE_INLINE void clear(float* cells) {
@@ -97,7 +98,7 @@ MOGE_INLINE void with_row_map(const Stencil<V>& s, Body&& body) {
   }
 }
 
-// Numbers of an array of a tile's rows, on any torus and instruction set, with room before it.
+// Numbers of an array of a tile's rows, torus or not, for any instruction set, with room before.
 template <class V>
 MOGE_INLINE size_t row_cells(const Groups& g) {
   if (!has_row_shape<V>(g)) return 0;

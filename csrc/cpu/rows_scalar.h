@@ -11,9 +11,10 @@
 #define MOGE_UNROLL _Pragma("GCC unroll 16")
 #endif
 
-// A step that is a function of its own, for the registers of its loop. gcc 12 takes some whose only
-// effect is stores of whole registers for functions without any, and drops the call: noipa keeps it
-// from looking inside. The instruction sets' test sees it.
+// A step that is a function of its own, for the registers of its loop. gcc 12.2 dropped the calls
+// of row_adjoint with an importance, whose only effect is stores of whole registers, as if it had
+// none; -fno-ipa-modref, -fno-ipa-pure-const or -fno-strict-aliasing each kept them. noipa keeps
+// the compiler from looking inside; tests/ops/test_row_maps.py sees a call that is missing.
 #if defined(__clang__)
 #define MOGE_STEP static __attribute__((noinline))
 #else

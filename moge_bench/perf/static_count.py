@@ -13,10 +13,14 @@ from pathlib import Path
 
 from moge_bench.perf.revisions import Revision
 
-# The loops of a float32 call at k=2, h=3; V is the vector type.
+# The loops of a float32 call at k=2, h=3; V is the vector type. Backward at N=64 with a border they
+# are those of rows, at other sizes the two before.
+_MAP = "RowMap<V, 8, 1, false>"
 FUNCTIONS = (
     "load_rows<V, float>", "insert_top<V, 2>", "exponentials<V, 3, false>", "sum_norms<V, 3>",
     "add_importance<V>", "recompute_exponentials<V, 3, false>", "norm_gradient<V, 3, (Energy)0>",
+    f"row_scores<V, float, {_MAP}, false>", f"row_inverse<V, {_MAP}, false, false>",
+    f"row_adjoint<V, {_MAP}, false, false>",
 )  # fmt: skip
 VECTORS = {"avx2": "Avx2Float", "avx512": "Avx512Float"}
 Loops = dict[str, dict[str, list[int]]]
@@ -46,7 +50,7 @@ def innermost_loops(lines: list[str]) -> list[int]:
 
 def read_loops(disassembly: str, vector: str) -> dict[str, list[int]]:
     """Return the loops of ``FUNCTIONS`` of the vector type in ``objdump -d -C``'s text."""
-    wanted = {name: " " + name.replace("V", vector) + "(" for name in FUNCTIONS}
+    wanted = {name: " " + re.sub(r"\bV\b", vector, name) + "(" for name in FUNCTIONS}
     found: dict[str, list[int]] = {}
     for part in disassembly.split("\n\n"):
         head, *lines = part.strip("\n").split("\n")
@@ -87,7 +91,8 @@ def table(loops: Loops) -> str:
         "", "## Loops of the AVX-512 kernels", "",
         "Instructions in each innermost loop, by disassembly, of a float32 call at k=2, h=3. A "
         "turn is for 8 tokens in AVX2, 16 in AVX-512: an expert or a group, where the compiler did "
-        "not put several into one.", "",
+        "not put several into one; of `row_` functions for all experts of one token in AVX2, two "
+        "in AVX-512.", "",
         "| function | " + " | ".join(loops) + " |", "|---" * (1 + len(loops)) + "|",
     ]  # fmt: skip
     for name in FUNCTIONS:

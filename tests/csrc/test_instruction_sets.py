@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ import sys, torch
 from moge_bench import _C, group_norm, route
 from moge_bench.ops.expert_ffn import expert_ffn
 torch.manual_seed(0)
-results = {"isa": _C.instruction_set()}
+results = {"isa": _C.instruction_set(), "library": _C.__file__}
 for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
     for num_experts, top_k, num_tokens in (
             (5, 2, 37), (8, 1, 100), (32, 1, 43), (64, 2, 1300), (100, 9, 600), (128, 2, 45)):
@@ -50,6 +51,27 @@ for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
                 results["wider", str(dtype), num_experts, function, str(sorted(wider))] = [
                     t.detach() for t in (r.weights, r.importance, r.group_loss, r.experts, r.load,
                                          r.first_load, x.grad)]
+    # The backward pass alone, of maps whose rows are registers and of one whose are not.
+    for num_experts in (32, 64, 128, 36):
+        x = (torch.randn(37, num_experts) * 3).to(dtype)
+        odd = torch.arange(37) % 4 > 0
+        spoilt = x.masked_fill(~odd[:, None], float("nan"))
+        for border in ("torus", "valid"):
+            for name, logits, way in (
+                ("plain", x, {}), ("unit", x, {"unit_energy": True}),
+                ("raw", x, {"renormalize": False, "scale": 2.5}),
+                ("masked", spoilt, {"mask": odd, "unit_energy": True}),
+            ):
+                for parts in ("g", "gw", "gi", "gwi"):
+                    leaf = logits.clone().requires_grad_()
+                    r = route(leaf, 2, group_size=3, border=border, **way)
+                    loss = r.group_loss * 37
+                    if "w" in parts:
+                        loss = loss + r.weights.square().sum()
+                    if "i" in parts:
+                        loss = loss + r.importance.square().sum() / 37
+                    loss.backward()
+                    results["rows", str(dtype), num_experts, border, name, parts] = [leaf.grad]
     if dtype == torch.float16:
         continue
     for activation in ("gelu", "relu", "silu"):
@@ -71,7 +93,7 @@ def run(isa, path, package=None):
     """Run PROGRAM; with moge_bench from the folder ``package``, if one is named."""
     environment = {**os.environ, "MOGE_CPU_ISA": isa}
     if package is not None:
-        environment["PYTHONPATH"] = str(package)
+        environment["PYTHONPATH"] = f"{package}:{environment.get('PYTHONPATH', '')}"
     return subprocess.run(
         [sys.executable, "-c", PROGRAM, str(path)], env=environment, capture_output=True, text=True,
         cwd=package,
@@ -95,11 +117,13 @@ def test_every_instruction_set_gives_the_same_bits(tmp_path):
         assert done.returncode == 0, done.stderr
         results[isa] = torch.load(tmp_path / isa)
         assert results[isa].pop("isa") == isa
+        del results[isa]["library"]
     base = results.pop("baseline")
     for isa, other in results.items():
         assert_same(other, base, isa)
 
 
+@pytest.mark.slow
 def test_avx512_gives_the_same_bits_under_emulation(tmp_path):
     """What a processor without AVX-512 cannot run; the other sets are those of the test above."""
     if missing := build.what_is_missing():
@@ -112,6 +136,8 @@ def test_avx512_gives_the_same_bits_under_emulation(tmp_path):
         assert done.returncode == 0, done.stderr
         results[isa] = torch.load(tmp_path / isa)
         assert results[isa].pop("isa") == isa
+        library = Path(results[isa].pop("library"))
+        assert library.is_relative_to(package) == (where is not None)
     assert_same(results["avx512"], results["baseline"], "avx512")
 
 

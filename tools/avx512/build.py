@@ -8,6 +8,8 @@ what no processor at hand can run is run: slowly, and bit for bit.
 from __future__ import annotations
 
 import os
+import platform
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -15,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+
+from moge_bench.ops.extension import stale_build
 
 ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "csrc/cpu"
@@ -28,19 +32,41 @@ FLAGS = [
 ]  # fmt: skip
 
 
-def compiler() -> str:
-    """Return the C++ compiler: $CXX, or g++."""
-    return os.environ.get("CXX", "g++")
+def compiler() -> list[str]:
+    """Return the command of the C++ compiler: $CXX, or g++."""
+    return shlex.split(os.environ.get("CXX", "g++"))
 
 
 def what_is_missing() -> str | None:
     """Say what keeps the emulated library from being built here, or return None."""
-    probe = [compiler(), "-fsyntax-only", "-x", "c++", "-include", "simde/x86/avx512.h", os.devnull]
-    if subprocess.run(probe, capture_output=True).returncode:
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return "a processor of x86-64"
+    # clang's SIMDe and its target attributes would be others: not tried.
+    probe = [*compiler(), "-x", "c++", "-dM", "-E", "-include", "simde/x86/avx512.h", os.devnull]
+    found = subprocess.run(probe, capture_output=True, text=True)
+    if found.returncode:
         return "SIMDe's headers (Debian: libsimde-dev)"
-    if not list(OBJECTS.glob("cpu/*.o")):
-        return f"the extension's objects below {OBJECTS.relative_to(ROOT)}"
+    if "__clang__" in found.stdout:
+        return "gcc"
+    missing = [path for path in _objects() if not path.exists()]
+    if missing or stale_build() is not None:
+        return f"the extension's objects, up to date, below {OBJECTS.relative_to(ROOT)}"
     return None
+
+
+def _objects() -> list[Path]:
+    """Return what the extension is made of: an object for each source."""
+    sources = [*(ROOT / "csrc").glob("*.cpp"), *CSRC.glob("*.cpp")]
+    return [
+        (OBJECTS / source.relative_to(ROOT / "csrc")).with_suffix(".o")
+        for source in sorted(sources)
+    ]
+
+
+def _run(what: str, command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{what} fails with SIMDe:\n{done.stderr[-4000:]}")
 
 
 def _replaced(text: str, old: str, new: str) -> str:
@@ -68,23 +94,20 @@ def build(folder: Path) -> Path:
     """Make ``folder`` a place to import moge_bench from, its AVX-512 kernels emulated.
 
     Raises:
-        RuntimeError: a source does not compile; with what the compiler said.
+        RuntimeError: a source does not compile, or the objects do not link; with what was said.
+        ValueError: a source is no longer as this file knows it.
     """
     headers = [f"-I{path}" for path in (Path(__file__).parent, ROOT / "csrc", CSRC)]
     sources = _sources(folder)
 
     def compiled(source: Path) -> Path:
-        done = subprocess.run(
-            [compiler(), *FLAGS, *headers, "-c", str(source), "-o", str(source.with_suffix(".o"))],
-            capture_output=True, text=True,
-        )  # fmt: skip
-        if done.returncode:
-            raise RuntimeError(f"{source.name} does not compile with SIMDe:\n{done.stderr[-4000:]}")
-        return source.with_suffix(".o")
+        to = source.with_suffix(".o")
+        _run(source.name, [*compiler(), *FLAGS, *headers, "-c", str(source), "-o", str(to)])
+        return to
 
     with ThreadPoolExecutor() as pool:
         emulated = list(pool.map(compiled, sources))
-    others = [path for path in OBJECTS.rglob("*.o") if not (folder / path.name).exists()]
+    others = [path for path in _objects() if not (folder / path.name).exists()]
     package = folder / "moge_bench"
     package.mkdir()
     for path in (ROOT / "moge_bench").iterdir():
@@ -92,9 +115,9 @@ def build(folder: Path) -> Path:
             (package / path.name).symlink_to(path)
     library = package / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
     torch_lib = Path(torch.__file__).parent / "lib"
-    subprocess.run(
-        [compiler(), "-shared", "-fopenmp", *map(str, [*others, *emulated]), f"-L{torch_lib}",
+    _run(
+        "linking",
+        [*compiler(), "-shared", "-fopenmp", *map(str, [*others, *emulated]), f"-L{torch_lib}",
          "-lc10", "-ltorch", "-ltorch_cpu", "-ltorch_python", "-o", str(library)],
-        check=True,
     )  # fmt: skip
     return folder
