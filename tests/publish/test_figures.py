@@ -21,17 +21,6 @@ axes:
   moe.group.weight: [1.0, 4.0, 16.0]
 table: {rows: moe.group.weight, columns: method, metrics: [top1_accuracy, tokens_per_second]}
 """
-WITH_EXPERTS = """
-name: golden
-question: Which number of experts, with its lambda?
-base: {preset: tiny-vit, seeds: [0]}
-axes:
-  method: [moe, moge]
-  moe.num_experts: [4, 9, 16]
-  moe.group.weight: [1.0, 4.0, 16.0]
-table: {rows: [moe.num_experts, moe.group.weight], columns: method, metrics: [top1_accuracy]}
-skip:
-"""
 DOSE = TUNING.replace(
     "base:",
     "primary: {metric: top1_accuracy, contrast: [moge, moe], at: {moe.group.weight: 4.0}, "
@@ -241,27 +230,6 @@ def test_a_study_that_declares_nothing_shows_the_metric_and_its_best(tmp_path):
     assert filled(axes) == [(1.0, 81.0)]
     assert axes.get_ylabel() == "test top-1 (%)\nhigher is better"
     assert "nothing in this study is a claim" in texts(figure)[1]
-
-
-def test_an_axis_whose_value_x_decides_is_no_panel(tmp_path):
-    own = {4: 1.0, 9: 4.0, 16: 16.0}
-
-    def plan(kept, folder):
-        skipped = [
-            f"  - {{moe.num_experts: {n}, moe.group.weight: {weight}}}\n"
-            for n in own for weight in own.values() if not kept(n, weight)
-        ]  # fmt: skip
-        folder.mkdir()
-        make_study(folder, WITH_EXPERTS + "".join(skipped), speed=False)
-        return design(read_answer(folder).results)
-
-    decided = plan(lambda n, weight: weight == own[n], tmp_path / "decided")
-    assert decided.x == "moe.num_experts"
-    assert [panel.title for panel in decided.panels] == [""]
-    assert len(decided.panels[0].places) == 6
-    # 16 experts at two weights: then the weight is not theirs alone
-    free = plan(lambda n, weight: weight in (own[n], 4.0), tmp_path / "free")
-    assert [panel.title for panel in free.panels] == ["lambda 1.0", "lambda 4.0", "lambda 16.0"]
 
 
 def test_without_a_declaration_every_arm_stands_against_its_baseline(tmp_path):
