@@ -20,7 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -102,10 +102,10 @@ def _ask(processes: Sequence[subprocess.Popen[str]], what: str) -> list[Any]:
     return answers
 
 
-def main(rounds: int) -> None:
-    """Measure and print the table."""
-    workers = {policy: _start(environment) for policy, environment in POLICIES.items()}
-    pair = [_start(POLICIES["sleeping"]) for _ in range(2)]
+def _gains(
+    workers: Mapping[str, subprocess.Popen[str]], pair: Sequence[subprocess.Popen[str]], rounds: int
+) -> dict[tuple[str, str], list[float]]:
+    """Return the ratios of every round by case and threads."""
     gains: dict[tuple[str, str], list[float]] = {}
     alone = f"route T={TOKENS[-1]}"
     for _ in range(rounds):
@@ -117,8 +117,18 @@ def main(rounds: int) -> None:
         (one,) = _ask(pair[:1], alone)
         both = statistics.mean(_ask(pair, alone))
         gains.setdefault((alone, "two processes"), []).append(2 * one / both)
-    for process in [*workers.values(), *pair]:
-        process.kill()
+    return gains
+
+
+def main(rounds: int) -> None:
+    """Measure and print the table."""
+    workers = {policy: _start(environment) for policy, environment in POLICIES.items()}
+    pair = [_start(POLICIES["sleeping"]) for _ in range(2)]
+    try:
+        gains = _gains(workers, pair, rounds)
+    finally:  # they may be stopped, and would never end by themselves
+        for process in [*workers.values(), *pair]:
+            process.kill()
     print("| case | threads | times as fast with two: median | quartiles |")
     print("|---|---|---|---|")
     for (name, policy), values in sorted(gains.items()):

@@ -41,7 +41,7 @@ ARROWS = {
 }  # fmt: skip
 
 # Of tools/, which may use moge_bench besides.
-TOOLS = {"tools": "", "avx512": "", "includes": "", "interface": "", "ptx": "",
+TOOLS = {"tools": "", "avx512": "simt", "includes": "", "interface": "", "ptx": "",
          "simt": "includes interface",
          "gpu_check": "includes interface ptx", "gpu_run": "", "reliability": "simt"}  # fmt: skip
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from moge_bench.perf.revisions import Revision
 
-# The loops of a float32 call at k=2, h=3; V is the vector type. Backward at N=64 with a border they
-# are those of rows, at other sizes the two before.
+# The loops of a float32 call at k=2, h=3; V is the vector type. Backward the last three are run at
+# N=64 with a border, the two before them where no row of the map is a register.
 _MAP = "RowMap<V, 8, 1, false>"
 FUNCTIONS = (
     "load_rows<V, float>", "insert_top<V, 2>", "exponentials<V, 3, false>", "sum_norms<V, 3>",

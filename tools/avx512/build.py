@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shlex
 import subprocess
 import sys
 import sysconfig
@@ -19,6 +18,7 @@ from pathlib import Path
 import torch
 
 from moge_bench.ops.extension import stale_build
+from tools.simt.build import compiler
 
 ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "csrc/cpu"
@@ -32,17 +32,12 @@ FLAGS = [
 ]  # fmt: skip
 
 
-def compiler() -> list[str]:
-    """Return the command of the C++ compiler: $CXX, or g++."""
-    return shlex.split(os.environ.get("CXX", "g++"))
-
-
 def what_is_missing() -> str | None:
     """Say what keeps the emulated library from being built here, or return None."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return "a processor of x86-64"
     # clang's SIMDe and its target attributes would be others: not tried.
-    probe = [*compiler(), "-x", "c++", "-dM", "-E", "-include", "simde/x86/avx512.h", os.devnull]
+    probe = [compiler(), "-x", "c++", "-dM", "-E", "-include", "simde/x86/avx512.h", os.devnull]
     found = subprocess.run(probe, capture_output=True, text=True)
     if found.returncode:
         return "SIMDe's headers (Debian: libsimde-dev)"
@@ -102,7 +97,7 @@ def build(folder: Path) -> Path:
 
     def compiled(source: Path) -> Path:
         to = source.with_suffix(".o")
-        _run(source.name, [*compiler(), *FLAGS, *headers, "-c", str(source), "-o", str(to)])
+        _run(source.name, [compiler(), *FLAGS, *headers, "-c", str(source), "-o", str(to)])
         return to
 
     with ThreadPoolExecutor() as pool:
@@ -117,7 +112,7 @@ def build(folder: Path) -> Path:
     torch_lib = Path(torch.__file__).parent / "lib"
     _run(
         "linking",
-        [*compiler(), "-shared", "-fopenmp", *map(str, [*others, *emulated]), f"-L{torch_lib}",
+        [compiler(), "-shared", "-fopenmp", *map(str, [*others, *emulated]), f"-L{torch_lib}",
          "-lc10", "-ltorch", "-ltorch_cpu", "-ltorch_python", "-o", str(library)],
     )  # fmt: skip
     return folder
