@@ -8,8 +8,9 @@
 //   down the columns    it reads the rows of the next lanes: h - 1 shuffles a column, whatever R is
 //
 // A torus takes indices modulo the map. Without one the rows beyond the map come from the lanes
-// of its beginning, and what follows from them belongs to no group and is not used; nothing is
-// compared in between. A row with a NaN has nothing but NaN, so that no zero weighs one.
+// of its beginning, and what follows from them belongs to no group: forward leaves it out, backward
+// weighs it with 0, which epsilon keeps finite; nothing is compared in between. A row with a NaN
+// has nothing but NaN, so that no zero weighs one.
 //
 // Values that a lane must address by a number are kept in shared memory, in places of its own:
 // piece j of 4 values of thread t lies at 16 (j pitch + t) bytes, where no two lanes of a warp meet
@@ -17,6 +18,7 @@
 #pragma once
 
 #include "cuda/launch.h"
+#include "cuda/pairs.cuh"
 #include "cuda/subwarp_portable.cuh"
 #include "cuda/warp.cuh"
 
@@ -58,6 +60,12 @@ struct TokenPicks {
   float values[kMostPicks];
   Expert experts[kMostPicks + (kSmall ? 0 : 1)];
 };
+
+// The lane's number among those of its token, as `opaque` has it, but for a token of one lane.
+template <class Map>
+__device__ __forceinline__ int opaque_lane(unsigned lane) {
+  return Map::kLanes == 1 ? 0 : opaque(int(lane));
+}
 
 // A unit is what a lane holds: unit u is of token u / L, its values u % L R and on. The threads of
 // a block take units in a row, kSubThreads at a time. Their numbers, and those of the choices, are
@@ -110,8 +118,9 @@ struct alignas(16) LaneStore {
     for (int p = 0; p < kPieces; ++p) {
       auto piece = load_pack<4>(at(p, int(threadIdx.x)));
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        piece.values[i] = fmaf(values[4 * p + i], factor, piece.values[i]);
+      for (int i = 0; i < 4; i += 2) {
+        const float2 sum = pair_at(piece.values, i);
+        set_at(piece.values, i, multiply_add(factor, pair_at(values, 4 * p + i), sum));
       }
       store_pack(at(p, int(threadIdx.x)), piece);
     }
@@ -188,10 +197,11 @@ __device__ __forceinline__ void load_values(const void* rows, Element element, u
   } else if (element == Element::kFloat32) {
     load_floats(at_bytes(static_cast<const float*>(rows), unit, R * sizeof(float)), values);
     if (check) {
-      float zeros = 0.0f;  // NaN from the first NaN or infinity on
+      float2 zeros = {};  // NaN from the first NaN or infinity on
 #pragma unroll
-      for (int i = 0; i < R; ++i) zeros = fmaf(values[i], 0.0f, zeros);
-      if (zeros != zeros) found_bad();
+      for (int i = 0; i < R; i += 2) zeros = multiply_add(0.0f, pair_at(values, i), zeros);
+      const float zero = zeros.x + zeros.y;
+      if (zero != zero) found_bad();
     }
   } else {
     read_pairs(static_cast<const Half*>(rows));
@@ -243,8 +253,8 @@ struct Exponent {
     shifted = maximum * factor;
     excess = fmaf(maximum, factor, -shifted);
   }
-  __device__ __forceinline__ float operator()(float x) const {
-    return approximate_exp2(fmaf(x, factor, -shifted));
+  __device__ __forceinline__ float2 operator()(float2 x) const {
+    return approximate_exp2(multiply_add(factor, x, float2{-shifted, -shifted}));
   }
 };
 

@@ -66,11 +66,12 @@ __device__ __forceinline__ void norm_slopes(const SubTaps<Map>& taps, float norm
                                             float (&slopes)[Map::kSlots]) {
   float rows[Map::kOwnRows][Map::kGroupCols], groups[Map::kOwnRows][Map::kGroupCols];
   filter_rows<Map>(taps, kEpsilon, scores, rows);
-  filter_columns<Map, false>(taps, rows, sub, [&](int r, int j, float sum) {
-    const float slope = norm_grad * approximate_rsqrt(sum);
-    groups[r][j] = starts_groups<Map>(sub, r) ? slope : 0.0f;
+  filter_columns<Map, false>(taps, rows, sub, [&](int r, int j, auto sum) {
+    const float factor = starts_groups<Map>(sub, r) ? norm_grad : 0.0f;
+    set_at(groups[r], j, multiply(factor, approximate_rsqrt(sum)));
   });
-  filter_columns<Map, true>(taps, groups, sub, [&](int r, int j, float sum) { rows[r][j] = sum; });
+  filter_columns<Map, true>(taps, groups, sub,
+                            [&](int r, int j, auto sum) { set_at(rows[r], j, sum); });
   scatter_rows<Map>(taps, rows, slopes);
 }
 
@@ -91,7 +92,7 @@ __global__ void __launch_bounds__(kSubThreads, 8)
   SIMT_SHARED(block_picks, BlockPicks<Map>);
   const SubTaps<Map> taps(source);
   const unsigned thread = threadIdx.x;
-  const int sub = L == 1 ? 0 : opaque(int(thread % L));
+  const int sub = opaque_lane<Map>(thread % L);
   TokenPicks<Map>& picks = block_picks[thread / L];
   if (args.grad_importance != nullptr) {
     for (unsigned expert = thread; expert < Map::kExperts; expert += kSubThreads) {
@@ -117,14 +118,18 @@ __global__ void __launch_bounds__(kSubThreads, 8)
     const Exponent exponent(stats.values[0]);
     const float scale = stats.values[1] * approximate_exp2(-exponent.excess);
 #pragma unroll
-    for (int i = 0; i < R; ++i) scores[i] = exponent(scores[i]) * scale;
+    for (int i = 0; i < R; i += 2) {
+      set_at(scores, i, multiply(scale, exponent(pair_at(scores, i))));
+    }
     if constexpr (Map::kGroup > 0) {
       if (with_norm) {
         store.put(scores);  // in the meantime: there are no registers for them
-        norm_slopes<Map>(taps, norm_grad, sub, scores, grads);
+        norm_slopes<Map>(taps, norm_grad, opaque_lane<Map>(sub), scores, grads);
         store.get(scores);
 #pragma unroll
-        for (int i = 0; i < R; ++i) grads[i] *= scores[i];
+        for (int i = 0; i < R; i += 2) {
+          set_at(grads, i, multiply(pair_at(grads, i), pair_at(scores, i)));
+        }
       }
     }
     if (args.grad_importance != nullptr) {
@@ -132,15 +137,21 @@ __global__ void __launch_bounds__(kSubThreads, 8)
       for (int p = 0; p < P; ++p) {
         const auto piece = grad_importance[p][sub];
 #pragma unroll
-        for (int i = 0; i < 4; ++i) grads[4 * p + i] += piece.values[i];
+        for (int i = 0; i < 4; i += 2) {
+          set_at(grads, 4 * p + i, add(pair_at(grads, 4 * p + i), pair_at(piece.values, i)));
+        }
       }
     }
-    float dot = 0.0f;
+    float2 dots = {};
 #pragma unroll
-    for (int i = 0; i < R; ++i) dot = fmaf(grads[i], scores[i], dot);
-    dot = lanes_sum<L>(dot) + raw_dot;
+    for (int i = 0; i < R; i += 2) {
+      dots = multiply_add(pair_at(grads, i), pair_at(scores, i), dots);
+    }
+    const float dot = lanes_sum<L>(dots.x + dots.y) + raw_dot;
 #pragma unroll
-    for (int i = 0; i < R; ++i) grads[i] = scores[i] * (grads[i] - dot);
+    for (int i = 0; i < R; i += 2) {
+      set_at(grads, i, multiply(pair_at(scores, i), add(pair_at(grads, i), {-dot, -dot})));
+    }
     if (args.grad_weights != nullptr) {
       store.put(grads);
       __syncwarp();

@@ -32,40 +32,46 @@ struct SubTaps {
     return Map::kOverMiddle ? float(source.taps[Map::kGroup / 2]) : 1.0f;
   }
 
-  // The sum of taps[u] cell(u), over the unit, of the cells that there are.
-  template <class Has, class Cell>
-  __device__ __forceinline__ float weigh(Has has, Cell cell) const {
+  // The sum of taps[u] cell(u), over the unit, of the cells that there are: of floats or of pairs,
+  // which are `together` (pairs.cuh) where in_pair(u).
+  template <class Has, class InPair, class Cell>
+  __device__ __forceinline__ auto weigh(Has has, InPair in_pair, Cell cell) const {
     constexpr int kMiddle = Map::kGroup / 2;
-    float sum = 0.0f;
-    bool any = false;
-    const auto add = [&](float tap, float value) {
-      sum = any ? fmaf(tap, value, sum) : tap * value;
-      any = true;
+    decltype(cell(0)) sum = {};
+    bool any = false, together = true;
+    const auto add_to = [&](float tap, auto value, bool paired) {
+      sum = any ? multiply_add(tap, value, sum, paired && together) : multiply(tap, value, paired);
+      any = together = true;
     };
     if constexpr (Map::kOverMiddle) {
-      if (has(kMiddle)) sum = cell(kMiddle), any = true;
+      if (has(kMiddle)) sum = cell(kMiddle), any = true, together = in_pair(kMiddle);
 #pragma unroll
       for (int u = kMiddle - 1; u >= 0; --u) {
-        const int mirrored = 2 * kMiddle - u;
+        const int mirrored = 2 * kMiddle - u;  // in a pair where u is
         if (has(u) && has(mirrored)) {
-          add(values[u], cell(u) + cell(mirrored));
+          add_to(values[u], add(cell(u), cell(mirrored), in_pair(u)), true);
         } else if (has(u) || has(mirrored)) {
-          add(values[u], cell(has(u) ? u : mirrored));
+          add_to(values[u], cell(has(u) ? u : mirrored), in_pair(u));
         }
       }
     } else {
 #pragma unroll
       for (int u = 0; u < Map::kGroup; ++u) {
-        if (has(u)) add(values[u], cell(u));
+        if (has(u)) add_to(values[u], cell(u), in_pair(u));
       }
     }
     return sum;
   }
-  template <class Cell>
-  __device__ __forceinline__ float weigh(Cell cell) const {
-    return weigh([](int) { return true; }, cell);
+  template <class InPair, class Cell>
+  __device__ __forceinline__ auto weigh(InPair in_pair, Cell cell) const {
+    return weigh([](int) { return true; }, in_pair, cell);
   }
 };
+
+// Down the columns two neighbouring sums are of pairs. Along the rows they are where the distance u
+// is even: pairs begin at even entries, as the sums do, and a row has an even number of them.
+__device__ __forceinline__ bool all_in_pairs(int) { return true; }
+__device__ __forceinline__ bool even_in_pairs(int u) { return u % 2 == 0; }
 
 // The filter of docs/method.md along the rows of a lane: sums[r][j] = sum_v taps[v] (row r)[j + v]
 // over `epsilon` + squares of `scores`. As the taps of both directions sum to 1, what
@@ -77,13 +83,21 @@ __device__ __forceinline__ void filter_rows(const SubTaps<Map>& taps, float epsi
                                             float (&sums)[Map::kOwnRows][Map::kGroupCols]) {
   float squares[Map::kSlots];
 #pragma unroll
-  for (int i = 0; i < Map::kSlots; ++i) squares[i] = fmaf(scores[i], scores[i], epsilon);
+  for (int i = 0; i < Map::kSlots; i += 2) {
+    const float2 pair = pair_at(scores, i);
+    set_at(squares, i, multiply_add(pair, pair, {epsilon, epsilon}));
+  }
 #pragma unroll
   for (int r = 0; r < Map::kOwnRows; ++r) {
+    const auto square = [&](int j) { return squares[r * Map::kCols + j % Map::kCols]; };
 #pragma unroll
-    for (int j = 0; j < Map::kGroupCols; ++j) {
-      sums[r][j] =
-          taps.weigh([&](int v) { return squares[r * Map::kCols + (j + v) % Map::kCols]; });
+    for (int j = 0; j < Map::kGroupCols; j += 2) {
+      if (j + 1 < Map::kGroupCols) {
+        const auto cell = [&](int v) { return float2{square(j + v), square(j + v + 1)}; };
+        set_at(sums[r], j, taps.weigh(even_in_pairs, cell));
+      } else {
+        sums[r][j] = taps.weigh(all_in_pairs, [&](int v) { return square(j + v); });
+      }
     }
   }
 }
@@ -99,8 +113,8 @@ __device__ __forceinline__ float neighbour(const float (&rows)[Map::kOwnRows][Ma
   return shuffle_from<Map::kLanes>(own, sub + kDistance);
 }
 
-// Calls finish(r, j, sum) for each position of the lane, sum = sum_u taps[u] (row r + u)[j], or
-// with kDown (row r - u)[j].
+// Calls finish(r, j, sums) for the positions j and j + 1 of the lane's row r, finish(r, j, sum) for
+// one that is left: sum_u taps[u] (row r + u)[j], or with kDown (row r - u)[j].
 template <class Map, bool kDown, class Finish, int... kNeighbours>
 __device__ __forceinline__ void filter_columns(const SubTaps<Map>& taps,
                                                const float (&rows)[Map::kOwnRows][Map::kGroupCols],
@@ -108,13 +122,22 @@ __device__ __forceinline__ void filter_columns(const SubTaps<Map>& taps,
                                                std::integer_sequence<int, kNeighbours...>) {
   constexpr int kOwn = Map::kOwnRows, kFirst = kDown ? 1 - Map::kGroup : 0;
 #pragma unroll
-  for (int j = 0; j < Map::kGroupCols; ++j) {
+  for (int j = 0; j < Map::kGroupCols; j += 2) {
     // The lane's own rows, with those of its neighbours above or below.
     const float column[] = {neighbour<Map, kFirst + kNeighbours>(rows, j, sub)...};
+    const auto row = [](int r, int u) { return kDown ? r + Map::kGroup - 1 - u : r + u; };
+    if (j + 1 < Map::kGroupCols) {
+      const float next[] = {neighbour<Map, kFirst + kNeighbours>(rows, j + 1, sub)...};
 #pragma unroll
-    for (int r = 0; r < kOwn; ++r) {
-      finish(r, j,
-             taps.weigh([&](int u) { return column[kDown ? r + Map::kGroup - 1 - u : r + u]; }));
+      for (int r = 0; r < kOwn; ++r) {
+        const auto cell = [&](int u) { return float2{column[row(r, u)], next[row(r, u)]}; };
+        finish(r, j, taps.weigh(all_in_pairs, cell));
+      }
+    } else {
+#pragma unroll
+      for (int r = 0; r < kOwn; ++r) {
+        finish(r, j, taps.weigh(all_in_pairs, [&](int u) { return column[row(r, u)]; }));
+      }
     }
   }
 }
@@ -132,13 +155,24 @@ __device__ __forceinline__ void scatter_rows(const SubTaps<Map>& taps,
                                              const float (&rows)[Map::kOwnRows][Map::kGroupCols],
                                              float (&slopes)[Map::kSlots]) {
 #pragma unroll
-  for (int i = 0; i < Map::kSlots; ++i) {
-    const int r = i / Map::kCols, col = i % Map::kCols;
-    const auto place = [&](int v) {
+  for (int i = 0; i < Map::kSlots; i += 2) {
+    const int r = i / Map::kCols, first = i % Map::kCols;
+    const auto place = [](int col, int v) {
       return Map::kTorus ? (col - v + 2 * Map::kCols) % Map::kCols : col - v;
     };
-    slopes[i] = taps.weigh([&](int v) { return place(v) >= 0 && place(v) < Map::kGroupCols; },
-                           [&](int v) { return rows[r][place(v)]; });
+    if (Map::kTorus || (first + 1 < Map::kGroupCols && first >= Map::kGroup - 1)) {
+      const auto cell = [&](int v) {
+        return float2{rows[r][place(first, v)], rows[r][place(first + 1, v)]};
+      };
+      set_at(slopes, i, taps.weigh(even_in_pairs, cell));
+    } else {
+#pragma unroll
+      for (int side = 0; side < 2; ++side) {
+        const auto at = [&](int v) { return place(first + side, v); };
+        slopes[i + side] = taps.weigh([&](int v) { return at(v) >= 0 && at(v) < Map::kGroupCols; },
+                                      all_in_pairs, [&](int v) { return rows[r][at(v)]; });
+      }
+    }
   }
 }
 

@@ -93,18 +93,23 @@ __device__ __forceinline__ void write_picks(const RouteForward& args, TokenPicks
 template <class Map>
 __device__ __forceinline__ float sum_norms(const SubTaps<Map>& taps, const float (&e)[Map::kSlots],
                                            float scale, int sub) {
-  float rows[Map::kOwnRows][Map::kGroupCols], totals[Map::kOwnRows] = {};
+  float rows[Map::kOwnRows][Map::kGroupCols];
+  float2 totals[Map::kOwnRows] = {};
   // scale sqrt(a + eps / scale^2), of the filtered squares a of e: one multiplication for all.
   const float whole = approximate_reciprocal(scale);
   filter_rows<Map>(taps, kEpsilon * whole * whole, e, rows);
-  filter_columns<Map, false>(taps, rows, sub, [&](int r, int j, float sum) {
-    const float norm = approximate_sqrt(sum);
-    totals[r] = j == 0 ? norm : totals[r] + norm;
+  filter_columns<Map, false>(taps, rows, sub, [&](int r, int j, auto sum) {
+    const auto norm = approximate_sqrt(sum);
+    if constexpr (std::is_same_v<decltype(sum), float>) {
+      totals[r].x += norm;
+    } else {
+      totals[r] = j == 0 ? norm : add(totals[r], norm);
+    }
   });
   float total = 0.0f;
 #pragma unroll
   for (int r = 0; r < Map::kOwnRows; ++r) {
-    const float own = starts_groups<Map>(sub, r) ? totals[r] : 0.0f;
+    const float own = starts_groups<Map>(sub, r) ? totals[r].x + totals[r].y : 0.0f;
     total = r == 0 ? own : total + own;
   }
   return total;
@@ -166,7 +171,7 @@ __global__ void __launch_bounds__(kSubThreads, 8)
   SIMT_SHARED(sums, SubSums<Map>);
   const SubTaps<Map> taps(source);
   const unsigned thread = threadIdx.x;
-  const int sub = L == 1 ? 0 : opaque(int(thread % L));
+  const int sub = opaque_lane<Map>(thread % L);
   const unsigned own_picks = opaque(thread / L * unsigned(sizeof(TokenPicks<Map>)));
   auto& picks =
       *reinterpret_cast<TokenPicks<Map>*>(reinterpret_cast<char*>(sums.picks) + own_picks);
@@ -198,7 +203,8 @@ __global__ void __launch_bounds__(kSubThreads, 8)
     const float maximum = lanes_max<L>(best);
     float top = maximum;
     if (args.noise != nullptr) {
-      const float* noise = args.noise + token * args.noise_stride + sub * R;
+      const float* noise =
+          args.noise + token * args.noise_stride + unsigned(opaque_lane<Map>(sub)) * R;
       const bool bad = add_noise<Map>(sums.values, noise, values, tops);
       if (bad) atomicMin(&sums.noise, token);
       best = largest_top<Map>(tops);
@@ -206,13 +212,14 @@ __global__ void __launch_bounds__(kSubThreads, 8)
     }
 
     const Exponent exponent(maximum);
-    float sum = 0.0f;
+    float2 sum = {};
 #pragma unroll
-    for (int i = 0; i < R; ++i) {
-      values[i] = exponent(values[i]);
-      sum = i == 0 ? values[i] : sum + values[i];
+    for (int i = 0; i < R; i += 2) {
+      const float2 pair = exponent(pair_at(values, i));
+      set_at(values, i, pair);
+      sum = i == 0 ? pair : add(sum, pair);
     }
-    const float scale = approximate_reciprocal(lanes_sum<L>(sum));
+    const float scale = approximate_reciprocal(lanes_sum<L>(sum.x + sum.y));
     const float inverse_sum = scale * approximate_exp2(exponent.excess);
     if (sub == 0 && active) {
       store_pack(at_bytes(args.row_stats, token, 8), Pack<float, 2>{{maximum, inverse_sum}});

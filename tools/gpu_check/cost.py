@@ -19,8 +19,9 @@ class Cost:
     executed PTX (the interpreter's), over the blocks that were run. ``min_bytes_per_token`` is
     None for a kernel that only sums up what another one left; it has no minimum of its own.
     ``floor_ns_per_token`` is the least bytes over the GPU's peak bandwidth: no run is faster, none
-    need be as fast. ``issue_ns_per_token`` is executed PTX warp instructions over what all
-    schedulers can issue: an estimate, since ptxas makes more or fewer machine instructions.
+    need be as fast. ``ptx_instructions_per_token`` is what ``tools.ptx.Counters.issued`` counts,
+    ``issue_ns_per_token`` that over what all schedulers can issue: an estimate, since ptxas makes
+    more or fewer machine instructions.
     """
 
     kernel: str

@@ -62,7 +62,7 @@ def count(case: Case, kernel: BuiltKernel, launch: Launch, device: ptx.Device) -
     sizes = {buffer.name: buffer.nbytes for buffer in device.buffers}
     share = launch.num_blocks / len(blocks) / case.num_tokens
     return Counts(
-        instructions=int(counters.warps.sum()) * share,
+        instructions=counters.issued() * share,
         sectors=sum(row.sectors for row in traffic.values()) * share,
         bytes=sum(memory_bytes(row, sizes[name]) for (name, _), row in traffic.items()) * share,
         conflict_degree=counters.shared_conflict_degree(),

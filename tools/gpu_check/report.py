@@ -12,15 +12,17 @@ LEGEND = """\
 No GPU was used. Static columns are what ptxas and nvdisasm say of the cubin; `SASS` counts all
 machine instructions of the kernel once, not how often they run. The columns per token are counted
 while an interpreter runs the PTX of some blocks of the real launch, or of all where it is small:
-`PTX` is warp instructions executed, `sectors` the 32-byte sectors that the requests touch (the
-traffic between L1 and L2), `conflicts` shared-memory wavefronts over the fewest that the same bytes
-need. `bytes` is the traffic of memory if the caches hold a sector while neighbouring tokens use it
-and keep nothing for a second pass: for every tensor what was asked for, an address once a request,
-or the sectors that it lies in where these are more; a tensor of at most 16 KiB is moved once.
-`least` is the bytes that the operation must move (tools/gpu_check/cases.py has the terms); a
-kernel that only adds up what another one left has none. `floor` is `least` over the peak bandwidth
-of the data sheet: no run can be faster, and a real one will be slower. `issue` is `PTX` over what
-the GPU's schedulers can issue: an estimate, for ptxas makes other instructions of them.
+`PTX` is warp instructions executed, but for moves that join two 32-bit registers to one of 64 bits
+or part them, which a machine need not do; arithmetic on two floats at a time is one instruction,
+whether or not the units take twice as long for it; `sectors` the 32-byte sectors that the requests
+touch (the traffic between L1 and L2), `conflicts` shared-memory wavefronts over the fewest that the
+same bytes need. `bytes` is the traffic of memory if the caches hold a sector while neighbouring
+tokens use it and keep nothing for a second pass: for every tensor what was asked for, an address
+once a request, or the sectors that it lies in where these are more; a tensor of at most 16 KiB is
+moved once. `least` is the bytes that the operation must move (tools/gpu_check/cases.py has the
+terms); a kernel that only adds up what another one left has none. `floor` is `least` over the peak
+bandwidth of the data sheet: no run can be faster, and a real one will be slower. `issue` is `PTX`
+over what the GPU's schedulers can issue: an estimate, for ptxas makes other instructions of them.
 """
 
 _HEADER = ("kernel", "launch", "registers", "spill B", "shared B", "occupancy", "SASS", "PTX",

@@ -43,9 +43,10 @@ ALL_REGISTERS, SPILLED_SHARE = (64, 80, 128), 0.015
 # slots a lane (N > 256) no more than two blocks of them run on an SM.
 WIDER, WIDER_OCCUPANCY = ("route_wide_", "group_norm_wide_"), 0.25
 # The router of 64 experts in groups of 3 x 3, in float32 and bfloat16: close to what memory allows,
-# and no spills. A B200's memory is too fast for it: docs/cuda.md.
+# and no spills. A B200's memory is too fast for bfloat16 forward: docs/cuda.md.
 CLOSE_KERNEL, CLOSE_LAUNCH = "_subwarp_kernel<SubMap<8, 8, 3, false>", (" float32", " bfloat16")
-CLOSE_ARCHITECTURES, CLOSE_BOUNDS = ("sm_80", "sm_90"), {"issue_ratio": 1.3, "spill_bytes": 0}
+NOT_CLOSE = ("route_forward_", "sm_100", " bfloat16")
+CLOSE_BOUNDS = {"issue_ratio": 1.3, "spill_bytes": 0}
 # Columns in which a row must not be worse than the committed one, and whether larger is worse.
 # Threads, the launch and what follows from other columns are facts, not costs.
 GUARDED = {
@@ -93,10 +94,12 @@ def broken_bounds(costs: Sequence[Cost]) -> list[Violation]:
 
 def is_close(cost: Cost) -> bool:
     """Whether the row must keep CLOSE_BOUNDS."""
+    kernel, architecture, element = NOT_CLOSE
+    exempt = cost.kernel.startswith(kernel) and cost.launch.endswith(element)
     return (
         CLOSE_KERNEL in cost.kernel
-        and cost.architecture in CLOSE_ARCHITECTURES
         and cost.launch.endswith(CLOSE_LAUNCH)
+        and not (exempt and cost.architecture == architecture)
     )
 
 

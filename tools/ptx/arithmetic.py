@@ -17,6 +17,7 @@ from tools.ptx.findings import DIVISION_BY_ZERO, KernelFault
 from tools.ptx.scalars import (
     DTYPES,
     PAIRS,
+    TWO_FLOATS,
     WIDER,
     Array,
     add32_to_zero,
@@ -45,10 +46,10 @@ def pure(form: Form, function: Callable[..., Array], reads: list[Read], kind: st
 
 def _floating(form: Form, function: Callable[..., Array], count: int) -> Execute:
     """An instruction on floats: ``count`` inputs, .ftz on inputs and result, .sat on the result."""
-    kind = form.type(*_FLOATS)
+    kind = form.type(*_FLOATS, TWO_FLOATS)
     form.count(count + 1)
     ftz, saturated = form.flag("ftz"), form.flag("sat")
-    if (ftz or saturated) and kind != "f32":
+    if (ftz and kind == "f64") or (saturated and kind != "f32"):
         raise form.unsupported(f".ftz or .sat on {kind}")
 
     def rounded(*values: Array) -> Array:
@@ -57,16 +58,24 @@ def _floating(form: Form, function: Callable[..., Array], count: int) -> Execute
             result = saturate(result)
         return flush(result) if ftz else result
 
+    if kind == TWO_FLOATS:
+        return pure(form, partial(_of_halves, rounded), form.readers(1, "b64"), "b64")
     return pure(form, rounded, form.readers(1, kind), kind)
+
+
+def _of_halves(function: Callable[..., Array], *words: Array) -> Array:
+    """``function`` of the float32 that 64-bit words hold, the lower half first."""
+    halves = [np.ascontiguousarray(word).view(np.float32) for word in np.broadcast_arrays(*words)]
+    return function(*halves).view(np.uint64)
 
 
 @opcode("add", "sub", "mul")
 def _add_sub_mul(form: Form) -> Execute:
     ufunc = {"add": np.add, "sub": np.subtract, "mul": np.multiply}[form.name]
-    kind = form.type(*_INTEGERS, *_FLOATS)
+    kind = form.type(*_INTEGERS, *_FLOATS, TWO_FLOATS)
     if kind == "f32" and form.name == "add" and form.one_of("rn", "rz", default="rn") == "rz":
         return _floating(form, add32_to_zero, 2)
-    if kind in _FLOATS:
+    if kind in (*_FLOATS, TWO_FLOATS):
         form.flag("rn")
         return _floating(form, ufunc, 2)
     if form.name == "mul":
@@ -77,7 +86,8 @@ def _add_sub_mul(form: Form) -> Execute:
 
 @opcode("mad", "fma")
 def _multiply_add(form: Form) -> Execute:
-    kind = form.type(*_INTEGERS, *_FLOATS, *PAIRS)
+    pairs = (*PAIRS, TWO_FLOATS) if form.name == "fma" else ()
+    kind = form.type(*_INTEGERS, *_FLOATS, *pairs)
     if kind in _INTEGERS and form.name == "mad":
         return _integer_product(form)
     if kind in PAIRS:
@@ -86,9 +96,9 @@ def _multiply_add(form: Form) -> Execute:
         return pure(form, partial(_fma_pairs, PAIRS[kind]), form.readers(1, "b32"), "b32")
     if kind == "f32" and form.one_of("rn", "rm") == "rm":
         return _floating(form, fma32_down, 3)
-    if kind == "f64":
+    if kind in ("f64", TWO_FLOATS):
         form.one_of("rn")
-    return _floating(form, fma32 if kind == "f32" else fma64, 3)
+    return _floating(form, fma64 if kind == "f64" else fma32, 3)
 
 
 def _fma_pairs(kind: str, *operands: Array) -> Array:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tools.ptx.memory import Buffer
-from tools.ptx.program import Instruction, Kernel
+from tools.ptx.program import Instruction, Kernel, Vector
 from tools.ptx.scalars import Array
 
 SECTOR = 32  # bytes: the unit in which L2 and DRAM move global memory
@@ -25,7 +25,7 @@ _CLASS_OF_OPCODE = {
     "ex2": "special", "lg2": "special", "rcp": "special", "sqrt": "special", "rsqrt": "special",
     "tanh": "special", "sin": "special", "cos": "special",
 }  # fmt: skip
-_FLOATS = {"f16": "float", "f32": "float", "f64": "double"}
+_FLOATS = {"f16": "float", "f32": "float", "f32x2": "float", "f64": "double"}
 
 
 def instruction_class(opcode: str) -> str:
@@ -42,6 +42,16 @@ def instruction_class(opcode: str) -> str:
     if name == "div" and rest[-1] in _FLOATS:
         return "special"
     return _CLASS_OF_OPCODE.get(name) or _FLOATS.get(rest[-1] if rest else "", "integer")
+
+
+def names_halves(instruction: Instruction) -> bool:
+    """Whether it only makes a 64-bit register of two halves, or two of it.
+
+    A machine has no such registers: it takes two neighbouring ones, and the compiler puts values
+    where they are needed. What it moves all the same, it moves as it does for other instructions.
+    """
+    halves = any(isinstance(operand, Vector) for operand in instruction.operands)
+    return instruction.opcode == "mov.b64" and halves
 
 
 @dataclass
@@ -91,6 +101,11 @@ class Counters:
         self._touched: dict[str, Array] = {
             kind: np.zeros(sectors, bool) for kind in (READ, WRITE, ATOMIC)
         }
+
+    def issued(self) -> int:
+        """Executed warp instructions, without those of ``names_halves``."""
+        code = zip(self.kernel.code, self.warps, strict=True)
+        return sum(int(count) for instruction, count in code if not names_halves(instruction))
 
     def by_opcode(self) -> Counter[str]:
         """Executed warp instructions of each full opcode."""

@@ -21,6 +21,9 @@ for _bytes in (1, 2, 4, 8):
 # Two 16-bit floats in one 32-bit register, and their type: moved as bits, made by cvt and fma only.
 PAIRS = {"f16x2": "f16", "bf16x2": "bf16"}
 DTYPES |= dict.fromkeys(PAIRS, np.dtype("u4"))
+# Two float32 in one 64-bit register, for add, sub, mul and fma from sm_100 on.
+TWO_FLOATS = "f32x2"
+DTYPES[TWO_FLOATS] = np.dtype("u8")
 
 WIDER = {"u16": "u32", "s16": "s32", "u32": "u64", "s32": "s64"}
 _SMALLEST_NORMAL = np.float32(2.0**-126)

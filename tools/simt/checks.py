@@ -117,6 +117,27 @@ def check_not_finite(
     assert ours["bad_rows"].tolist() == bad_rows
 
 
+def check_rows_apart(kernels: Kernels, case: Case) -> None:
+    """Gradients of rows that are not finite are NaN; the other rows' have the bits they had."""
+    logits, _ = draw(case)
+    bad = torch.zeros(case.num_tokens, dtype=torch.bool)
+    bad[[1, 4]] = True
+    spoilt = logits.clone()
+    spoilt[1, 2], spoilt[4, case.num_experts - 1] = torch.nan, torch.inf
+    assert case.topo is not None and not case.noisy
+    taps = gaussian_taps(case.topo.group_size, case.sigma)
+    grads = []
+    for rows in (logits, spoilt):
+        routed = kernels.route(
+            rows, case.top_k, taps=taps, topo=case.topo, renormalize=case.renormalize
+        )
+        grads.append(kernels.route_backward(
+            upstream(case), rows, routed, taps=taps, topo=case.topo, renormalize=case.renormalize
+        ))  # fmt: skip
+    assert torch.equal(grads[0][~bad], grads[1][~bad])
+    assert grads[0].isfinite().all() and grads[1][bad].isnan().all()
+
+
 def check_group_norm(
     builds: Sequence[tuple[Kernels, int]], dtype: torch.dtype, num_experts: int, border: str
 ) -> None:

@@ -15,6 +15,8 @@ inline unsigned __float_as_uint(float x) { return simt::unpack<unsigned>(simt::p
 inline float __uint_as_float(unsigned x) { return simt::unpack<float>(simt::pack(x)); }
 
 inline float __expf(float x) { return std::exp(x); }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 
 // CUDA's min and max take two different arithmetic types, and a number before a NaN.

@@ -1,5 +1,7 @@
 """Every arithmetic, comparison, bit and conversion instruction against values made by hand."""
 
+import struct
+
 import numpy as np
 import pytest
 from ptx_snippets import compute
@@ -22,6 +24,11 @@ def s32(*values):
 
 def u64(*values):
     return ("u64", list(values))
+
+
+def f32x2(*pairs):
+    """Two float32 in each 64-bit register, the lower half first."""
+    return u64(*(int.from_bytes(struct.pack("<2f", *pair), "little") for pair in pairs))
 
 
 def s64(*values):
@@ -112,6 +119,13 @@ FLOAT = [
      u32(0x3C013C00, 0x00000001)], [u32(0x3C014000, 0x7C000002)]),
     ("fma.rn.bf16x2 %d, %a, %b, %c;", [u32(0x3B813F80, 0x7F7F0001), u32(0x3F7E3F80, 0x40003F80),
      u32(0x3F813F80, 0x00000001)], [u32(0x3F814000, 0x7F800002)]),
+    ("add.rn.f32x2 %d, %a, %b;", [f32x2((1, -2), (INF, TINY)), f32x2((3, 5), (1, TINY))],
+     [f32x2((4, 3), (INF, 2 * TINY))]),
+    ("mul.f32x2 %d, %a, %b;", [f32x2((3, -2)), f32x2((0.5, 8))], [f32x2((1.5, -16))]),
+    ("sub.rn.ftz.f32x2 %d, %a, %b;", [f32x2((TINY, 1)), f32x2((0, 3))], [f32x2((0, -2))]),
+    # The halves are rounded once each: see the first fma of f32.
+    ("fma.rn.f32x2 %d, %a, %b, %c;", [f32x2((ONE_UP, 2)), f32x2((1 - 2.0**-23, 3)),
+     f32x2((-1, 4))], [f32x2((-(2.0**-46), 10))]),
     ("fma.rn.sat.f32 %d, %a, %b, %a;", [f32(2, -1), f32(1, 1)], [f32(1, 0)]),
     ("fma.rn.f64 %d, %a, %b, %c;", [f64(1 + 2.0**-52), f64(1 - 2.0**-52), f64(-1)],
      [f64(-(2.0**-104))]),

@@ -98,14 +98,24 @@ def test_warps_and_threads_of_a_branch():
     assert counters.by_class() == {"move": 32, "compare": 8, "control": 8 + 8, "float": 4}
 
 
+def test_halves_of_a_register_take_no_instruction():
+    """Two moves between floats and pairs; one of a register, an addition and ret are issued."""
+    counters = count(
+        ".reg .f32 %f<3>; .reg .b64 %d<3>; mov.b64 %d1, {%f1, %f2}; add.rn.f32x2 %d2, %d1, %d1;"
+        "mov.b64 %d1, %d2; mov.b64 {%f1, %f2}, %d1;"
+    )
+    classes = counters.by_class()
+    assert (classes["float"], counters.issued()) == (1, sum(classes.values()) - 2)
+
+
 @pytest.mark.parametrize(("opcode", "expected"), [
     ("ld.global.nc.v4.f32", "load"), ("ld.param.u64", "move"), ("ld.param::entry.u64", "move"),
     ("st.shared.f32", "store"), ("red.global.add.f32", "atomic"), ("bar.sync", "barrier"),
     ("bar.warp.sync", "warp"), ("shfl.sync.bfly.b32", "warp"), ("fma.rn.f32", "float"),
-    ("fma.rn.f64", "double"), ("div.rn.f32", "special"), ("div.s32", "integer"),
-    ("ex2.approx.ftz.f32", "special"), ("add.s32", "integer"), ("selp.f32", "move"),
-    ("setp.lt.f32", "compare"), ("cvt.rn.f32.s32", "conversion"), ("ret", "control"),
-    ("lop3.b32", "integer"),
+    ("fma.rn.f64", "double"), ("fma.rn.f32x2", "float"), ("div.rn.f32", "special"),
+    ("div.s32", "integer"), ("ex2.approx.ftz.f32", "special"), ("add.s32", "integer"),
+    ("selp.f32", "move"), ("setp.lt.f32", "compare"), ("cvt.rn.f32.s32", "conversion"),
+    ("ret", "control"), ("lop3.b32", "integer"),
 ])  # fmt: skip
 def test_classes(opcode, expected):
     assert instruction_class(opcode) == expected

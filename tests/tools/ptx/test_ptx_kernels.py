@@ -11,9 +11,20 @@ import pytest
 import torch
 from ptx_kernels import CACHE, CSRC, SM_80, Kernels
 
+from moge_bench.ops.topography import default_map_shape
+from tools import ptx
+from tools.gpu_check.architectures import BY_NAME
 from tools.gpu_check.toolchain import Toolchain, find_nvcc
+from tools.ptx.counters import names_halves
+from tools.ptx.program import Register, Vector
 from tools.simt.cases import DTYPES, Case, draw_not_finite, every_case
-from tools.simt.checks import check_case, check_group_norm, check_not_finite
+from tools.simt.checks import (
+    by_kernels,
+    check_case,
+    check_group_norm,
+    check_not_finite,
+    check_rows_apart,
+)
 from tools.simt.dispatch_checks import check_biases, check_rows, check_sorted
 from tools.simt.wider_checks import CASES, check_unit_norm, check_wider
 
@@ -51,6 +62,57 @@ def kernels():
 )
 def test_routing_forward_and_backward(kernels, architecture, case):
     check_case(kernels(architecture), case, IN_ORDER)
+
+
+# Every map of the sub-warp kernels that has a filter.
+SUB_MAPS = [
+    (num_experts, group_size, border)
+    for num_experts in (8, 16, 32, 64, 128, 256)
+    for border in ("valid", "torus")
+    for group_size in (2, 3, 4, 5)
+    if border == "torus" or group_size <= min(default_map_shape(num_experts))
+]
+
+
+@pytest.mark.parametrize(("num_experts", "group_size", "border"), SUB_MAPS)
+def test_two_floats_at_a_time_are_the_bits_of_one(kernels, num_experts, group_size, border):
+    """sm_100 adds and multiplies pairs, by the same source (pairs.cuh)."""
+    dtype = DTYPES[(num_experts // 8 + group_size) % 3]
+    case = Case(5, num_experts, 2, dtype, group_size, border=border, noisy=border == "torus")
+    alone, in_pairs = by_kernels(kernels("sm_90"), case), by_kernels(kernels("sm_100"), case)
+    for name, value in alone.items():
+        assert torch.equal(value, in_pairs[name]), name
+    assert torch.isfinite(alone["grad_logits"]).all()
+    assert alone["grad_logits"].abs().max() > 0
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_pairs_of_floats_and_that_no_float_is_in_two(direction):
+    """A float beside two others, or on both sides, would have to be moved: the count leaves out
+    what joins and parts pairs."""
+    toolchain, source = Toolchain(find_nvcc(), "", CACHE), CSRC / f"cuda/subwarp_{direction}.cu"
+    texts = {name: toolchain.ptx(source, CSRC, BY_NAME[name]).read_text() for name in ARCHITECTURES}
+    pairs = {name: ".f32x2" in text for name, text in texts.items()}
+    assert pairs == {"sm_80": False, "sm_90": False, "sm_100": True}
+    for kernel in ptx.parse(texts["sm_100"]).kernels.values():
+        places: dict[Register, tuple[Register, str]] = {}
+        for instruction in filter(names_halves, kernel.code):
+            (halves,) = (item.items for item in instruction.operands if isinstance(item, Vector))
+            low, high = halves
+            if low == high or not all(isinstance(half, Register) for half in halves):
+                continue  # the same float twice: an operand of its own, as is a number
+            for half, place in ((low, (high, "low")), (high, (low, "high"))):
+                assert places.setdefault(half, place) == place, instruction.where
+
+
+# A token of one lane, of several, and a warp a token.
+@pytest.mark.parametrize(("architecture", "num_experts", "border"), [
+    ("sm_100", 8, "valid"), ("sm_90", 64, "valid"), ("sm_100", 64, "valid"),
+    ("sm_100", 128, "torus"), ("sm_80", 33, "valid"),
+])  # fmt: skip
+def test_rows_that_are_not_finite_keep_to_themselves(kernels, architecture, num_experts, border):
+    case = Case(6, num_experts, 2, group_size=2, border=border)
+    check_rows_apart(kernels(architecture), case)
 
 
 FUNCTION = re.compile(r"^\s+(?:@!?%p\d+ )?((?:div|rem|sqrt|rsqrt|rcp|ex2|lg2|sin|cos)\.\S+)", re.M)

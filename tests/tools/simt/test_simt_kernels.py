@@ -16,7 +16,7 @@ from moge_bench.ops.topography import Topography, gaussian_taps
 from tools.simt import launch
 from tools.simt.build import library as build_library
 from tools.simt.cases import SPECIAL, Case, draw_not_finite, every_case
-from tools.simt.checks import check_case, check_group_norm, check_not_finite
+from tools.simt.checks import check_case, check_group_norm, check_not_finite, check_rows_apart
 from tools.simt.kernels import CUDA, Kernels
 
 
@@ -72,6 +72,14 @@ def test_rows_that_are_not_finite(kernels, traced, dtype, num_experts):
         for k in (1, 3, 5, min(8, num_experts)):
             for renormalize in (True, False):
                 check_not_finite(built, logits, k, [1, 4], noise, renormalize)
+
+
+@pytest.mark.parametrize("group_size", [2, 3])
+@pytest.mark.parametrize("border", ["valid", "torus"])
+@pytest.mark.parametrize("num_experts", [8, 16, 32, 33, 64, 128, 256])
+def test_rows_that_are_not_finite_keep_to_themselves(traced, num_experts, border, group_size):
+    case = Case(6, num_experts, 2, group_size=group_size, border=border, renormalize=False)
+    check_rows_apart(traced, case)
 
 
 def test_equal_values_go_to_the_lower_index_on_every_lane(kernels):
