@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from moge_bench import __version__
 from moge_bench.data.assets import ASSETS
 from moge_bench.ops import extension, self_check
+from moge_bench.system import cxx_command
 
 _SUITE = (
     "accelerate",
@@ -55,7 +55,7 @@ def run_checks() -> list[Check]:
 
 
 def _compiler() -> Check:
-    found = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
+    found = shutil.which(cxx_command()[0]) or shutil.which("c++")
     return Check("compiler", None, found or "none found: needed to build, not to run")
 
 

@@ -11,6 +11,7 @@ import hashlib
 import os
 import platform
 import secrets
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -127,3 +128,17 @@ def digest_files(files: Iterable[Path], root: Path | None, *context: str) -> str
             while block := file.read(2**20):
                 digest.update(block)
     return digest.hexdigest()[:16]
+
+
+_LAUNCHERS = ("ccache", "sccache", "distcc")
+
+
+def cxx_command() -> list[str]:
+    """Return the words that call the C++ compiler: those of $CXX, say "ccache g++", or g++."""
+    return shlex.split(os.environ.get("CXX", "")) or ["g++"]
+
+
+def cxx_name() -> str:
+    """Return the compiler's own name in `cxx_command`: "g++" also of "ccache /usr/bin/g++ -m64"."""
+    names = [os.path.basename(word) for word in cxx_command()]
+    return next((name for name in names if name not in _LAUNCHERS), names[0])

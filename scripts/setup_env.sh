@@ -13,7 +13,9 @@ fail() {
 
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null ||
     fail "Python >= 3.10 is needed; '$PYTHON' is $("$PYTHON" -V 2>&1). Name another: make PYTHON=python3.11 ..."
-command -v "${CXX:-c++}" >/dev/null || command -v g++ >/dev/null ||
+# CXX may be several words: the compiler behind ccache, or with flags.
+set -- ${CXX:-c++}
+command -v "$1" >/dev/null || command -v g++ >/dev/null ||
     fail "a C++ compiler is needed and none was found; install g++ (10 or later) or set CXX."
 [ -x "$venv/bin/python" ] || "$PYTHON" -m venv "$venv" ||
     fail "no virtual environment could be made in '$venv'; on Debian: apt install python3-venv."

@@ -6,7 +6,6 @@ was built from. valgrind 3.19 cannot execute AVX-512, so baseline and AVX2 are c
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from moge_bench.perf.revisions import Revision
+from moge_bench.system import cxx_command
 
 DRIVER = Path("csrc/bench/kernel_driver.cpp")
 REGION = "moge_measured"
@@ -22,7 +22,7 @@ Counts = dict[str, int]
 
 def require_tools() -> None:
     """Raise RuntimeError that names what to install, unless valgrind and a compiler are there."""
-    for tool in ("valgrind", os.environ.get("CXX", "g++")):
+    for tool in ("valgrind", cxx_command()[0]):
         if shutil.which(tool) is None:
             raise RuntimeError(
                 f"{tool} was not found: the gate counts instructions with it; install it, or pass "
@@ -40,7 +40,7 @@ def _compile(driver: Path, revision: Revision, binary: Path) -> str:
     archive.unlink(missing_ok=True)
     subprocess.run(["ar", "rcs", str(archive), *map(str, objects)], check=True)
     command = [
-        os.environ.get("CXX", "g++"), "-std=c++17", "-O2", "-I", str(revision.tree / "csrc"),
+        *cxx_command(), "-std=c++17", "-O2", "-I", str(revision.tree / "csrc"),
         str(driver), str(archive), "-o", str(binary),
     ]  # fmt: skip
     result = subprocess.run(command, capture_output=True, text=True, check=False)

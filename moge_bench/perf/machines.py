@@ -9,25 +9,25 @@ on an AVX2 processor, with g++ 12.2.0).
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Mapping
 from typing import Any
+
+from moge_bench.system import cxx_command, cxx_name
 
 UNKNOWN = "unknown machine"
 
 
 def compiler_version() -> str:
     """Return the compiler of the extension and its version: "g++ 12.2.0"; "unknown" without one."""
-    compiler = os.environ.get("CXX", "g++")
     try:
         done = subprocess.run(
-            [compiler, "-dumpfullversion", "-dumpversion"],
+            [*cxx_command(), "-dumpfullversion", "-dumpversion"],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
     except (OSError, subprocess.CalledProcessError):
         return "unknown compiler"
-    return f"{os.path.basename(compiler)} {done.stdout.strip()}"
+    return f"{cxx_name()} {done.stdout.strip()}"
 
 
 def machine(facts: Mapping[str, Any], compiler: str) -> str:

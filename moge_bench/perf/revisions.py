@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from moge_bench.cache import cache_folder
-from moge_bench.system import check_writable, digest_files, run_git
+from moge_bench.system import check_writable, cxx_command, digest_files, run_git
 
 # Written last, with a digest of the libraries: a folder without it is a build that was interrupted.
 BUILT = ".gate-built"
@@ -212,8 +212,7 @@ def _imported(setup: Path, folder: Path) -> list[Path]:
 
 def build_key(tree: Path) -> str:
     """Return a digest of the sources of the package and of what they are compiled with."""
-    compiler = os.environ.get("CXX", "g++")
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
+    version = subprocess.run([*cxx_command(), "--version"], capture_output=True, check=False).stdout
     files = [
         tree / "setup.py", *_imported(tree / "setup.py", tree / "scripts"),
         *(tree / "csrc").rglob("*"), *(tree / "moge_bench").rglob("*.py"),

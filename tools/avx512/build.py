@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from moge_bench.ops.extension import stale_build
-from tools.simt.build import compiler
+from moge_bench.system import cxx_command
 
 ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "csrc/cpu"
@@ -37,7 +37,7 @@ def what_is_missing() -> str | None:
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return "a processor of x86-64"
     # clang's SIMDe and its target attributes would be others: not tried.
-    probe = [compiler(), "-x", "c++", "-dM", "-E", "-include", "simde/x86/avx512.h", os.devnull]
+    probe = [*cxx_command(), "-x", "c++", "-dM", "-E", "-include", "simde/x86/avx512.h", os.devnull]
     found = subprocess.run(probe, capture_output=True, text=True)
     if found.returncode:
         return "SIMDe's headers (Debian: libsimde-dev)"
@@ -97,7 +97,7 @@ def build(folder: Path) -> Path:
 
     def compiled(source: Path) -> Path:
         to = source.with_suffix(".o")
-        _run(source.name, [compiler(), *FLAGS, *headers, "-c", str(source), "-o", str(to)])
+        _run(source.name, [*cxx_command(), *FLAGS, *headers, "-c", str(source), "-o", str(to)])
         return to
 
     with ThreadPoolExecutor() as pool:
@@ -112,7 +112,7 @@ def build(folder: Path) -> Path:
     torch_lib = Path(torch.__file__).parent / "lib"
     _run(
         "linking",
-        [compiler(), "-shared", "-fopenmp", *map(str, [*others, *emulated]), f"-L{torch_lib}",
+        [*cxx_command(), "-shared", "-fopenmp", *map(str, [*others, *emulated]), f"-L{torch_lib}",
          "-lc10", "-ltorch", "-ltorch_cpu", "-ltorch_python", "-o", str(library)],
     )  # fmt: skip
     return folder

@@ -37,7 +37,7 @@ INDEXED_BY_DATA = (
 )  # fmt: skip
 # A kernel that uses all the registers that half of an SM's warps leave a thread (in the wider
 # routing three eighths or a quarter) may keep a few words on the stack: a share of its
-# instructions, each a load or a store of four bytes. Four maps of sm_100 need more than 1 %.
+# instructions, each a load or a store of four bytes. Two maps of sm_100 need more than 1 %.
 ALL_REGISTERS, SPILLED_SHARE = (64, 80, 128), 0.015
 # The kernels of the wider routing keep keys, scores and sums of a row in registers: with 16 or 32
 # slots a lane (N > 256) no more than two blocks of them run on an SM.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from moge_bench.system import digest_files
+from moge_bench.system import cxx_command, digest_files
 from tools.simt import build as simt
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,7 +73,7 @@ def environment(tree: Path, **more: str) -> dict[str, str]:
     """
     found = simt.environment("asan")
     library = subprocess.run(
-        [simt.compiler(), "-print-file-name=libstdc++.so"], capture_output=True, text=True,
+        [*cxx_command(), "-print-file-name=libstdc++.so"], capture_output=True, text=True,
         check=True,
     ).stdout.strip()  # fmt: skip
     return {

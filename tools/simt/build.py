@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from moge_bench.system import digest_files
+from moge_bench.system import cxx_command, digest_files
 from tools.includes import included_files
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,15 +50,10 @@ ENVIRONMENT = {
 }
 
 
-def compiler() -> str:
-    """Return the C++ compiler: $CXX, or g++."""
-    return os.environ.get("CXX", "g++")
-
-
 @functools.cache
 def compiler_version() -> str:
     """Return the compiler's first line on itself: part of every object's name."""
-    done = subprocess.run([compiler(), "--version"], capture_output=True, text=True, check=True)
+    done = subprocess.run([*cxx_command(), "--version"], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()[0]
 
 
@@ -119,7 +114,10 @@ def make(arguments: Sequence[str], target: Path) -> None:
     CACHE.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(f".{os.getpid()}{target.suffix}")
     done = subprocess.run(
-        [compiler(), *arguments, "-o", str(partial)], capture_output=True, text=True, check=False
+        [*cxx_command(), *arguments, "-o", str(partial)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode != 0:
         raise RuntimeError(done.stderr)
@@ -130,7 +128,7 @@ def environment(mode: str) -> dict[str, str]:
     """Return the variables under which a Python process can load a library of this mode."""
     found = [
         subprocess.run(
-            [compiler(), f"-print-file-name={name}"], capture_output=True, text=True, check=True
+            [*cxx_command(), f"-print-file-name={name}"], capture_output=True, text=True, check=True
         ).stdout.strip()
         for name in PRELOAD.get(mode, [])
     ]
