@@ -37,7 +37,7 @@ class YourMoE(nn.Module):
         for expert in range(self.router.num_experts):
             token, choice = torch.where(routing.experts == expert)
             weighted = routing.weights[token, choice, None] * self.experts(x[token], expert)
-            y = y.index_add(0, token, weighted)
+            y = y.index_add(0, token, weighted.to(y.dtype))
         return y, routing.group_loss
 
 

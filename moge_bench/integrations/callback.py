@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -29,7 +30,8 @@ class GroupSparsityCallback(TrainerCallback):
 
     Args:
         log_dose: whether the dose is measured, which costs a forward and two backward passes to
-            the gates at each log. Not where parameters are sharded.
+            the gates at each log. Where it cannot be measured, as where parameters are sharded,
+            a warning says so and it is not logged.
 
     Raises:
         RuntimeError: after a step in which the model that has the loss was never called, since
@@ -71,8 +73,12 @@ class GroupSparsityCallback(TrainerCallback):
         values = {"group_loss": self._sum / self._count}
         if self.log_dose and attachment.inputs is not None:
             call_args, call_kwargs = attachment.inputs
-            ratio = measure_dose(model, *call_args, **call_kwargs).ratio
-            values["group_dose"] = values["group_loss"].new_tensor(ratio)
+            try:
+                ratio = measure_dose(model, *call_args, **call_kwargs).ratio
+                values["group_dose"] = values["group_loss"].new_tensor(ratio)
+            except ValueError as error:
+                warnings.warn(f"group_dose is not logged: {error}", RuntimeWarning, stacklevel=2)
+                self.log_dose = False
         figures = {name: float(_mean_over_processes(value)) for name, value in values.items()}
         figures["group_sigma"] = attachment.sigma or 0.0
         logs.update(figures)

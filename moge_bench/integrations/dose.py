@@ -31,28 +31,37 @@ class Dose:
     @property
     def ratio(self) -> float:
         """lambda * |grad L_group| / |grad task loss|, over the parameters of all gates."""
-        return self.group_weight * self.per_unit
+        return self.group_weight * self.per_unit if self.group_weight else 0.0
 
     @property
     def per_unit(self) -> float:
         """The ratio for lambda = 1; infinite where the task loss has no gradient at the gates."""
-        task, group = math.hypot(*self.task.values()), math.hypot(*self.group.values())
-        return group / task if task else math.inf
+        return _quotient(math.hypot(*self.group.values()), math.hypot(*self.task.values()))
 
     @property
     def ratios(self) -> dict[str, float]:
         """The ratio at each gate."""
         return {
-            name: self.group_weight * self.group[name] / norm if norm else math.inf
+            name: _quotient(self.group_weight * self.group[name], norm)
             for name, norm in self.task.items()
         }
 
     def weight_for(self, ratio: float) -> float:
-        """Return the lambda that has this ratio."""
+        """Return the lambda that has this ratio.
+
+        Raises ValueError where no lambda does: one of the two losses has no gradient at the gates.
+        """
+        if not (math.isfinite(ratio) and ratio >= 0):
+            raise ValueError(f"ratio must be a finite number >= 0, got {ratio!r}")
         if not self.per_unit:
             raise ValueError(
                 "no lambda gives a ratio: the group loss has no gradient at the gates "
                 "(group_size=1, or scores that are uniform)"
+            )
+        if not math.isfinite(self.per_unit):
+            raise ValueError(
+                "no lambda gives a ratio: the task loss has no gradient at the gates (one expert a "
+                "token whose weight is renormalised to 1), or one that is not finite"
             )
         return ratio / self.per_unit
 
@@ -64,8 +73,8 @@ def measure_dose(model: nn.Module, *args: Any, **kwargs: Any) -> Dose:
     backward passes to the gates. Neither the parameters' ``grad`` nor the random numbers of the
     training change. Parameters that are sharded (FSDP, DeepSpeed ZeRO-3) cannot be measured.
 
-    Raises ValueError if the loss is not attached, if the output has no loss, or if no router has
-    a parameter that is trained.
+    Raises ValueError if the loss is not attached, if the output has no loss, if no router has
+    a parameter that is trained, or if the losses are made of no such parameter (sharded ones).
     """
     attachment = GroupSparsity.of(model)
     gates = _gates(model)
@@ -83,17 +92,26 @@ def measure_dose(model: nn.Module, *args: Any, **kwargs: Any) -> Dose:
         if attachment.parts is None:
             raise ValueError("the model's output must have a loss: give the batch its labels")
         task, group = attachment.parts
-        norms = [
-            _norms(
-                gates,
-                torch.autograd.grad(loss, parameters, retain_graph=loss is task, allow_unused=True),
-            )
+        gradients = [
+            torch.autograd.grad(loss, parameters, retain_graph=loss is task, allow_unused=True)
             for loss in (task, group)
         ]
     finally:
         attachment.keeps_parts, attachment.parts = False, None
         attachment.losses, attachment.term, attachment.keeps_inputs = kept
-    return Dose(attachment.group_weight, *norms)
+    if all(gradient is None for found in gradients for gradient in found):
+        raise ValueError(
+            "model must have gates that its losses are made of: neither depends on the "
+            f"{len(parameters)} parameters of its routers. Sharded ones (FSDP, DeepSpeed ZeRO-3) "
+            "cannot be measured: measure before the model is sharded"
+        )
+    return Dose(attachment.group_weight, *(_norms(gates, found) for found in gradients))
+
+
+def _quotient(group: float, task: float) -> float:
+    if not group:
+        return 0.0
+    return group / task if task else math.inf
 
 
 def _gates(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -18,6 +18,8 @@ from moge_bench.integrations.router_forms import (
     check_kind,
     scores_of,
 )
+from moge_bench.ops.count_load import is_recomputation
+from moge_bench.ops.extension import warn_once
 from moge_bench.routing.group_norm import GroupNorm
 
 if TYPE_CHECKING:
@@ -147,6 +149,8 @@ class RouterHook(Hook):
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Run after the router."""
         if not self.attachment.is_open:
+            if not torch.compiler.is_compiling():
+                self._warn_of_lost_term(module)
             return
         reported = output[self.form.index] if isinstance(output, (tuple, list)) else output
         if reported.shape[-1] != self.num_experts:
@@ -193,6 +197,15 @@ class RouterHook(Hook):
                 f"{tuple(mask.shape)}; use_mask=False lets every token count"
             )
         return (mask[:, columns - length :] != 0).reshape(-1)
+
+    def _warn_of_lost_term(self, router: nn.Module) -> None:
+        lost = router.training and torch.is_grad_enabled() and self.attachment.group_weight > 0
+        if lost and not is_recomputation():
+            warn_once(
+                f"the router {self.name!r} ran in training outside a call of the model that the "
+                "group loss is attached to, so its term is in no loss: call that model itself, not "
+                "its forward and not a part of it (with PEFT attach to the PeftModel)"
+            )
 
     def _refuse_lost_gradients(self, router: nn.Module) -> None:
         if router.training and any(p.requires_grad for p in router.parameters()):

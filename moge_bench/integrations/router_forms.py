@@ -112,6 +112,9 @@ def find_routers(
     looks like one; and for a key of ``forms`` that no module has.
     """
     own = dict(forms or {})
+    for key, given in own.items():
+        if not isinstance(given, RouterForm):
+            raise TypeError(f"forms[{key!r}] must be a RouterForm, got {given!r}")
     used: set[str] = set()
     found: dict[str, tuple[nn.Module, RouterForm]] = {}
     for name, module in model.named_modules():

@@ -68,9 +68,14 @@ def collect_aux(model: nn.Module) -> Iterator[list[MoEAux]]:
 
     A backbone hands no mask to its FFNs: there padding counts in loads and losses. Call
     ``MoEFFN.forward`` or the layer with ``mask`` where that matters.
+
+    Nothing is collected from a model without MoE layers. Raises ValueError for one that has
+    ``MoELayer``s and none that was inserted: who calls such a layer is given its ``MoEAux``.
     """
     collected: list[MoEAux] = []
     ffns = [module for module in model.modules() if isinstance(module, MoEFFN)]
+    if not ffns:
+        _refuse_own_layers(model)
     before = [(ffn._collected, ffn._collects_gradients) for ffn in ffns]
     for ffn in ffns:
         ffn._collected, ffn._collects_gradients = collected, torch.is_grad_enabled()
@@ -79,6 +84,16 @@ def collect_aux(model: nn.Module) -> Iterator[list[MoEAux]]:
     finally:
         for ffn, outer in zip(ffns, before, strict=True):
             ffn._collected, ffn._collects_gradients = outer
+
+
+def _refuse_own_layers(model: nn.Module) -> None:
+    own = [name for name, module in model.named_modules() if isinstance(module, MoELayer)]
+    if own:
+        raise ValueError(
+            "model must have MoE layers that insert_moe or upcycle put there: those of "
+            f"{type(model).__name__}, the first is {own[0] or 'itself'!r}, are called by its own "
+            "code, to which they return (y, aux). Add up those aux.loss"
+        )
 
 
 def insert_moe(
@@ -98,11 +113,20 @@ def insert_moe(
     stream (plain by default). ``dropout`` is one more on the layers' outputs: of what both leave,
     the share is (1 - slot.dropout) (1 - dropout). Returns ``model``.
 
+    Call it before the optimiser is made, which would miss the new parameters, and before the
+    model is wrapped.
+
     Raises ValueError, before anything is replaced: for a block that does not exist, is named twice
-    or has no known FFN (an MoE layer, for one); for a layer of another width; and for a residual
-    other than the plain one where a block does not add what the layer returns as it is (SwinV2
-    adds its layer norm), or where the layers are in stages of different width.
+    or has no known FFN (an MoE layer, for one); for a model wrapped for data parallelism; for a
+    layer of another width; and for a residual other than the plain one where a block does not add
+    what the layer returns as it is (SwinV2 adds its layer norm), or where the layers are in stages
+    of different width. TypeError where make_layer is no function, or returns no MoELayer.
     """
+    _refuse_wrapper(model)
+    if isinstance(make_layer, nn.Module) or not callable(make_layer):
+        raise TypeError(
+            f"make_layer must be a function from a Slot to an MoELayer, got {make_layer!r}"
+        )
     slots = choose_slots(model, blocks)
     residual = residual or Residual()
     if type(residual) is not Residual:
@@ -110,6 +134,10 @@ def insert_moe(
     ffns = []
     for index, slot in enumerate(slots):
         layer = make_layer(slot)
+        if not isinstance(layer, MoELayer):
+            raise TypeError(
+                f"make_layer must return an MoELayer for {slot.name}, got {type(layer).__name__}"
+            )
         if layer.router.hidden_size != slot.hidden_size:
             raise ValueError(
                 f"make_layer must return a layer of hidden_size={slot.hidden_size} for {slot.name},"
@@ -122,6 +150,16 @@ def insert_moe(
     for slot, ffn in zip(slots, ffns, strict=True):
         slot.replace(ffn)
     return model
+
+
+def _refuse_wrapper(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            raise ValueError(
+                f"model must not be wrapped yet, got {type(module).__name__} at "
+                f"{name or 'its root'!r}, which would not reduce the gradients of new parameters: "
+                "insert first, then wrap"
+            )
 
 
 def _check_stream(residual: Residual, slots: list[Slot]) -> None:

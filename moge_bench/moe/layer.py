@@ -157,13 +157,16 @@ class MoELayer(nn.Module):
     def forward(
         self, x: torch.Tensor, mask: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, MoEAux]:
-        """Return (y, aux) for ``x``, (..., hidden_size); y has the shape and dtype of x.
+        """Return (y, aux) for ``x``, (..., hidden_size); y has the shape of x and its dtype,
+        under autocast autocast's.
 
         ``mask``, (...) bool, tells the tokens that count. The others, padding, get y = 0, cost no
         expert's time, take no capacity and enter no loss and no load, whatever x holds there: the
         tokens that count get what they would get alone. ``aux.routing`` has weights and experts
         of padding too.
         """
+        if not isinstance(x, torch.Tensor):
+            raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
         if x.dim() < 1 or x.shape[-1] != self.router.hidden_size:
             raise ValueError(
                 f"x must have shape (..., hidden_size={self.router.hidden_size}), "
@@ -185,7 +188,7 @@ class MoELayer(nn.Module):
         if self.regularizer == "orthogonality" and self.router.top_k > 1:
             outputs = self._outputs_of_choices(tokens, experts)
             weights = routing.weights.unsqueeze(-1).to(outputs.dtype)
-            y = (weights * outputs).sum(1).to(tokens.dtype)
+            y = (weights * outputs).sum(1)
         else:
             outputs = None
             y = self.experts(tokens, routing.weights, experts)

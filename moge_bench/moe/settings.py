@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from moge_bench.moe.capacity import capacity_ratio
 from moge_bench.ops.reference_experts import ACTIVATIONS
+from moge_bench.ops.topography import check_flag
 from moge_bench.routing.balance import BALANCE_LOSSES
 from moge_bench.routing.regularizers import REGULARIZERS
 from moge_bench.routing.settings import RouterSettings
@@ -47,6 +48,8 @@ class MoESettings(RouterSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_flag("batch_priority", self.batch_priority)
+        check_flag("bias", self.bias)
         if self.balance not in BALANCE_LOSSES:
             names = tuple(BALANCE_LOSSES)
             raise ValueError(f"balance must be one of {names}, got {self.balance!r}")

@@ -109,8 +109,12 @@ def find_slots(model: nn.Module) -> list[Slot]:
 def choose_slots(model: nn.Module, blocks: Iterable[int]) -> list[Slot]:
     """Return the slots of the named ``blocks``, by ``Slot.index``, in the model's order.
 
-    Raises ValueError for a block that does not exist, is named twice or has no known FFN.
+    Raises ValueError for a block that does not exist, is named twice or has no known FFN, and
+    TypeError where ``blocks`` is not some ints.
     """
+    blocks = [*blocks] if isinstance(blocks, Iterable) else blocks
+    if not isinstance(blocks, list) or not all(type(block) is int for block in blocks):
+        raise TypeError(f"blocks must be the numbers of blocks, [0, 2] say, got {blocks!r}")
     slots = {slot.index: slot for slot in find_slots(model)}
     places = list(find_places(model))
     chosen = sorted(blocks)

@@ -15,6 +15,7 @@ from moge_bench.moe.insert import insert_moe
 from moge_bench.moe.layer import MoELayer
 from moge_bench.moe.residual import Residual
 from moge_bench.moe.slots import Slot, dense_weights
+from moge_bench.ops.reference_experts import ACTIVATIONS
 
 
 def upcycle(
@@ -40,10 +41,15 @@ def upcycle(
         dense = dense_weights(slot)
         layer = make_layer(slot)
         if layer.experts.activation != slot.activation:
-            known = slot.activation or "a function that experts do not have"
+            if slot.activation is None:
+                raise ValueError(
+                    f"model must have FFNs with an activation of experts, {(*ACTIVATIONS,)}, "
+                    f"and {slot.name} has another (the gelu by tanh is one): insert_moe gives it "
+                    "fresh experts"
+                )
             raise ValueError(
-                f"make_layer must return experts with the activation of {slot.name}, {known}; "
-                f"got {layer.experts.activation!r}"
+                f"make_layer must return experts with the activation of {slot.name}, "
+                f"{slot.activation!r}; got {layer.experts.activation!r}"
             )
         layer.experts.upcycle_(*dense)
         return layer

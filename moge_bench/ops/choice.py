@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from moge_bench.ops.topography import check_flag
+
 SCORE_FUNCTIONS = ("softmax", "sigmoid", "sqrtsoftplus")
 
 
@@ -51,6 +53,7 @@ class Choice:
 
     def __post_init__(self) -> None:
         check_top_k(self.top_k, self.num_experts)
+        check_flag("renormalize", self.renormalize)
         if self.score_function not in SCORE_FUNCTIONS:
             raise ValueError(
                 f"score_function must be one of {SCORE_FUNCTIONS}, got {self.score_function!r}"

@@ -174,7 +174,7 @@ def _check_dtypes(x: torch.Tensor, *parameters: torch.Tensor | None) -> None:
     if x.dtype == torch.float16 and x.device.type == "cpu":
         raise TypeError(
             "x must be float32, float64 or bfloat16, got torch.float16, which experts have on CUDA "
-            "alone; call x.float() first"
+            "alone; take float32 or bfloat16 for x and the experts, as layer.bfloat16() does"
         )
     names = ("w_in", "b_in", "w_out", "b_out")
     for name, tensor in zip(names, parameters, strict=True):

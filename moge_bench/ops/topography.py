@@ -19,6 +19,12 @@ REDUCTIONS = ("token_mean", "official_image", "official_language")
 MAX_EXPERTS = 1024
 
 
+def check_flag(name: str, value: bool) -> None:
+    """Check that ``value`` is True or False: "no" and 0.1 would be taken for True."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
 def default_map_shape(num_experts: int) -> tuple[int, int]:
     """Return the factor pair (r, c) of ``num_experts`` closest to square with r <= c.
 
@@ -35,7 +41,10 @@ def default_map_shape(num_experts: int) -> tuple[int, int]:
 def tap_values(group_size: int, sigma: float | None) -> tuple[float, ...]:
     """Return the h values of ``gaussian_taps``, which says what they are and what is refused."""
     if isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 1:
-        raise ValueError(f"group_size must be an int >= 1, got {group_size!r}; or 'auto'")
+        raise ValueError(
+            f"group_size must be an int >= 1, got {group_size!r}; 'auto' is for what knows the "
+            "number of experts: group_norm, route, a router or a layer"
+        )
     if sigma is None:
         return (1.0 / group_size,) * group_size
     if isinstance(sigma, bool) or not isinstance(sigma, (int, float)):
@@ -141,8 +150,7 @@ class Topography:
             raise ValueError(f"border must be one of {BORDERS}, got {self.border!r}")
         if self.reduction not in REDUCTIONS:
             raise ValueError(f"reduction must be one of {REDUCTIONS}, got {self.reduction!r}")
-        if not isinstance(self.unit_energy, bool):
-            raise TypeError(f"unit_energy must be True or False, got {self.unit_energy!r}")
+        check_flag("unit_energy", self.unit_energy)
         largest = min(self.rows, self.cols)
         if self.border == "valid" and self.group_size > largest:
             raise ValueError(

@@ -50,17 +50,26 @@ class GroupNorm(nn.Module):
         # One for each device that scores came from, kept: a CUDA graph may read it.
         self._taps = {taps.device: taps}
         Topography(group_size, group_size, group_size, stride, border, reduction, unit_energy)
-        self.group_size, self.sigma, self.map_shape = group_size, sigma, map_shape
+        self.group_size, self._sigma, self.map_shape = group_size, sigma, map_shape
         self.stride, self.border, self.reduction = stride, border, reduction  # checked above
         self.unit_energy = unit_energy
         self.nonfinite, self.backend = nonfinite, backend
+
+    @property
+    def sigma(self) -> float | None:
+        """The present width of the filter, None for a box; setting it is ``set_sigma``."""
+        return self._sigma
+
+    @sigma.setter
+    def sigma(self, value: float | None) -> None:
+        self.set_sigma(value)
 
     def set_sigma(self, sigma: float | None) -> None:
         """Change the width of the filter; ``sigma`` is a positive number, or None for a box."""
         taps = gaussian_taps(self.group_size, sigma)
         for kept in self._taps.values():
             kept.copy_(taps, non_blocking=True)
-        self.sigma = sigma
+        self._sigma = sigma
 
     def forward(self, scores: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Return L_group, (), of ``scores`` (T, N); ``mask`` (T,) bool: the tokens that count."""
@@ -85,6 +94,13 @@ class GroupNorm(nn.Module):
             taps = moved_taps(next(iter(self._taps.values())), device)
             return self._taps.setdefault(taps.device, taps)
         return self._taps[device]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # torch.load(map_location=...) moves the tensors and not what they are kept by.
+        self._taps = {taps.device: taps for taps in self._taps.values()}
+        if all(taps.is_meta for taps in self._taps.values()):
+            self._taps = {torch.device("cpu"): gaussian_taps(self.group_size, self.sigma)}
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool

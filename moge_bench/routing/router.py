@@ -59,12 +59,14 @@ class TopographicRouter(nn.Module):
 
     def __init__(self, hidden_size: int, num_experts: int, top_k: int = 2, **settings: Any) -> None:
         super().__init__()
+        if isinstance(hidden_size, bool) or not isinstance(hidden_size, int):
+            raise TypeError(f"hidden_size must be an int, got {hidden_size!r}")
         if hidden_size < 1:
             raise ValueError(f"hidden_size must be at least 1, got {hidden_size!r}")
         s = RouterSettings.of(num_experts, top_k, settings)
         self.topography = s.topography
         self._taps: torch.Tensor | None = None  # float64: see _apply
-        self.sigma = s.sigma
+        self._sigma = s.sigma
         self.map_shape = rows, cols = resolve_map_shape(s.map_shape, num_experts)
         if self.topography is not None:
             side = self.topography.group_size
@@ -75,7 +77,12 @@ class TopographicRouter(nn.Module):
                     f"map of {num_experts} experts with border='valid'"
                 )
         self.group_size = None if self.topography is None else self.topography.group_size
-        self.hidden_size, self.num_experts, self.top_k = hidden_size, num_experts, top_k
+        if top_k == 1 and s.renormalize and num_experts > 1:
+            warn_once(
+                "top_k=1 with renormalize=True gives a token's one expert the weight 1 whatever "
+                "its score: the router gets no gradient of the task; pass renormalize=False"
+            )
+        self.hidden_size, self.num_experts = hidden_size, num_experts
         self.choice, self.noise = s.choice, s.noise
         self.bias_update_rate, self.nonfinite, self.backend = (
             s.bias_update_rate, s.nonfinite, s.backend,
@@ -109,6 +116,20 @@ class TopographicRouter(nn.Module):
         if self.places is not None:
             self.places.copy_(torch.arange(self.num_experts, device="cpu"))
 
+    @property
+    def top_k(self) -> int:
+        """k, as the router was made."""
+        return self.choice.top_k
+
+    @property
+    def sigma(self) -> float | None:
+        """The present width of the filter, None for a box; setting it is ``set_sigma``."""
+        return self._sigma
+
+    @sigma.setter
+    def sigma(self, value: float | None) -> None:
+        self.set_sigma(value)
+
     def set_sigma(self, sigma: float | None) -> None:
         """Change the width of the filter in place.
 
@@ -118,7 +139,7 @@ class TopographicRouter(nn.Module):
         if self._taps is None:
             raise ValueError("this router has group_size=None: there is no filter to widen")
         self._taps.copy_(gaussian_taps(self._taps.numel(), sigma), non_blocking=True)
-        self.sigma = sigma
+        self._sigma = sigma
 
     def shuffle_places(self, generator: torch.Generator) -> None:
         """Draw the experts' places on the map anew, in place, from ``generator``, one of the CPU.
@@ -141,6 +162,8 @@ class TopographicRouter(nn.Module):
         ValueError for another shape. A token that does not count and is not finite is routed as
         one of zeros, so that it reaches no gradient.
         """
+        if not isinstance(x, torch.Tensor):
+            raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
         if x.dim() != 2 or x.shape[1] != self.hidden_size:
             raise ValueError(
                 f"x must have shape (num_tokens, hidden_size={self.hidden_size}), "
@@ -148,6 +171,7 @@ class TopographicRouter(nn.Module):
             )
         check_mask(mask, x, "x", 1)
         logits = self.logits(masking.routable_rows(x, mask))
+        self._follow(logits.device)
         noise = None
         if self.training and self.noise:
             noise = torch.randn_like(logits) / self.num_experts
@@ -211,12 +235,18 @@ class TopographicRouter(nn.Module):
         bias = self.selection_bias
         super()._apply(fn, recurse)
         self._keep_bias_float32(bias)
-        self._load_counts = fn(self._load_counts)
-        if self._taps is not None:
-            self._taps = moved_taps(self._taps, self.selection_bias.device)
-        if self.places is not None:
-            self.places = moved_taps(self.places, self.selection_bias.device)
+        counts = fn(self._load_counts)
+        # Of the meta device there is nothing to keep, and to_empty fills with anything.
+        self._load_counts = torch.zeros_like(counts) if self._load_counts.is_meta else counts
+        self._follow(self.selection_bias.device)
         return self
+
+    def _follow(self, device: torch.device) -> None:
+        """Move what is no buffer to ``device``: FSDP and accelerate move parameters and buffers."""
+        if self._taps is not None and self._taps.device != device:
+            self._taps = moved_taps(self._taps, device)
+        if self.places is not None and self.places.device != device:
+            self.places = moved_taps(self.places, device)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *rest: Any

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 
 from torch import nn
 
@@ -19,15 +20,21 @@ class SigmaSchedule:
         total_steps: T, optimiser steps of the whole run, >= 1.
 
     Raises:
-        ValueError: naming the argument that is out of range.
+        TypeError, ValueError: naming the argument that is no number or out of range.
     """
 
     def __init__(
         self, start: float = 10.0, end: float = 1.0, gamma: float = 0.2, *, total_steps: int
     ) -> None:
         for name, value in (("start", start), ("end", end), ("gamma", gamma)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise TypeError(f"{name} must be a number, got {value!r}")
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be positive and finite, got {value!r}")
+        try:
+            total_steps = operator.index(total_steps)
+        except TypeError:
+            raise TypeError(f"total_steps must be an int, got {total_steps!r}") from None
         if total_steps < 1:
             raise ValueError(f"total_steps must be at least 1, got {total_steps!r}")
         self.start, self.end, self.gamma, self.total_steps = start, end, gamma, total_steps
@@ -50,7 +57,8 @@ class SigmaSchedule:
         if not filters:
             raise ValueError(
                 f"module must have a TopographicRouter with a group_size, {type(module).__name__} "
-                "has none: the schedule would change nothing"
+                "has none: the schedule would change nothing. The sigma of an attached loss is set "
+                "by its handle: handle.set_step(step)"
             )
         for child in filters:
             child.set_sigma(sigma)  # type: ignore[operator]

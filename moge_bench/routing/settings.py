@@ -12,6 +12,7 @@ from moge_bench.ops.extension import BACKENDS
 from moge_bench.ops.topography import (
     AUTO_GROUP,
     Topography,
+    check_flag,
     resolve_group_size,
     resolve_map_shape,
     tap_values,
@@ -67,6 +68,8 @@ class RouterSettings:
     def __post_init__(self) -> None:
         rows, cols = resolve_map_shape(self.map_shape, self.num_experts)
         self.choice  # noqa: B018  # checks what it is made of
+        check_flag("shuffled", self.shuffled)
+        check_flag("noise", self.noise)
         self._check_weights("bias_update_rate")
         check_nonfinite(self.nonfinite)
         if self.backend not in BACKENDS:

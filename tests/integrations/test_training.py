@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ from rank_samples import run_ranks
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from moge_bench.integrations import dose as dosing
 from moge_bench.integrations.router_forms import RouterForm
 from moge_bench.integrations.transformers import attach_group_sparsity, measure_dose
+from moge_bench.ops.extension import warn_once
 
 
 def attach(model, **settings):
@@ -246,3 +249,47 @@ def test_a_dose_that_cannot_be_measured_says_why():
     attach(single, group_size=1)
     dose = measure_dose(single, **batch)
     assert dose.per_unit < 1e-4  # h = 1: constant up to eps (docs/method.md "Controls")
+
+
+def test_a_loss_that_does_not_depend_on_the_gates_has_no_dose(monkeypatch):
+    """As where FSDP calls the model with other tensors than its parameters."""
+    model, batch = make("mixtral"), make_batch()
+    attach(model)
+    monkeypatch.setattr(dosing, "_gates", lambda model: [("gate", nn.Parameter(torch.ones(1)))])
+    with pytest.raises(ValueError, match="Sharded ones"):
+        measure_dose(model, **batch)
+
+
+@pytest.mark.parametrize(("dose", "ratio", "message"), [
+    (dosing.Dose(1.0, {"a": 0.0}, {"a": 1.0}), 0.1, "the task loss has no gradient at the gates"),
+    (dosing.Dose(1.0, {"a": 1.0}, {"a": 0.0}), 0.1, "the group loss has no gradient at the gates"),
+    (dosing.Dose(1.0, {"a": 1.0}, {"a": 1.0}), -1.0, "ratio must be a finite number >= 0, got -1"),
+])  # fmt: skip
+def test_no_lambda_gives_such_a_ratio(dose, ratio, message):
+    with pytest.raises(ValueError, match=message):
+        dose.weight_for(ratio)
+
+
+def test_a_dose_without_gradients_is_none():
+    dose = dosing.Dose(0.0, {"a": 0.0, "b": 2.0}, {"a": 1.0, "b": 1.0})
+    assert dose.ratio == 0 and dose.ratios == {"a": 0.0, "b": 0.0}
+
+
+@pytest.mark.parametrize("call", [
+    lambda model, batch: model.forward(**batch),
+    lambda model, batch: model.model(batch["input_ids"]),
+])  # fmt: skip
+def test_a_call_around_the_attached_model_is_told(call):
+    model, batch = make("mixtral"), make_batch()
+    attach(model)
+    warn_once.cache_clear()
+    with pytest.warns(RuntimeWarning, match="outside a call of the model that the group loss"):
+        call(model, batch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_once.cache_clear()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model(**batch).loss.backward()  # runs the routers again
+        with torch.no_grad():
+            call(model, batch)
+        call(model.eval(), batch)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from model_samples import make
+from torch import nn
 
 from moge_bench import MoELayer
 from moge_bench.moe.insert import MoEFFN, collect_aux, insert_moe
@@ -112,3 +113,39 @@ def test_a_momentum_needs_one_stream(family, blocks, message):
     momentum = MomentumResidual(len(blocks), mu=0.7, gamma1=1.0, gamma2=1.0)
     with pytest.raises(ValueError, match=message):
         insert_moe(make(family)[0], blocks, make_layer, residual=momentum)
+
+
+def test_layers_of_ones_own_are_not_collected():
+    """Their aux would be missed in silence, and the balance losses with it."""
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.moe = MoELayer(8, 8, num_experts=4)
+
+    own = collect_aux(nn.Sequential(Block(), Block()))
+    with pytest.raises(ValueError, match=r"the first is '0\.moe'.*return \(y, aux\)"), own:
+        pass
+    with collect_aux(nn.Linear(2, 2)) as auxes:  # a dense model has none
+        pass
+    assert auxes == []
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: nn.Sequential(model)])
+def test_a_wrapped_model_is_refused(wrap):
+    model = wrap(nn.DataParallel(make_model()))
+    with pytest.raises(ValueError, match="must not be wrapped yet, got DataParallel at"):
+        insert_moe(model, [0], make_layer)
+
+
+@pytest.mark.parametrize(("blocks", "factory", "message"), [
+    (1, make_layer, "blocks must be the numbers of blocks, .* got 1"),
+    (["1"], make_layer, r"blocks must be the numbers of blocks, .* got \['1'\]"),
+    ([0], nn.Linear(2, 2), "make_layer must be a function from a Slot to an MoELayer, got Linear"),
+    ([0], None, "make_layer must be a function from a Slot to an MoELayer, got None"),
+    ([0], lambda slot: None, "make_layer must return an MoELayer for .*, got NoneType"),
+    ([0], lambda slot: nn.Linear(2, 2), "make_layer must return an MoELayer for .*, got Linear"),
+])  # fmt: skip
+def test_wrong_arguments_are_named(blocks, factory, message):
+    with pytest.raises(TypeError, match=message):
+        insert_moe(make_model(), blocks, factory)

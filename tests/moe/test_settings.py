@@ -31,6 +31,7 @@ def arrived(layer):
     found = {name: value for place in places for name, value in place.items() if name in OTHERS}
     return found | {
         "capacity_factor": layer.capacity_factor,
+        "sigma": router.sigma,
         "shuffled": router.places is not None,
         "bias": experts.b_in is not None,
         "backend": {router.backend, experts.backend},
@@ -54,7 +55,8 @@ def test_a_router_takes_its_part_of_a_layers_settings():
     router = TopographicRouter.from_settings(8, MoESettings(**OTHERS))
     elsewhere = {"map_shape", "group_size", "shuffled"}  # shuffled: in places
     names = {field.name for field in fields(RouterSettings)} - elsewhere
-    held = {**vars(router), **vars(router.topography), **vars(router.choice)}
+    parts = {**vars(router), **vars(router.topography), **vars(router.choice)}
+    held = {**parts, "sigma": router.sigma}
     assert {name: held[name] for name in names} == {name: OTHERS[name] for name in names}
 
 

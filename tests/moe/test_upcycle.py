@@ -49,8 +49,8 @@ def test_every_expert_is_the_ffn_and_learns_by_itself():
     [
         ("llama", {}, {}, "gated one of three"),
         ("gpt2", {"activation_function": "gelu_new"}, {"activation": "gelu"},
-         r"the activation of transformer\.h\.0, a function that experts do not have; got 'gelu'"),
-        ("vit", {}, {"activation": "relu"}, r"activation of vit\.layers\.0, gelu; got 'relu'"),
+         r"and transformer\.h\.0 has another \(the gelu by tanh is one\): insert_moe"),
+        ("vit", {}, {"activation": "relu"}, r"activation of vit\.layers\.0, 'gelu'; got 'relu'"),
         ("vit", {}, {"bias": False}, "b_in must be None for experts with bias=False"),
     ],
 )  # fmt: skip

@@ -175,3 +175,22 @@ def test_taps_of_every_device_are_kept_and_follow_sigma():
     module(scores)
     assert module._taps[other] is of_graph
     assert torch.equal(of_graph, GroupNorm(sigma=2.0)._taps[torch.device("cpu")])
+
+
+def test_sigma_is_set_as_set_sigma_sets_it():
+    module = GroupNorm(2, 1.0)
+    module.sigma = 4.0
+    assert module.sigma == 4.0 and torch.equal(module(SCORES), GroupNorm(2, 4.0)(SCORES))
+    with pytest.raises(ValueError, match="sigma must be positive"):
+        module.sigma = -1.0
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_module_that_was_loaded_for_another_device_has_its_filter(device):
+    """torch.load(map_location=...) moves tensors, not the devices that they are kept by."""
+    file = io.BytesIO()
+    torch.save(wide(), file)
+    file.seek(0)
+    loaded = torch.load(file, map_location=device, weights_only=False)
+    assert [taps.device for taps in loaded._taps.values()] == [*loaded._taps]
+    assert torch.equal(loaded(SCORES), wide()(SCORES))

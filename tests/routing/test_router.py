@@ -1,7 +1,9 @@
 import pytest
 import torch
 
-from moge_bench import TopographicRouter, group_norm, route
+from moge_bench import MoELayer, TopographicRouter, group_norm, route
+from moge_bench.ops.extension import warn_once
+from moge_bench.routing import router as router_module
 
 
 def make(**settings):
@@ -179,3 +181,68 @@ def test_places_of_a_router_that_has_none():
         make().shuffle_places(torch.Generator())
     with pytest.raises(ValueError, match="shuffled=True needs groups"):
         make(shuffled=True, group_size=None)
+
+
+def test_a_router_of_one_renormalised_choice_is_told():
+    warn_once.cache_clear()
+    with pytest.warns(RuntimeWarning, match="the router gets no gradient of the task"):
+        router = make(top_k=1)
+    router(torch.randn(5, 8)).weights.square().sum().backward()
+    assert router.gate.weight.grad.abs().max() < 1e-6
+    router = make(top_k=1, renormalize=False)
+    router(torch.randn(5, 8)).weights.square().sum().backward()
+    assert router.gate.weight.grad.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("noise", 0.1), ("shuffled", "no"), ("renormalize", "false"), ("renormalize", None),
+])  # fmt: skip
+def test_flags_are_true_or_false(name, value):
+    with pytest.raises(TypeError, match=f"{name} must be True or False, got {value!r}"):
+        make(**{name: value})
+
+
+def test_sigma_is_set_as_set_sigma_sets_it_and_top_k_is_not():
+    router, x = make(sigma=1.0), torch.randn(5, 8)
+    router.sigma = 0.5
+    assert router.sigma == 0.5
+    assert torch.equal(router(x).group_loss, make(sigma=0.5)(x).group_loss)
+    with pytest.raises(AttributeError):
+        router.top_k = 1
+    with pytest.raises(ValueError, match="group_size=None"):
+        make(group_size=None).sigma = 0.5
+
+
+def test_the_filter_follows_the_gate(monkeypatch):
+    """FSDP and accelerate move parameters and buffers alone; meta stands for where they were."""
+    router, x = make(shuffled=True), torch.randn(5, 8)
+    expected, there = router(x).group_loss, {t.dtype: t for t in (router._taps, router.places)}
+    router._taps, router.places = router._taps.to("meta"), router.places.to("meta")
+    moved = []
+    monkeypatch.setattr(
+        router_module, "moved_taps", lambda t, device: moved.append(device) or there[t.dtype]
+    )
+    assert torch.equal(router(x).group_loss, expected) and torch.equal(
+        router(x).group_loss, expected
+    )
+    assert moved == [x.device, x.device]  # once each
+
+
+def test_counts_of_a_router_from_the_meta_device_begin_at_zero():
+    with torch.device("meta"):
+        router = make(bias_update_rate=0.1)
+    router.to_empty(device="cpu").load_state_dict(make(bias_update_rate=0.1).state_dict())
+    assert torch.equal(router.take_load_counts(), torch.zeros(16, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("hidden_size", ["8", 8.0, True])
+def test_the_hidden_size_is_an_int(hidden_size):
+    with pytest.raises(TypeError, match=f"hidden_size must be an int, got {hidden_size!r}"):
+        TopographicRouter(hidden_size, 16)
+
+
+def test_tokens_are_a_tensor():
+    with pytest.raises(TypeError, match=r"x must be a torch\.Tensor, got list"):
+        make()([[0.0] * 8])
+    with pytest.raises(TypeError, match=r"x must be a torch\.Tensor, got NoneType"):
+        MoELayer(8, 8, num_experts=4)(None)
