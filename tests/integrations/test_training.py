@@ -286,7 +286,7 @@ def test_a_call_around_the_attached_model_is_told(call):
     with pytest.warns(RuntimeWarning, match="outside a call of the model that the group loss"):
         call(model, batch)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", RuntimeWarning)
         warn_once.cache_clear()
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model(**batch).loss.backward()  # runs the routers again
