@@ -12,7 +12,7 @@ import torch
 from moge_bench import __version__
 from moge_bench.data.assets import ASSETS
 from moge_bench.ops import extension, self_check
-from moge_bench.system import cxx_command
+from moge_bench.system import cxx_program
 
 _SUITE = (
     "accelerate",
@@ -55,7 +55,7 @@ def run_checks() -> list[Check]:
 
 
 def _compiler() -> Check:
-    found = shutil.which(cxx_command()[0]) or shutil.which("c++")
+    found = shutil.which(cxx_program()) or shutil.which("c++")
     return Check("compiler", None, found or "none found: needed to build, not to run")
 
 

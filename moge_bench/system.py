@@ -138,7 +138,13 @@ def cxx_command() -> list[str]:
     return shlex.split(os.environ.get("CXX", "")) or ["g++"]
 
 
-def cxx_name() -> str:
-    """Return the compiler's own name in `cxx_command`: "g++" also of "ccache /usr/bin/g++ -m64"."""
-    names = [os.path.basename(word) for word in cxx_command()]
-    return next((name for name in names if name not in _LAUNCHERS), names[0])
+def cxx_program() -> str:
+    """Return the compiler itself in `cxx_command`: "/usr/bin/g++" of "ccache /usr/bin/g++ -m64"."""
+    words = cxx_command()
+    return next((word for word in words if os.path.basename(word) not in _LAUNCHERS), words[0])
+
+
+def cxx_flags() -> list[str]:
+    """Return the words behind the compiler in `cxx_command`, which decide what it makes too."""
+    words = cxx_command()
+    return words[words.index(cxx_program()) + 1 :]

@@ -5,21 +5,21 @@ import subprocess
 import pytest
 
 from moge_bench.perf import machines
-from moge_bench.system import cxx_command, cxx_name
+from moge_bench.system import cxx_command, cxx_flags, cxx_program
 
 
-@pytest.mark.parametrize(("value", "words", "name"), [
-    (None, ["g++"], "g++"), ("", ["g++"], "g++"),
-    ("/opt/bin/clang++", ["/opt/bin/clang++"], "clang++"),
-    ("ccache g++", ["ccache", "g++"], "g++"),
+@pytest.mark.parametrize(("value", "words", "program", "flags"), [
+    (None, ["g++"], "g++", []), ("", ["g++"], "g++", []),
+    ("g++ -O0", ["g++", "-O0"], "g++", ["-O0"]),
+    ("ccache g++", ["ccache", "g++"], "g++", []),
     ("/usr/bin/ccache '/my tools/g++-12' -m64", ["/usr/bin/ccache", "/my tools/g++-12", "-m64"],
-     "g++-12"),
+     "/my tools/g++-12", ["-m64"]),
 ])  # fmt: skip
-def test_the_compiler_may_be_several_words(monkeypatch, value, words, name):
+def test_the_compiler_may_be_several_words(monkeypatch, value, words, program, flags):
     monkeypatch.delenv("CXX", raising=False)
     if value is not None:
         monkeypatch.setenv("CXX", value)
-    assert (cxx_command(), cxx_name()) == (words, name)
+    assert (cxx_command(), cxx_program(), cxx_flags()) == (words, program, flags)
 
 
 def test_a_compiler_of_several_words_is_asked_for_its_version(monkeypatch):

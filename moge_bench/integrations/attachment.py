@@ -40,7 +40,7 @@ class GroupSparsity:
         self.group_weight = check_group_weight(group_weight)
         self.schedule, self._label_use = schedule, label_use
         self.in_eval, self.add_to_loss = in_eval, add_to_loss
-        self.is_open = self.began_with_gradients = False
+        self.is_open = self.began_with_gradients = self.told_of_lost_term = False
         # measure_dose and the callback set these, and read what is then kept of a forward.
         self.keeps_parts = self.keeps_inputs = False
         self.parts: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -187,6 +187,7 @@ class GroupSparsity:
             "parts": None,
             "inputs": None,
             "is_open": False,
+            "told_of_lost_term": False,
         }
         return {**self.__dict__, **empty}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from transformers import TrainerCallback
 
 from moge_bench.integrations.attachment import GroupSparsity
-from moge_bench.integrations.dose import measure_dose
+from moge_bench.integrations.dose import DoseError, measure_dose
 from moge_bench.routing.global_batch import has_ranks
 
 
@@ -39,14 +40,14 @@ class GroupSparsityCallback(TrainerCallback):
     """
 
     def __init__(self, log_dose: bool = True) -> None:
-        self.log_dose = log_dose
+        self.log_dose, self._measures = log_dose, False
         self._sum: torch.Tensor | None = None
         self._count = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Find the attachment."""
         attachment = GroupSparsity.of(kwargs["model"])
-        attachment.keeps_inputs = self.log_dose
+        self._measures = attachment.keeps_inputs = self.log_dose
         self._sum, self._count = None, 0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -71,15 +72,20 @@ class GroupSparsityCallback(TrainerCallback):
             return
         attachment = GroupSparsity.of(model)
         values = {"group_loss": self._sum / self._count}
-        if self.log_dose and attachment.inputs is not None:
+        if self._measures and attachment.inputs is not None:
             call_args, call_kwargs = attachment.inputs
             try:
-                ratio = measure_dose(model, *call_args, **call_kwargs).ratio
-                values["group_dose"] = values["group_loss"].new_tensor(ratio)
-            except ValueError as error:
-                warnings.warn(f"group_dose is not logged: {error}", RuntimeWarning, stacklevel=2)
-                self.log_dose = False
+                ratio, reason = measure_dose(model, *call_args, **call_kwargs).ratio, ""
+            except DoseError as error:
+                ratio, reason = math.nan, str(error)
+            values["group_dose"] = values["group_loss"].new_tensor(ratio)
         figures = {name: float(_mean_over_processes(value)) for name, value in values.items()}
+        if math.isnan(figures.get("group_dose", 0.0)):  # on every process alike
+            reason = reason or "a process has none, or a gradient that is not finite"
+            warnings.warn(f"group_dose is not logged any more: {reason}", RuntimeWarning, 2)
+            del figures["group_dose"]
+            self._measures = attachment.keeps_inputs = False
+            attachment.inputs = None
         figures["group_sigma"] = attachment.sigma or 0.0
         logs.update(figures)
         state.log_history[-1].update(figures)

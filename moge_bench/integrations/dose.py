@@ -13,6 +13,10 @@ from moge_bench.integrations.attachment import GroupSparsity
 from moge_bench.integrations.hooks import RouterHook
 
 
+class DoseError(ValueError):
+    """The model, or this batch of it, has no dose to measure."""
+
+
 @dataclass(frozen=True)
 class Dose:
     """Norms of gradients at the gates, of one batch.
@@ -53,6 +57,8 @@ class Dose:
         """
         if not (math.isfinite(ratio) and ratio >= 0):
             raise ValueError(f"ratio must be a finite number >= 0, got {ratio!r}")
+        if not all(map(math.isfinite, (*self.task.values(), *self.group.values()))):
+            raise ValueError("no lambda gives a ratio: a gradient at the gates is not finite")
         if not self.per_unit:
             raise ValueError(
                 "no lambda gives a ratio: the group loss has no gradient at the gates "
@@ -61,7 +67,7 @@ class Dose:
         if not math.isfinite(self.per_unit):
             raise ValueError(
                 "no lambda gives a ratio: the task loss has no gradient at the gates (one expert a "
-                "token whose weight is renormalised to 1), or one that is not finite"
+                "token, whose weight is renormalised)"
             )
         return ratio / self.per_unit
 
@@ -73,8 +79,9 @@ def measure_dose(model: nn.Module, *args: Any, **kwargs: Any) -> Dose:
     backward passes to the gates. Neither the parameters' ``grad`` nor the random numbers of the
     training change. Parameters that are sharded (FSDP, DeepSpeed ZeRO-3) cannot be measured.
 
-    Raises ValueError if the loss is not attached, if the output has no loss, if no router has
-    a parameter that is trained, or if the losses are made of no such parameter (sharded ones).
+    Raises ValueError if the loss is not attached, and DoseError, which is one, if the output has
+    no loss, if no router has a parameter that is trained, or if the losses are made of no such
+    parameter (sharded ones).
     """
     attachment = GroupSparsity.of(model)
     gates = _gates(model)
@@ -90,7 +97,7 @@ def measure_dose(model: nn.Module, *args: Any, **kwargs: Any) -> Dose:
         ):
             model(*args, **kwargs)
         if attachment.parts is None:
-            raise ValueError("the model's output must have a loss: give the batch its labels")
+            raise DoseError("the model's output must have a loss: give the batch its labels")
         task, group = attachment.parts
         gradients = [
             torch.autograd.grad(loss, parameters, retain_graph=loss is task, allow_unused=True)
@@ -100,7 +107,7 @@ def measure_dose(model: nn.Module, *args: Any, **kwargs: Any) -> Dose:
         attachment.keeps_parts, attachment.parts = False, None
         attachment.losses, attachment.term, attachment.keeps_inputs = kept
     if all(gradient is None for found in gradients for gradient in found):
-        raise ValueError(
+        raise DoseError(
             "model must have gates that its losses are made of: neither depends on the "
             f"{len(parameters)} parameters of its routers. Sharded ones (FSDP, DeepSpeed ZeRO-3) "
             "cannot be measured: measure before the model is sharded"
@@ -125,7 +132,7 @@ def _gates(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
         if parameter.requires_grad
     ]
     if not found:
-        raise ValueError("model must have a router with a parameter that requires a gradient")
+        raise DoseError("model must have a router with a parameter that requires a gradient")
     return found
 
 

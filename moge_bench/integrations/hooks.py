@@ -6,6 +6,7 @@ one layer for all. Legend: B sequences of S tokens, T tokens, N experts.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,7 +20,6 @@ from moge_bench.integrations.router_forms import (
     scores_of,
 )
 from moge_bench.ops.count_load import is_recomputation
-from moge_bench.ops.extension import warn_once
 from moge_bench.routing.group_norm import GroupNorm
 
 if TYPE_CHECKING:
@@ -200,11 +200,15 @@ class RouterHook(Hook):
 
     def _warn_of_lost_term(self, router: nn.Module) -> None:
         lost = router.training and torch.is_grad_enabled() and self.attachment.group_weight > 0
-        if lost and not is_recomputation():
-            warn_once(
+        if lost and not self.attachment.told_of_lost_term and not is_recomputation():
+            self.attachment.told_of_lost_term = True
+            warnings.warn(
                 f"the router {self.name!r} ran in training outside a call of the model that the "
                 "group loss is attached to, so its term is in no loss: call that model itself, not "
-                "its forward and not a part of it (with PEFT attach to the PeftModel)"
+                "its forward and not a part of it (with PEFT attach to the PeftModel), or "
+                "handle.remove()",
+                RuntimeWarning,
+                stacklevel=2,
             )
 
     def _refuse_lost_gradients(self, router: nn.Module) -> None:

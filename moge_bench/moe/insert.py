@@ -13,6 +13,7 @@ from moge_bench.moe.layer import MoEAux, MoELayer
 from moge_bench.moe.residual import Residual
 from moge_bench.moe.slots import Slot, choose_slots
 from moge_bench.ops.count_load import is_recomputation
+from moge_bench.ops.extension import warn_once
 
 
 class MoEFFN(nn.Module):
@@ -69,13 +70,12 @@ def collect_aux(model: nn.Module) -> Iterator[list[MoEAux]]:
     A backbone hands no mask to its FFNs: there padding counts in loads and losses. Call
     ``MoEFFN.forward`` or the layer with ``mask`` where that matters.
 
-    Nothing is collected from a model without MoE layers. Raises ValueError for one that has
-    ``MoELayer``s and none that was inserted: who calls such a layer is given its ``MoEAux``.
+    Nothing is collected from a model without inserted layers. Of an ``MoELayer`` that was not
+    inserted, whose ``MoEAux`` is given to who calls it, a warning says so once.
     """
     collected: list[MoEAux] = []
     ffns = [module for module in model.modules() if isinstance(module, MoEFFN)]
-    if not ffns:
-        _refuse_own_layers(model)
+    _tell_of_own_layers(model, ffns)
     before = [(ffn._collected, ffn._collects_gradients) for ffn in ffns]
     for ffn in ffns:
         ffn._collected, ffn._collects_gradients = collected, torch.is_grad_enabled()
@@ -86,14 +86,30 @@ def collect_aux(model: nn.Module) -> Iterator[list[MoEAux]]:
             ffn._collected, ffn._collects_gradients = outer
 
 
-def _refuse_own_layers(model: nn.Module) -> None:
-    own = [name for name, module in model.named_modules() if isinstance(module, MoELayer)]
-    if own:
-        raise ValueError(
-            "model must have MoE layers that insert_moe or upcycle put there: those of "
-            f"{type(model).__name__}, the first is {own[0] or 'itself'!r}, are called by its own "
-            "code, to which they return (y, aux). Add up those aux.loss"
+def _tell_of_own_layers(model: nn.Module, ffns: list[MoEFFN]) -> None:
+    inserted = {id(module) for ffn in ffns for module in ffn.modules()}
+    for name, module in model.named_modules():
+        if isinstance(module, MoELayer) and id(module) not in inserted:
+            warn_once(
+                "collect_aux collects from layers that insert_moe or upcycle put there; "
+                f"{name or 'the model itself'!r} of {type(model).__name__} is not one: it returns "
+                "(y, aux) to the code that calls it, which must add its aux.loss to the loss"
+            )
+            return
+
+
+def made_layer(make_layer: Callable[[Slot], MoELayer], slot: Slot) -> MoELayer:
+    """Return ``make_layer(slot)``, an MoELayer or what wraps one; TypeError for anything else."""
+    if isinstance(make_layer, nn.Module) or not callable(make_layer):
+        raise TypeError(
+            f"make_layer must be a function from a Slot to an MoELayer, got {make_layer!r}"
         )
+    layer = make_layer(slot)
+    if not hasattr(getattr(layer, "router", None), "hidden_size"):
+        raise TypeError(
+            f"make_layer must return an MoELayer for {slot.name}, got {type(layer).__name__}"
+        )
+    return layer
 
 
 def insert_moe(
@@ -117,27 +133,19 @@ def insert_moe(
     model is wrapped.
 
     Raises ValueError, before anything is replaced: for a block that does not exist, is named twice
-    or has no known FFN (an MoE layer, for one); for a model wrapped for data parallelism; for a
-    layer of another width; and for a residual other than the plain one where a block does not add
-    what the layer returns as it is (SwinV2 adds its layer norm), or where the layers are in stages
-    of different width. TypeError where make_layer is no function, or returns no MoELayer.
+    or has no known FFN (an MoE layer, for one); for a model that DDP, FSDP or DataParallel wraps;
+    for a layer of another width; and for a residual other than the plain one where a block does
+    not add what the layer returns as it is (SwinV2 adds its layer norm), or where the layers are
+    in stages of different width. TypeError where make_layer is no function or returns no MoELayer.
     """
     _refuse_wrapper(model)
-    if isinstance(make_layer, nn.Module) or not callable(make_layer):
-        raise TypeError(
-            f"make_layer must be a function from a Slot to an MoELayer, got {make_layer!r}"
-        )
     slots = choose_slots(model, blocks)
     residual = residual or Residual()
     if type(residual) is not Residual:
         _check_stream(residual, slots)
     ffns = []
     for index, slot in enumerate(slots):
-        layer = make_layer(slot)
-        if not isinstance(layer, MoELayer):
-            raise TypeError(
-                f"make_layer must return an MoELayer for {slot.name}, got {type(layer).__name__}"
-            )
+        layer = made_layer(make_layer, slot)
         if layer.router.hidden_size != slot.hidden_size:
             raise ValueError(
                 f"make_layer must return a layer of hidden_size={slot.hidden_size} for {slot.name},"
@@ -152,13 +160,17 @@ def insert_moe(
     return model
 
 
+# By name: FSDP is a large import. FSDPModule is what fully_shard makes of a module.
+_WRAPPERS = {"DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"}
+
+
 def _refuse_wrapper(model: nn.Module) -> None:
     for name, module in model.named_modules():
-        if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        if _WRAPPERS & {cls.__name__ for cls in type(module).__mro__}:
             raise ValueError(
                 f"model must not be wrapped yet, got {type(module).__name__} at "
-                f"{name or 'its root'!r}, which would not reduce the gradients of new parameters: "
-                "insert first, then wrap"
+                f"{name or 'its root'!r}, which knows nothing of new parameters: insert first, "
+                "then wrap"
             )
 
 

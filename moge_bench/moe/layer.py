@@ -188,7 +188,7 @@ class MoELayer(nn.Module):
         if self.regularizer == "orthogonality" and self.router.top_k > 1:
             outputs = self._outputs_of_choices(tokens, experts)
             weights = routing.weights.unsqueeze(-1).to(outputs.dtype)
-            y = (weights * outputs).sum(1)
+            y = (weights * outputs).sum(1).to(outputs.dtype)  # autocast sums in float32
         else:
             outputs = None
             y = self.experts(tokens, routing.weights, experts)

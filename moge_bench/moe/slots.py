@@ -21,6 +21,7 @@ from moge_bench.moe.ffn_layouts import (
     matrix,
     recognise,
 )
+from moge_bench.ops.topography import as_int
 
 
 class DenseWeights(NamedTuple):
@@ -112,9 +113,12 @@ def choose_slots(model: nn.Module, blocks: Iterable[int]) -> list[Slot]:
     Raises ValueError for a block that does not exist, is named twice or has no known FFN, and
     TypeError where ``blocks`` is not some ints.
     """
-    blocks = [*blocks] if isinstance(blocks, Iterable) else blocks
-    if not isinstance(blocks, list) or not all(type(block) is int for block in blocks):
-        raise TypeError(f"blocks must be the numbers of blocks, [0, 2] say, got {blocks!r}")
+    try:
+        blocks = [as_int("a block", block) for block in blocks]
+    except TypeError:
+        raise TypeError(
+            f"blocks must be the numbers of blocks, [0, 2] say, got {blocks!r}"
+        ) from None
     slots = {slot.index: slot for slot in find_slots(model)}
     places = list(find_places(model))
     chosen = sorted(blocks)

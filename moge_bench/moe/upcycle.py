@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from moge_bench.moe.experts import Experts
-from moge_bench.moe.insert import insert_moe
+from moge_bench.moe.insert import insert_moe, made_layer
 from moge_bench.moe.layer import MoELayer
 from moge_bench.moe.residual import Residual
 from moge_bench.moe.slots import Slot, dense_weights
@@ -39,7 +39,7 @@ def upcycle(
 
     def make_copy(slot: Slot) -> MoELayer:
         dense = dense_weights(slot)
-        layer = make_layer(slot)
+        layer = made_layer(make_layer, slot)
         if layer.experts.activation != slot.activation:
             if slot.activation is None:
                 raise ValueError(

@@ -7,7 +7,9 @@ Lowest layer of the package: it imports nothing of it. Legend: r, c rows and col
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -21,8 +23,18 @@ MAX_EXPERTS = 1024
 
 def check_flag(name: str, value: bool) -> None:
     """Check that ``value`` is True or False: "no" and 0.1 would be taken for True."""
-    if not isinstance(value, bool):
+    if type(value).__name__ not in ("bool", "bool_"):  # numpy's, and an older numpy's
         raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def as_int(name: str, value: Any) -> int:
+    """Return ``value``, an int of Python's, numpy's or another kind, as an int; else TypeError."""
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise TypeError(f"{name} must be an int, got {value!r}")
 
 
 def default_map_shape(num_experts: int) -> tuple[int, int]:
@@ -102,7 +114,12 @@ def moved_taps(taps: torch.Tensor, device: torch.device) -> torch.Tensor:
     Those of a module on the meta device stay on the CPU: to_empty would lose them.
     """
     target = device if device.type != "meta" else torch.device("cpu")
-    return taps if taps.device == target else taps.to(target)
+    if taps.device == target:
+        return taps
+    if torch.compiler.is_compiling():
+        return taps.to(target)
+    with torch.inference_mode(False):  # they are kept, and training goes on with them
+        return taps.to(target)
 
 
 def group_filter(group_size: int, sigma: float | None) -> torch.Tensor:

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from moge_bench.perf.revisions import Revision
-from moge_bench.system import cxx_command
+from moge_bench.system import cxx_command, cxx_program
 
 DRIVER = Path("csrc/bench/kernel_driver.cpp")
 REGION = "moge_measured"
@@ -22,7 +22,7 @@ Counts = dict[str, int]
 
 def require_tools() -> None:
     """Raise RuntimeError that names what to install, unless valgrind and a compiler are there."""
-    for tool in ("valgrind", cxx_command()[0]):
+    for tool in ("valgrind", cxx_command()[0], cxx_program()):
         if shutil.which(tool) is None:
             raise RuntimeError(
                 f"{tool} was not found: the gate counts instructions with it; install it, or pass "

@@ -9,11 +9,12 @@ on an AVX2 processor, with g++ 12.2.0).
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Mapping
 from typing import Any
 
-from moge_bench.system import cxx_command, cxx_name
+from moge_bench.system import cxx_command, cxx_program
 
 UNKNOWN = "unknown machine"
 
@@ -27,7 +28,7 @@ def compiler_version() -> str:
         )  # fmt: skip
     except (OSError, subprocess.CalledProcessError):
         return "unknown compiler"
-    return f"{cxx_name()} {done.stdout.strip()}"
+    return f"{os.path.basename(cxx_program())} {done.stdout.strip()}"
 
 
 def machine(facts: Mapping[str, Any], compiler: str) -> str:

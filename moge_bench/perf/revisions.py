@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from moge_bench.cache import cache_folder
-from moge_bench.system import check_writable, cxx_command, digest_files, run_git
+from moge_bench.system import check_writable, cxx_command, cxx_flags, digest_files, run_git
 
 # Written last, with a digest of the libraries: a folder without it is a build that was interrupted.
 BUILT = ".gate-built"
@@ -217,7 +217,7 @@ def build_key(tree: Path) -> str:
         tree / "setup.py", *_imported(tree / "setup.py", tree / "scripts"),
         *(tree / "csrc").rglob("*"), *(tree / "moge_bench").rglob("*.py"),
     ]  # fmt: skip
-    flags = [f"{name}={os.environ.get(name, '')}" for name in _FLAGS]
+    flags = [f"{name}={os.environ.get(name, '')}" for name in _FLAGS] + cxx_flags()
     built_with = (torch.__version__, sys.version, version.decode(errors="replace"), *flags)
     return digest_files((file for file in files if file.is_file()), tree, *built_with)
 

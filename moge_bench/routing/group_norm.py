@@ -14,6 +14,11 @@ from moge_bench.ops.topography import Topography, gaussian_taps, moved_taps
 from moge_bench.ops.validation import check_matrix, make_groups
 
 
+def with_sigma(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a module's pickled ``state`` with the name that its sigma has now."""
+    return {"_sigma" if name == "sigma" else name: value for name, value in state.items()}
+
+
 class GroupNorm(nn.Module):
     """``moge_bench.group_norm`` as a module: ``loss = GroupNorm(sigma=10.0)(scores)``.
 
@@ -62,10 +67,13 @@ class GroupNorm(nn.Module):
 
     @sigma.setter
     def sigma(self, value: float | None) -> None:
-        self.set_sigma(value)
+        self._change_sigma(value)
 
     def set_sigma(self, sigma: float | None) -> None:
         """Change the width of the filter; ``sigma`` is a positive number, or None for a box."""
+        self._change_sigma(sigma)
+
+    def _change_sigma(self, sigma: float | None) -> None:
         taps = gaussian_taps(self.group_size, sigma)
         for kept in self._taps.values():
             kept.copy_(taps, non_blocking=True)
@@ -96,7 +104,7 @@ class GroupNorm(nn.Module):
         return self._taps[device]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(with_sigma(state))
         # torch.load(map_location=...) moves the tensors and not what they are kept by.
         self._taps = {taps.device: taps for taps in self._taps.values()}
         if all(taps.is_meta for taps in self._taps.values()):

@@ -15,12 +15,14 @@ from moge_bench.ops.group_norm import group_norm_with_taps
 from moge_bench.ops.route import Routing, route_with_taps
 from moge_bench.ops.topography import (
     AUTO_GROUP,
+    as_int,
     gaussian_taps,
     moved_taps,
     resolve_map_shape,
 )
 from moge_bench.ops.validation import check_mask, check_matrix, is_exporting
 from moge_bench.routing.gate import Gate, gate_logits
+from moge_bench.routing.group_norm import with_sigma
 from moge_bench.routing.settings import RouterSettings
 
 if TYPE_CHECKING:
@@ -59,8 +61,7 @@ class TopographicRouter(nn.Module):
 
     def __init__(self, hidden_size: int, num_experts: int, top_k: int = 2, **settings: Any) -> None:
         super().__init__()
-        if isinstance(hidden_size, bool) or not isinstance(hidden_size, int):
-            raise TypeError(f"hidden_size must be an int, got {hidden_size!r}")
+        hidden_size = as_int("hidden_size", hidden_size)
         if hidden_size < 1:
             raise ValueError(f"hidden_size must be at least 1, got {hidden_size!r}")
         s = RouterSettings.of(num_experts, top_k, settings)
@@ -79,7 +80,7 @@ class TopographicRouter(nn.Module):
         self.group_size = None if self.topography is None else self.topography.group_size
         if top_k == 1 and s.renormalize and num_experts > 1:
             warn_once(
-                "top_k=1 with renormalize=True gives a token's one expert the weight 1 whatever "
+                "top_k=1 with renormalize=True gives a token's one expert the same weight whatever "
                 "its score: the router gets no gradient of the task; pass renormalize=False"
             )
         self.hidden_size, self.num_experts = hidden_size, num_experts
@@ -128,7 +129,7 @@ class TopographicRouter(nn.Module):
 
     @sigma.setter
     def sigma(self, value: float | None) -> None:
-        self.set_sigma(value)
+        self._change_sigma(value)
 
     def set_sigma(self, sigma: float | None) -> None:
         """Change the width of the filter in place.
@@ -136,6 +137,9 @@ class TopographicRouter(nn.Module):
         A compiled router is not compiled again, and one in a captured CUDA graph filters with the
         new width: the filter lies on the router's device, and a replay reads it there.
         """
+        self._change_sigma(sigma)
+
+    def _change_sigma(self, sigma: float | None) -> None:
         if self._taps is None:
             raise ValueError("this router has group_size=None: there is no filter to widen")
         self._taps.copy_(gaussian_taps(self._taps.numel(), sigma), non_blocking=True)
@@ -244,9 +248,18 @@ class TopographicRouter(nn.Module):
     def _follow(self, device: torch.device) -> None:
         """Move what is no buffer to ``device``: FSDP and accelerate move parameters and buffers."""
         if self._taps is not None and self._taps.device != device:
-            self._taps = moved_taps(self._taps, device)
+            taps = self._taps
+            if taps.is_meta:  # torch.load(map_location="meta")
+                taps = gaussian_taps(taps.numel(), self._sigma)
+            self._taps = moved_taps(taps, device)
         if self.places is not None and self.places.device != device:
-            self.places = moved_taps(self.places, device)
+            places = self.places
+            if places.is_meta:
+                places = torch.arange(self.num_experts, device="cpu")
+            self.places = moved_taps(places, device)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(with_sigma(state))
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *rest: Any

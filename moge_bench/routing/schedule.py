@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-import operator
+from numbers import Real
+from typing import Any
 
 from torch import nn
 
@@ -20,22 +21,16 @@ class SigmaSchedule:
         total_steps: T, optimiser steps of the whole run, >= 1.
 
     Raises:
-        TypeError, ValueError: naming the argument that is no number or out of range.
+        ValueError: naming the argument that is no number or out of range.
     """
 
     def __init__(
         self, start: float = 10.0, end: float = 1.0, gamma: float = 0.2, *, total_steps: int
     ) -> None:
         for name, value in (("start", start), ("end", end), ("gamma", gamma)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise TypeError(f"{name} must be a number, got {value!r}")
-            if not (math.isfinite(value) and value > 0):
+            if not (_is_number(value) and math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be positive and finite, got {value!r}")
-        try:
-            total_steps = operator.index(total_steps)
-        except TypeError:
-            raise TypeError(f"total_steps must be an int, got {total_steps!r}") from None
-        if total_steps < 1:
+        if not (_is_number(total_steps) and 1 <= total_steps < math.inf):
             raise ValueError(f"total_steps must be at least 1, got {total_steps!r}")
         self.start, self.end, self.gamma, self.total_steps = start, end, gamma, total_steps
 
@@ -67,3 +62,8 @@ class SigmaSchedule:
 
 def _has_filter(module: nn.Module) -> bool:
     return getattr(module, "group_size", None) is not None and hasattr(module, "set_sigma")
+
+
+def _is_number(value: Any) -> bool:
+    """Whether ``value`` is a number of Python's or numpy's; a string or None is not."""
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from moge_bench.system import cxx_command
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -24,7 +26,7 @@ def compiler_log():
 def compiled(tmp_path, text):
     source = tmp_path / "kernel.cpp"
     source.write_text(text)
-    command = [os.environ.get("CXX", "g++"), "-Wall", "-c", str(source), "-o", os.devnull]
+    command = [*cxx_command(), "-Wall", "-c", str(source), "-o", os.devnull]
     return subprocess.run(command, capture_output=True, text=True).stderr
 
 

@@ -99,6 +99,21 @@ def test_the_logged_figures_by_hand(tmp_path):
     assert handle.inputs is None and not handle.keeps_inputs
 
 
+def test_a_dose_that_cannot_be_measured_is_told_once_and_not_logged(tmp_path):
+    model = make("mixtral")
+    handle = attach_group_sparsity(model, group_weight=5.0)
+    for name in handle.routers:
+        model.get_submodule(name).requires_grad_(False)
+    with pytest.warns(
+        RuntimeWarning, match="not logged any more: model must have a router"
+    ) as told:
+        trainer = train(model, tmp_path, rows(4), [GroupSparsityCallback()], max_steps=3)
+    assert len([one for one in told if "not logged" in str(one.message)]) == 1
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert len(logs) == 3 and all("group_dose" not in e and e["group_loss"] > 0 for e in logs)
+    assert handle.inputs is None and not handle.keeps_inputs
+
+
 def test_measuring_the_dose_does_not_change_the_training(tmp_path):
     models = []
     for callbacks in ([], [GroupSparsityCallback()]):

@@ -15,7 +15,6 @@ from torch.nn.parallel import DistributedDataParallel
 from moge_bench.integrations import dose as dosing
 from moge_bench.integrations.router_forms import RouterForm
 from moge_bench.integrations.transformers import attach_group_sparsity, measure_dose
-from moge_bench.ops.extension import warn_once
 
 
 def attach(model, **settings):
@@ -262,6 +261,7 @@ def test_a_loss_that_does_not_depend_on_the_gates_has_no_dose(monkeypatch):
 
 @pytest.mark.parametrize(("dose", "ratio", "message"), [
     (dosing.Dose(1.0, {"a": 0.0}, {"a": 1.0}), 0.1, "the task loss has no gradient at the gates"),
+    (dosing.Dose(1.0, {"a": math.inf}, {"a": 1.0}), 0.1, "a gradient at the gates is not finite"),
     (dosing.Dose(1.0, {"a": 1.0}, {"a": 0.0}), 0.1, "the group loss has no gradient at the gates"),
     (dosing.Dose(1.0, {"a": 1.0}, {"a": 1.0}), -1.0, "ratio must be a finite number >= 0, got -1"),
 ])  # fmt: skip
@@ -281,13 +281,15 @@ def test_a_dose_without_gradients_is_none():
 ])  # fmt: skip
 def test_a_call_around_the_attached_model_is_told(call):
     model, batch = make("mixtral"), make_batch()
-    attach(model)
-    warn_once.cache_clear()
-    with pytest.warns(RuntimeWarning, match="outside a call of the model that the group loss"):
+    handle = attach(model)
+    message = "outside a call of the model that the group loss"
+    with pytest.warns(RuntimeWarning, match=message) as told:
         call(model, batch)
+    assert len([one for one in told if message in str(one.message)]) == 1  # not for each router
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
-        warn_once.cache_clear()
+        call(model, batch)  # once for an attachment
+        handle.told_of_lost_term = False
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model(**batch).loss.backward()  # runs the routers again
         with torch.no_grad():

@@ -1,3 +1,6 @@
+import warnings
+
+import numpy as np
 import pytest
 import torch
 from model_samples import make
@@ -6,6 +9,8 @@ from torch import nn
 from moge_bench import MoELayer
 from moge_bench.moe.insert import MoEFFN, collect_aux, insert_moe
 from moge_bench.moe.residual import MomentumResidual
+from moge_bench.moe.upcycle import upcycle
+from moge_bench.ops.extension import warn_once
 
 
 def make_model():
@@ -123,12 +128,19 @@ def test_layers_of_ones_own_are_not_collected():
             super().__init__()
             self.moe = MoELayer(8, 8, num_experts=4)
 
-    own = collect_aux(nn.Sequential(Block(), Block()))
-    with pytest.raises(ValueError, match=r"the first is '0\.moe'.*return \(y, aux\)"), own:
-        pass
-    with collect_aux(nn.Linear(2, 2)) as auxes:  # a dense model has none
-        pass
-    assert auxes == []
+    inserted = insert_moe(make_model(), [0], make_layer)
+    mixed = nn.ModuleList([inserted, Block()])
+    for model, name in ((nn.Sequential(Block()), r"0\.moe"), (mixed, r"1\.moe")):
+        warn_once.cache_clear()
+        told = pytest.warns(RuntimeWarning, match=f"'{name}' .* returns .y, aux. to the code")
+        with told, collect_aux(model):
+            pass
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        warn_once.cache_clear()
+        for model in (nn.Linear(2, 2), inserted):
+            with collect_aux(model):
+                pass
 
 
 @pytest.mark.parametrize("wrap", [lambda model: model, lambda model: nn.Sequential(model)])
@@ -136,6 +148,18 @@ def test_a_wrapped_model_is_refused(wrap):
     model = wrap(nn.DataParallel(make_model()))
     with pytest.raises(ValueError, match="must not be wrapped yet, got DataParallel at"):
         insert_moe(model, [0], make_layer)
+
+
+@pytest.mark.parametrize("insert", [insert_moe, upcycle])
+def test_a_wrapped_layer_is_taken(insert):
+    model = insert(
+        make_model(), [np.int64(0)],
+        lambda slot: torch.compile(
+            MoELayer(slot.hidden_size, slot.ffn_size, num_experts=2, activation=slot.activation),
+            backend="eager",
+        ),
+    )  # fmt: skip
+    assert model(make("vit")[1]) is not None
 
 
 @pytest.mark.parametrize(("blocks", "factory", "message"), [
@@ -147,5 +171,6 @@ def test_a_wrapped_model_is_refused(wrap):
     ([0], lambda slot: nn.Linear(2, 2), "make_layer must return an MoELayer for .*, got Linear"),
 ])  # fmt: skip
 def test_wrong_arguments_are_named(blocks, factory, message):
-    with pytest.raises(TypeError, match=message):
-        insert_moe(make_model(), blocks, factory)
+    for insert in (insert_moe, upcycle):
+        with pytest.raises(TypeError, match=message):
+            insert(make_model(), blocks, factory)

@@ -1,7 +1,11 @@
+import io
+import warnings
+
+import numpy as np
 import pytest
 import torch
 
-from moge_bench import MoELayer, TopographicRouter, group_norm, route
+from moge_bench import GroupNorm, MoELayer, TopographicRouter, group_norm, route
 from moge_bench.ops.extension import warn_once
 from moge_bench.routing import router as router_module
 
@@ -189,7 +193,10 @@ def test_a_router_of_one_renormalised_choice_is_told():
         router = make(top_k=1)
     router(torch.randn(5, 8)).weights.square().sum().backward()
     assert router.gate.weight.grad.abs().max() < 1e-6
-    router = make(top_k=1, renormalize=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        warn_once.cache_clear()
+        router = make(top_k=1, renormalize=False)
     router(torch.randn(5, 8)).weights.square().sum().backward()
     assert router.gate.weight.grad.abs().max() > 1e-3
 
@@ -239,6 +246,42 @@ def test_counts_of_a_router_from_the_meta_device_begin_at_zero():
 def test_the_hidden_size_is_an_int(hidden_size):
     with pytest.raises(TypeError, match=f"hidden_size must be an int, got {hidden_size!r}"):
         TopographicRouter(hidden_size, 16)
+
+
+def test_numbers_and_flags_of_numpy_are_taken():
+    router = TopographicRouter(np.int64(8), 16, renormalize=np.bool_(False), noise=np.bool_(True))
+    assert type(router.hidden_size) is int and not router.choice.renormalize
+    assert router(torch.randn(5, 8)).weights.shape == (5, 2)
+
+
+@pytest.mark.parametrize("kind", [make, GroupNorm])
+def test_a_module_that_was_pickled_with_another_name_of_sigma(kind):
+    """Up to 2026-11-28 sigma was an attribute."""
+    module = kind(sigma=2.0)
+    state = {"sigma" if name == "_sigma" else name: v for name, v in module.__dict__.items()}
+    old = type(module).__new__(type(module))
+    old.__setstate__(state)
+    assert old.sigma == 2.0 and "sigma=2.0" in repr(old)
+
+
+def test_a_subclass_may_set_sigma_in_set_sigma():
+    class Own(TopographicRouter):
+        def set_sigma(self, sigma):
+            super().set_sigma(sigma)
+            self.sigma = sigma
+
+    router = Own(8, 16)
+    router.set_sigma(0.5)
+    assert router.sigma == 0.5
+
+
+def test_a_router_of_the_meta_device_makes_its_filter_anew():
+    router, file, x = make(shuffled=True), io.BytesIO(), torch.randn(5, 8)
+    torch.save(router, file)
+    file.seek(0)
+    loaded = torch.load(file, map_location="meta", weights_only=False).to_empty(device="cpu")
+    loaded.load_state_dict(router.state_dict())
+    assert torch.equal(loaded(x).group_loss, router(x).group_loss)
 
 
 def test_tokens_are_a_tensor():

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from moge_bench.system import cxx_command, digest_files
+from moge_bench.system import cxx_command, cxx_flags, digest_files
 from tools.includes import included_files
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,7 +54,7 @@ ENVIRONMENT = {
 def compiler_version() -> str:
     """Return the compiler's first line on itself: part of every object's name."""
     done = subprocess.run([*cxx_command(), "--version"], capture_output=True, text=True, check=True)
-    return done.stdout.splitlines()[0]
+    return " ".join([done.stdout.splitlines()[0], *cxx_flags()])
 
 
 @functools.cache
