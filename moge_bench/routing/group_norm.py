@@ -7,19 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 
 from moge_bench.ops.group_norm import group_norm_with_taps
 from moge_bench.ops.topography import Topography, gaussian_taps, moved_taps
 from moge_bench.ops.validation import check_matrix, make_groups
+from moge_bench.routing.filter_width import FilterWidth
 
 
-def with_sigma(state: dict[str, Any]) -> dict[str, Any]:
-    """Return a module's pickled ``state`` with the name that its sigma has now."""
-    return {"_sigma" if name == "sigma" else name: value for name, value in state.items()}
-
-
-class GroupNorm(nn.Module):
+class GroupNorm(FilterWidth):
     """``moge_bench.group_norm`` as a module: ``loss = GroupNorm(sigma=10.0)(scores)``.
 
     ``set_sigma`` changes the filter in place: compiled code takes it without compiling again, and a
@@ -60,19 +55,6 @@ class GroupNorm(nn.Module):
         self.unit_energy = unit_energy
         self.nonfinite, self.backend = nonfinite, backend
 
-    @property
-    def sigma(self) -> float | None:
-        """The present width of the filter, None for a box; setting it is ``set_sigma``."""
-        return self._sigma
-
-    @sigma.setter
-    def sigma(self, value: float | None) -> None:
-        self._change_sigma(value)
-
-    def set_sigma(self, sigma: float | None) -> None:
-        """Change the width of the filter; ``sigma`` is a positive number, or None for a box."""
-        self._change_sigma(sigma)
-
     def _change_sigma(self, sigma: float | None) -> None:
         taps = gaussian_taps(self.group_size, sigma)
         for kept in self._taps.values():
@@ -104,7 +86,7 @@ class GroupNorm(nn.Module):
         return self._taps[device]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(with_sigma(state))
+        super().__setstate__(state)
         # torch.load(map_location=...) moves the tensors and not what they are kept by.
         self._taps = {taps.device: taps for taps in self._taps.values()}
         if all(taps.is_meta for taps in self._taps.values()):

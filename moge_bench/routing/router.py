@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from moge_bench.ops import masking
 from moge_bench.ops.count_load import count_load
@@ -21,15 +20,15 @@ from moge_bench.ops.topography import (
     resolve_map_shape,
 )
 from moge_bench.ops.validation import check_mask, check_matrix, is_exporting
+from moge_bench.routing.filter_width import FilterWidth
 from moge_bench.routing.gate import Gate, gate_logits
-from moge_bench.routing.group_norm import with_sigma
 from moge_bench.routing.settings import RouterSettings
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class TopographicRouter(nn.Module):
+class TopographicRouter(FilterWidth):
     """Route tokens to experts laid out on a map, and measure the group norm of their scores.
 
     logits = x W^T in float32 whatever the model's dtype (docs/method.md "Routing" 1); the rest is
@@ -121,23 +120,6 @@ class TopographicRouter(nn.Module):
     def top_k(self) -> int:
         """k, as the router was made."""
         return self.choice.top_k
-
-    @property
-    def sigma(self) -> float | None:
-        """The present width of the filter, None for a box; setting it is ``set_sigma``."""
-        return self._sigma
-
-    @sigma.setter
-    def sigma(self, value: float | None) -> None:
-        self._change_sigma(value)
-
-    def set_sigma(self, sigma: float | None) -> None:
-        """Change the width of the filter in place.
-
-        A compiled router is not compiled again, and one in a captured CUDA graph filters with the
-        new width: the filter lies on the router's device, and a replay reads it there.
-        """
-        self._change_sigma(sigma)
 
     def _change_sigma(self, sigma: float | None) -> None:
         if self._taps is None:
@@ -257,9 +239,6 @@ class TopographicRouter(nn.Module):
             if places.is_meta:
                 places = torch.arange(self.num_experts, device="cpu")
             self.places = moved_taps(places, device)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(with_sigma(state))
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *rest: Any
