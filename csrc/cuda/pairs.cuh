@@ -10,6 +10,17 @@
 
 namespace moge::cuda {
 
+// One float after the other.
+__device__ __forceinline__ float2 add_each(float2 a, float2 b) {
+  return {__fadd_rn(a.x, b.x), __fadd_rn(a.y, b.y)};
+}
+__device__ __forceinline__ float2 multiply_each(float2 a, float2 b) {
+  return {__fmul_rn(a.x, b.x), __fmul_rn(a.y, b.y)};
+}
+__device__ __forceinline__ float2 multiply_add_each(float2 a, float2 b, float2 c) {
+  return {fmaf(a.x, b.x, c.x), fmaf(a.y, b.y, c.y)};
+}
+
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
 
 // In PTX a pair is made of two registers and taken apart again; in SASS it is the two registers.
@@ -41,21 +52,17 @@ __device__ __forceinline__ float2 multiply_add_two(float2 a, float2 b, float2 c)
 
 #else
 
-__device__ __forceinline__ float2 add_two(float2 a, float2 b) {
-  return {__fadd_rn(a.x, b.x), __fadd_rn(a.y, b.y)};
-}
-__device__ __forceinline__ float2 multiply_two(float2 a, float2 b) {
-  return {__fmul_rn(a.x, b.x), __fmul_rn(a.y, b.y)};
-}
+__device__ __forceinline__ float2 add_two(float2 a, float2 b) { return add_each(a, b); }
+__device__ __forceinline__ float2 multiply_two(float2 a, float2 b) { return multiply_each(a, b); }
 __device__ __forceinline__ float2 multiply_add_two(float2 a, float2 b, float2 c) {
-  return {fmaf(a.x, b.x, c.x), fmaf(a.y, b.y, c.y)};
+  return multiply_add_each(a, b, c);
 }
 
 #endif
 
 __device__ __forceinline__ float add(float a, float b, bool = true) { return __fadd_rn(a, b); }
 __device__ __forceinline__ float2 add(float2 a, float2 b, bool together = true) {
-  return together ? add_two(a, b) : float2{__fadd_rn(a.x, b.x), __fadd_rn(a.y, b.y)};
+  return together ? add_two(a, b) : add_each(a, b);
 }
 
 __device__ __forceinline__ float2 multiply(float2 a, float2 b) { return multiply_two(a, b); }
@@ -63,8 +70,8 @@ __device__ __forceinline__ float multiply(float factor, float a, bool = true) {
   return __fmul_rn(factor, a);
 }
 __device__ __forceinline__ float2 multiply(float factor, float2 a, bool together = true) {
-  if (together) return multiply_two({factor, factor}, a);
-  return {__fmul_rn(factor, a.x), __fmul_rn(factor, a.y)};
+  const float2 both = {factor, factor};
+  return together ? multiply_two(both, a) : multiply_each(both, a);
 }
 
 __device__ __forceinline__ float2 multiply_add(float2 a, float2 b, float2 c) {
@@ -75,8 +82,8 @@ __device__ __forceinline__ float multiply_add(float factor, float a, float b, bo
 }
 __device__ __forceinline__ float2 multiply_add(float factor, float2 a, float2 b,
                                                bool together = true) {
-  if (together) return multiply_add_two({factor, factor}, a, b);
-  return {fmaf(factor, a.x, b.x), fmaf(factor, a.y, b.y)};
+  const float2 both = {factor, factor};
+  return together ? multiply_add_two(both, a, b) : multiply_add_each(both, a, b);
 }
 
 __device__ __forceinline__ float2 approximate_exp2(float2 values) {
