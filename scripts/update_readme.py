@@ -1,10 +1,11 @@
-"""Writes what the pages show of a study into them: its answer, a table, what its numbers say.
+"""Writes what the pages show of studies into them: an answer, a table, what its numbers say.
 
-Blocks are marked `<!-- answer STUDY -->`, `<!-- table STUDY: TITLE -->` and
-`<!-- claim STUDY: METRIC on SPLIT, NAME -->`.
+Blocks are marked `<!-- answer STUDY -->`, `<!-- answers STUDY STUDY ... -->`,
+`<!-- table STUDY: TITLE -->` and `<!-- claim STUDY: METRIC on SPLIT, NAME -->`.
 """
 
 import csv
+import json
 import re
 from pathlib import Path
 
@@ -38,6 +39,13 @@ def updated(page: str, studies: Path) -> str:
         answer, page, flags=re.DOTALL,
     )  # fmt: skip
     page = re.sub(
+        r"(?P<begin><!-- answers (?P<names>[\w -]+) -->)\n.*?(?P<end><!-- end of answers -->)",
+        lambda match: "\n".join(
+            [match["begin"], *answers(studies.parent, match["names"].split()), match["end"]]
+        ),
+        page, flags=re.DOTALL,
+    )  # fmt: skip
+    page = re.sub(
         r"(?P<begin><!-- table (?P<study>[\w-]+): (?P<title>[^\n]+) -->)\n"
         r".*?(?P<end><!-- end of table -->)",
         table, page, flags=re.DOTALL,
@@ -47,6 +55,24 @@ def updated(page: str, studies: Path) -> str:
         r"(?P<method>[\w-]+) -->)\n.*?(?P<end><!-- end of claim -->)",
         claim, page, flags=re.DOTALL,
     )  # fmt: skip
+
+
+def answers(root: Path, names: list[str]) -> list[str]:
+    """Return a table of the primary contrasts of studies: question, estimate, verdict."""
+    values = json.loads((root / "answers.json").read_text(encoding="utf-8"))
+    questions = {each["study"]: each["question"] for each in values["studies"]}
+    lines = (root / "answers.md").read_text(encoding="utf-8").splitlines()
+    rows = {cells[0]: cells for cells in map(_cells, lines) if cells}
+    table = ["| question | compared | difference [95 %] | verdict |", "|:---|:---|---:|---:|"]
+    for name in names:
+        _, contrast, estimate, *_, verdict = rows[name]
+        link = f"[{questions[name]}](results/studies/{name}/answer.md)"
+        table.append(f"| {link} | {contrast} | {estimate} | {verdict} |")
+    return table
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
 
 
 def _next_heading(lines: list[str]) -> int:
