@@ -18,6 +18,7 @@ from moge_bench.moe.layer import MoEAux
 from moge_bench.ops.group_norm import group_norm
 from moge_bench.routing.regularizers import normalized_entropies
 from moge_bench.training.device import to_device
+from moge_bench.training.kept import Kept
 from moge_bench.training.ranks import Ranks
 
 
@@ -42,17 +43,18 @@ class RoutingStatistics:
         """Add one forward pass: the layers' ``MoEAux`` in call order."""
         if not self._layers:
             self._layers = [
-                {"load": 0, "choices": 0, "dropped": 0, "group": [], "scores": [], "tokens": 0}
+                {"load": 0, "choices": 0, "dropped": 0, "group": Kept(), "scores": Kept(),
+                 "tokens": 0}
                 for _ in auxes
-            ]
+            ]  # fmt: skip
         for layer, aux in zip(self._layers, auxes, strict=True):
             layer["load"] = layer["load"] + aux.routing.load
             layer["choices"] += aux.routing.experts.numel()
             layer["dropped"] = layer["dropped"] + aux.num_dropped
             if "group" in aux.losses:
-                layer["group"].append(aux.losses["group"])
+                layer["group"].add(aux.losses["group"])
             scores = aux.routing.scores
-            layer["scores"].append(_score_sums(scores))
+            layer["scores"].add(_score_sums(scores))
             layer["tokens"] += len(scores)
 
     def summary(self, ranks: Ranks | None = None) -> list[dict[str, Any]]:
@@ -73,8 +75,8 @@ class RoutingStatistics:
             **layer,
             "load": layer["load"].cpu(),
             "dropped": int(layer["dropped"]),
-            "group": torch.stack(layer["group"]).tolist() if layer["group"] else [],
-            "scores": torch.stack(layer["scores"]).sum(0).cpu(),
+            "group": layer["group"].stacked().tolist(),
+            "scores": layer["scores"].stacked().sum(0).cpu(),
         }
 
     @staticmethod
@@ -118,10 +120,13 @@ def _normalized_entropy(load: torch.Tensor) -> float:
 
 @dataclass
 class Evaluation:
-    """Metrics of one split, and what each MoE layer did on it."""
+    """Metrics of one split, and what each MoE layer did on it, clean and, of text, attacked.
+
+    ``routing`` is by the name of the split, "test" or "test_attacked".
+    """
 
     metrics: list[Metric]
-    routing: list[dict[str, Any]]
+    routing: dict[str, list[dict[str, Any]]]
 
 
 @contextmanager
@@ -146,20 +151,20 @@ def evaluate_images(
     """
     ranks, statistics = ranks or Ranks(), RoutingStatistics()
     share = split.part(ranks.slice_of(len(split), f"{name} images"))
-    losses, hits_at = [], []
+    losses, hits_at = Kept(), Kept()
     with evaluating(model) as device:
         for images, labels in share.batches(batch_size):
             images, labels = to_device(images, device), to_device(labels, device)
             with collect_aux(model) as auxes:
                 logits = model(images).logits.float()
             statistics.add(auxes)
-            losses.append(F.cross_entropy(logits, labels, reduction="sum"))
+            losses.add(F.cross_entropy(logits, labels, reduction="sum"))
             hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-            hits_at.append(torch.stack([hits[:, 0].sum(), hits.sum()]))
+            hits_at.add(torch.stack([hits[:, 0].sum(), hits.sum()]))
     total_loss = 0.0
-    for loss in torch.stack(losses).tolist():  # read once: each read waits for a GPU
+    for loss in losses.stacked().tolist():  # read once: each read waits for a GPU
         total_loss += loss
-    num_hits = torch.stack(hits_at).sum(0).tolist()
+    num_hits = hits_at.stacked().sum(0).tolist()
     of_ranks = ranks.gather((total_loss, *num_hits))
     total_loss, top1, top5 = (sum(each) for each in zip(*of_ranks, strict=True))
     count = len(split)
@@ -168,4 +173,4 @@ def evaluate_images(
         Metric("top5_accuracy", 100.0 * top5 / count, "%", name, step),
         Metric("cross_entropy", total_loss / count, "nats/image", name, step),
     ]
-    return Evaluation(metrics, statistics.summary(ranks))
+    return Evaluation(metrics, {name: statistics.summary(ranks)})

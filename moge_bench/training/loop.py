@@ -269,10 +269,12 @@ class _Run:
             evaluation = self._evaluate(split)
             self.result.metrics += evaluation.metrics
             blocks = config.moe.blocks if config.moe else ()
-            for block, layer in zip(blocks, evaluation.routing, strict=True):
-                points = ((point["name"], point["value"]) for point in self.result.curves)
-                dose = typical_dose(points, block)
-                self.result.routing.append({"block": block, "split": split, **layer, "dose": dose})
+            for name, layers in evaluation.routing.items():
+                for block, layer in zip(blocks, layers, strict=True):
+                    points = ((point["name"], point["value"]) for point in self.result.curves)
+                    where = {"block": block, "split": name}
+                    dose = typical_dose(points, block)
+                    self.result.routing.append({**where, **layer, "dose": dose})
         self.result.backends, self.result.checks = trainer.backends, trainer.checks
         if trainer.accelerator.device.type == "cuda":
             self.result.checks = {**trainer.checks, "tf32": rounds_to_tf32()}

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from moge_bench.training.kept import Kept
+
 
 @dataclass(frozen=True)
 class Score:
@@ -86,7 +88,7 @@ def score_stream(
         raise ValueError(f"tokens must hold at least 2 ids in one row, got {tuple(tokens.shape)}")
     plan = list(windows(tokens.numel(), length, stride))
     plan = plan[part(len(plan))] if part is not None else plan
-    totals, count = [], 0
+    totals, count = Kept(), 0
     for start in range(0, len(plan), batch_size):
         for group in _equal_lengths(plan[start : start + batch_size]):
             batch = torch.stack([tokens[begin:end] for begin, end, _ in group])
@@ -94,10 +96,10 @@ def score_stream(
             nats = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
             nats = nats.view(len(group), -1).double()
             for row, (begin, end, first) in zip(nats, group, strict=True):
-                totals.append(row[first - 1 - begin :].sum())
+                totals.add(row[first - 1 - begin :].sum())
                 count += end - first
     total = 0.0
-    for nats_of_window in torch.stack(totals).tolist():  # read once: each read waits for a GPU
+    for nats_of_window in totals.stacked().tolist():  # read once: each read waits for a GPU
         total += nats_of_window
     return Score(total, count)
 

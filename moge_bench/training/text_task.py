@@ -89,17 +89,18 @@ class TextTask(Task):
 
         Metrics: perplexity (absent where it exceeds the numbers, at a cross-entropy above 709),
         bits_per_byte (absent where the tokenizer loses text), cross_entropy in nats per token.
-        The routing statistics are those of the clean text.
         """
-        documents, ranks = self._corpus[split], ranks or Ranks()
-        metrics, routing = self._score(model, documents, split, step, ranks)
+        ranks, texts = ranks or Ranks(), {split: self._corpus[split]}
         if self._data.attacked_share:
-            attacked = [
+            texts[f"{split}_attacked"] = [
                 swap_words(text, self._data.attacked_share, _ATTACK_SEED + index)
-                for index, text in enumerate(documents)
+                for index, text in enumerate(texts[split])
             ]
-            metrics += self._score(model, attacked, f"{split}_attacked", step, ranks)[0]
-        return Evaluation(metrics, routing)
+        found = Evaluation([], {})
+        for name, documents in texts.items():
+            metrics, found.routing[name] = self._score(model, documents, name, step, ranks)
+            found.metrics += metrics
+        return found
 
     def _score(
         self, model: nn.Module, documents: list[str], name: str, step: int, ranks: Ranks

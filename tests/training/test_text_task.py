@@ -41,6 +41,12 @@ def test_run_reports_perplexity_and_bits_per_byte_clean_and_attacked(corpus):
         nats = values["cross_entropy", split]
         assert values["perplexity", split] == pytest.approx(math.exp(nats))
     assert len(result.checks["group_gradient_norms"]) == 3
+    # Of the attacked text too it is told what the router did: other choices, for other words.
+    loads = {(layer["split"], layer["block"]): layer["load"] for layer in result.routing}
+    assert set(loads) == {(split, block) for split in splits for block in range(3)}
+    for split in ("validation", "test"):
+        clean, attacked = (loads[name, 0] for name in (split, f"{split}_attacked"))
+        assert clean != attacked
 
 
 def test_bits_per_byte_counts_the_bytes_of_the_text(corpus):

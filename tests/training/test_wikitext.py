@@ -41,7 +41,9 @@ def test_every_system_trains_two_steps(tmp_path, name):
     }))  # fmt: skip
     found = train(config)
     assert found.diverged_at is None and found.parameters["total"] > 3e5
-    assert len(found.routing) == (0 if config.moe is None else len(config.moe.blocks))
+    splits = {metric.split for metric in found.metrics}
+    blocks = config.moe.blocks if config.moe is not None else ()
+    assert len(found.routing) == len(blocks) * len(splits)
 
 
 def test_two_steps_and_a_perplexity_a_word(tmp_path):
