@@ -99,9 +99,9 @@ _ANALYSES = (
     _analysis("topography_load_moran", "Moran's I of load", "", 4),
     _analysis("topography_preference_moran", "Moran's I of preference", "", 4),
     _analysis("topography_router_moran", "Moran's I of router rows", "", 4),
-    _analysis("invariance_agreement", "agreement when shifted", "", 3, "higher"),
-    _analysis("invariance_cosine_corrected", "cosine when shifted", "", 3, "higher"),
-    _analysis("invariance_group_excess", "group overlap when shifted", "", 4),
+    _analysis("invariance_agreement", "agreement when transformed", "", 3, "higher"),
+    _analysis("invariance_cosine_corrected", "cosine when transformed", "", 3, "higher"),
+    _analysis("invariance_group_excess", "group overlap when transformed", "", 4),
     _analysis("dynamics_changed", "changed choices", "", 3, "lower"),
     _analysis("dynamics_margin", "router margin", "nats", 3),
 )

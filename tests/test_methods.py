@@ -4,7 +4,7 @@ import pytest
 
 from moge_bench.methods import METHODS
 from moge_bench.models.cost import cost_of
-from moge_bench.presets import resolve
+from moge_bench.presets import find_preset, resolve
 
 FLAGS = {
     "moge": (False, False),
@@ -43,13 +43,22 @@ def test_the_controls_of_moge_differ_in_what_their_names_say(method, flags):
     assert group.items() <= moge.items()
 
 
-def test_a_shuffled_control_keeps_the_tuned_weight_of_what_it_controls():
-    for method in ("moge", "moge-unit"):
-        weights = {
-            settings("tiny-vit", name)["moe"]["group"]["weight"]
-            for name in (method, f"{method}-shuffled")
-        }
-        assert len(weights) == 1
+@pytest.mark.parametrize("preset", ["tiny-vit", "tiny-lm"])
+@pytest.mark.parametrize("method", ["moge", "moge-unit"])
+def test_a_shuffled_control_keeps_the_tuned_weight_of_what_it_controls(preset, method):
+    weights = [
+        settings(preset, name)["moe"]["group"]["weight"] for name in (method, f"{method}-shuffled")
+    ]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("preset", ["tiny-vit", "tiny-lm"])
+def test_what_is_tuned_by_itself_does_not_follow_the_lambda_of_moge(preset):
+    """Unit energy and the entropy have weights of their own: else a new lambda would move them."""
+    tuned = find_preset(preset).tuned
+    for method in ("moge-unit", "moge-unit-shuffled"):
+        assert "moe.group.weight" in tuned[method]
+    assert "moe.regularizer_weight" in tuned["moe-entropy"]
 
 
 @pytest.mark.parametrize(("method", "regularizer"), REGULARIZED.items())

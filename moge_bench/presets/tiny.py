@@ -58,9 +58,13 @@ _TINY_LM = RunConfig(
     ),
 )  # fmt: skip
 
-# Not tuned: near uniform scores the group loss is 0.058 of what minus the entropy is
-# (docs/method.md "Controls").
-_TINY_LM_TUNED = {"moe-entropy": {"moe.regularizer_weight": 0.58}}
+# Not tuned yet (docs/studies.md has the rule): near uniform scores the group loss is 0.058 of what
+# minus the entropy is (docs/method.md "Controls").
+_TINY_LM_TUNED: dict[str, dict[str, Any]] = {
+    "moge-unit": {"moe.group.weight": 10.0},
+    "moge-unit-shuffled": {"moe.group.weight": 10.0},
+    "moe-entropy": {"moe.regularizer_weight": 0.58},
+}
 
 PRESETS = [
     Preset(
