@@ -9,6 +9,7 @@ from moge_bench.publish.conditions import fixed_settings
 from moge_bench.publish.render import Cell, Table, escape_markdown, markdown_line, to_markdown
 from moge_bench.publish.sentences import (
     answer_sentence,
+    contrasts_said,
     declaration,
     estimate_cell,
     place,
@@ -16,6 +17,7 @@ from moge_bench.publish.sentences import (
     sample_cell,
     smallest_cell,
     subject,
+    verdict_words,
 )
 from moge_bench.study.answer import Answer
 from moge_bench.study.contrasts import LEVEL
@@ -45,15 +47,8 @@ def _contrasts(answer: Answer, folder: Path) -> Table:
     rows = [] if answer.primary is None else [_row("primary", answer.primary)]
     rows += [_row("secondary", each) for each in answer.secondary]
     said = (
-        "Estimate [95 % interval, Student's t over seeds], n seeds with both arms of every cell; "
-        "bold where p < 0.05. p: two-sided paired t test. Equivalence: the larger p of two "
-        "one-sided t tests against the margin."
-    )
-    if len(answer.secondary) > 1:
-        said += f" Both after Holm's correction over the {len(answer.secondary)} secondary ones."
-    said += (
-        " Smallest effect: the true one that this n shows with 80 % power. Verdicts: "
-        f"docs/studies.md. Fixed: {fixed_settings(answer.results)}. Made by: moge-bench tables "
+        f"{contrasts_said(len(answer.secondary))} Verdicts: docs/studies.md. Fixed: "
+        f"{fixed_settings(answer.results)}. Made by: moge-bench tables "
         f"--results {results_folder(folder)}; run ids behind every number: answer.json."
     )
     header = ("contrast", "estimate", "p", "equivalence", "smallest effect", "verdict")
@@ -67,8 +62,8 @@ def _row(kind: str, tested: Tested) -> tuple[Cell, ...]:
         Cell(estimate_cell(found), tested.p is not None and tested.p < LEVEL),
         Cell(probability(tested.p)),
         Cell(probability(tested.equivalence_p)),
-        Cell(smallest_cell(found)),
-        Cell(tested.verdict),
+        Cell(smallest_cell(tested)),
+        Cell(verdict_words(tested)),
     )  # fmt: skip
 
 
@@ -104,6 +99,12 @@ def _declaration(answer: Answer, count: int) -> str:
     for each in answer.results.declarations:
         if each.digest != digest:
             said += f" An earlier declaration (digest {each.digest}): {each.declared}."
+    for change in answer.results.changes:
+        said += f" At {change.changed} {'; '.join(change.what)}."
+    others = answer.secondary_records
+    if others:
+        older = sum(record.started < (answer.declared or "") for record in others)
+        said += f" Of the {len(others)} records of secondary contrasts alone, {older} were older."
     return said
 
 

@@ -76,6 +76,7 @@ def _declaration(answer: Answer) -> dict[str, Any]:
         "records_before": answer.older,
         "first_record": min((record.started for record in records), default=None),
         "earlier": [each.model_dump() for each in answer.results.declarations[:-1]],
+        "changes": [each.model_dump() for each in answer.results.changes],
     }
 
 
@@ -102,8 +103,8 @@ def _contrast(tested: Tested) -> dict[str, Any]:
         },
         "n": found.n,
         "seeds_planned": found.planned,
-        "smallest_effect": contrast and contrast.smallest_effect,
-        "needed_n": equivalence and equivalence.needed_n,
+        "smallest_effect": tested.smallest_effect,
+        "needed_n": tested.needed_n,
         "complete": found.complete,
         "seeds": dict(contrast.values) if contrast is not None else {},
         "cells": [_cell(cell) for cell in found.cells],

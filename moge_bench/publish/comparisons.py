@@ -16,6 +16,7 @@ from moge_bench.publish.sentences import (
     sample_cell,
     seeds,
     subject,
+    verdict_words,
 )
 from moge_bench.study.answer import Answer
 from moge_bench.study.contrasts import Contrast, Scale
@@ -52,11 +53,12 @@ def headline(answer: Answer) -> str:
     if answer.primary is None:
         return NOTHING_DECLARED
     found, declared = answer.primary.found, answer.primary.found.declared
-    word = answer.primary.verdict.capitalize() + ("" if found.complete else ", provisional")
+    words = verdict_words(answer.primary).capitalize()
+    words += "" if found.complete else ", provisional"
     if found.contrast is None:
-        return f"{word}: {subject(declared)} in {quantity(declared)}, no seed has both arms"
+        return f"{words}: {subject(declared)} in {quantity(declared)}, no seed has both arms"
     text = sample_cell(found.contrast.sample, declared)
-    return f"{word}: {subject(declared)}, {text} {quantity(declared)}, n = {seeds(found)}"
+    return f"{words}: {subject(declared)}, {text} {quantity(declared)}, n = {seeds(found)}"
 
 
 def answered_in(answer: Answer, numbers: Sequence[Shown]) -> list[Shown]:
@@ -136,7 +138,7 @@ def _declared(arm: Arm, kind: Kind, tested: Tested) -> Comparison:
     elif len(found.cells) > 1:
         entered, cells = len(found.entered), len(found.cells)
         text += f", mean of {cells if entered in (0, cells) else f'{entered} of {cells}'}"
-    return Comparison(arm, text, text, kind, found.contrast, declared.margin, tested.verdict)
+    return Comparison(arm, text, text, kind, found.contrast, declared.margin, verdict_words(tested))
 
 
 def along(answer: Answer, shown: Shown, x: str) -> dict[str, Comparison]:

@@ -60,7 +60,7 @@ def write_overview(answers: Sequence[Answer], root: Path) -> None:
     lines = ["# Answers", ""]
     if declared:
         rows = [_row(a, t, p) for (a, t), p in zip(declared, adjusted, strict=True)]
-        lines.append(to_markdown(_table(rows, made)))
+        lines.append(to_markdown(_table(rows, len(declared), made)))
     if shared:
         lines.append(to_markdown(_pooled_table(shared, made)))
     if silent:
@@ -138,13 +138,14 @@ def _row(answer: Answer, tested: Tested, adjusted: float | None) -> tuple[Cell, 
     )
 
 
-def _table(rows: Sequence[tuple[Cell, ...]], made: str) -> Table:
+def _table(rows: Sequence[tuple[Cell, ...]], count: int, made: str) -> Table:
     return Table(
         "answers", "Primary contrasts", "quality",
         ("study", "contrast", "estimate", "p", "p, Holm", "verdict"), tuple(rows),
         "Each study's one declared contrast: estimate [95 % interval, Student's t], n seeds; p of "
         "its own paired t test, which its verdict is by, and after Holm's correction over the "
-        f"studies, bold where below 0.05. Margins, what is missing: studies/NAME/answer.md. {made}",
+        f"{count} studies that declare one, those without a p counted, bold where below 0.05. "
+        f"Margins, what is missing: studies/NAME/answer.md. {made}",
         2,
     )  # fmt: skip
 

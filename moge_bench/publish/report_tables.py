@@ -11,12 +11,14 @@ from moge_bench.publish.layout import axis_title, key_label
 from moge_bench.publish.numbers import Number, Shown
 from moge_bench.publish.render import MAX_COLUMNS
 from moge_bench.publish.sentences import (
+    contrasts_said,
     declaration,
     estimate_cell,
     probability,
     smallest_cell,
     subject,
     verdict_cell,
+    verdict_words,
 )
 from moge_bench.study.answer import Answer
 from moge_bench.study.contrasts import LEVEL, Sample, holm
@@ -177,14 +179,7 @@ def contrasts_table(answer: Answer) -> Sortable | None:
     rows += [_contrast("secondary", each) for each in answer.secondary]
     if not rows:
         return None
-    family = len(answer.secondary)
-    holm_said = f", after Holm's correction over the {family} secondary ones" if family > 1 else ""
-    said = (
-        "Estimate [95 % interval, Student's t over seeds], n seeds with both arms of every cell; "
-        f"bold where p < 0.05. p: two-sided paired t test{holm_said}. Equivalence: the larger p of "
-        "two one-sided t tests against the margin. Smallest effect: the true one that this n "
-        "shows with 80 % power."
-    )
+    said = contrasts_said(len(answer.secondary))
     header = ("contrast", "estimate", "p", "equivalence", "smallest effect", "verdict")
     return Sortable("Declared contrasts", header, tuple(rows), said, 1, answer.results.study.name)
 
@@ -198,7 +193,7 @@ def arms_of(found: Estimate) -> tuple[str, ...]:
 def _contrast(kind: str, tested: Tested) -> tuple[Datum, ...]:
     found, contrast = tested.found, tested.found.contrast
     arms = arms_of(found) if contrast is not None else ()
-    smallest = contrast.smallest_effect if contrast is not None else None
+    smallest = tested.smallest_effect
     words = declaration(kind, found.declared)
     return (
         Datum(words, words),
@@ -207,23 +202,23 @@ def _contrast(kind: str, tested: Tested) -> tuple[Datum, ...]:
         Datum(probability(tested.p), tested.p, arms if tested.p is not None else ()),
         Datum(probability(tested.equivalence_p), tested.equivalence_p,
               arms if tested.equivalence_p is not None else ()),
-        Datum(smallest_cell(found), smallest, arms if smallest is not None else ()),
-        Datum(tested.verdict, tested.verdict),
+        Datum(smallest_cell(tested), smallest, arms if smallest is not None else ()),
+        Datum(verdict_words(tested), verdict_words(tested)),
     )  # fmt: skip
 
 
 def overview_table(answers: Sequence[Answer]) -> Sortable:
     """Return every study: its question, and what its primary contrast came to."""
-    tested = [answer.primary for answer in answers]
-    adjusted = holm([each.p if each is not None else None for each in tested])
+    declared = [answer.primary for answer in answers if answer.primary is not None]
+    adjusted = iter(holm([each.p for each in declared]))
     rows = []
-    for answer, primary, p in zip(answers, tested, adjusted, strict=True):
+    for answer, primary in ((answer, answer.primary) for answer in answers):
         name, question = answer.results.study.name, answer.results.study.question
         head = (Datum(name, name, link=f"#{name}"), Datum(question, question))
         if primary is None:
             rows.append((*head, *(Datum("-"),) * 3, Datum("nothing declared", "~")))
             continue
-        contrast = primary.found.contrast
+        contrast, p = primary.found.contrast, next(adjusted)
         word = verdict_cell(primary)
         what = f"{subject(primary.found.declared)}, {estimate_cell(primary.found)}"
         value = contrast.sample.mean if contrast is not None else None
@@ -236,7 +231,8 @@ def overview_table(answers: Sequence[Answer]) -> Sortable:
     said = (
         "One declared contrast a study: estimate [95 % interval, Student's t] in the unit that its "
         "section names, n seeds; p of its own paired t test, which its verdict is by, and after "
-        "Holm's correction over the studies, bold where below 0.05."
+        f"Holm's correction over the {len(declared)} studies that declare one, bold where below "
+        "0.05."
     )
     header = ("study", "question", "primary contrast", "p", "p, Holm", "verdict")
     return Sortable("Answers", header, tuple(rows), said, 3)

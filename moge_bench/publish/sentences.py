@@ -6,7 +6,7 @@ from typing import Any
 
 from moge_bench.publish.layout import axis_title, key_label
 from moge_bench.study.answer import Answer
-from moge_bench.study.contrasts import Sample
+from moge_bench.study.contrasts import LEVEL, Sample
 from moge_bench.study.declared import STEPS, DeclaredContrast
 from moge_bench.study.estimate import CellResult, Estimate
 from moge_bench.study.verdicts import CANNOT_TELL, Tested
@@ -49,9 +49,10 @@ def place(cell: CellResult) -> str:
 
 
 def signed(value: float, declared: DeclaredContrast) -> str:
-    """Return a contrast's number with its sign, rounded as the metric is."""
+    """Return a contrast's number with its sign, rounded as the metric is; "0.00" has none."""
     digits = declared.number.digits
-    return f"{round(value, digits) + 0.0:+,.{digits}f}"
+    shown = round(value, digits)
+    return f"{shown:+,.{digits}f}" if shown else f"{0:.{digits}f}"
 
 
 def with_interval(
@@ -71,10 +72,14 @@ def sample_cell(sample: Sample, declared: DeclaredContrast) -> str:
 
 def estimate_cell(found: Estimate) -> str:
     """Return "+0.38 [+0.07; +0.68] (n = 4 seeds)"."""
-    text = "-"
+    text, said = "-", f"n = {seeds(found)}"
     if found.contrast is not None:
         text = sample_cell(found.contrast.sample, found.declared)
-    return f"{text} (n = {seeds(found)})"
+        if found.left_out:
+            said += f", {len(found.entered)} of {len(found.cells)} cells"
+    if found.diverged:
+        said += f", {found.diverged} run{'s' if found.diverged != 1 else ''} diverged"
+    return f"{text} ({said})"
 
 
 def margin(declared: DeclaredContrast) -> str:
@@ -87,23 +92,44 @@ def declaration(kind: str, declared: DeclaredContrast) -> str:
     return f"{kind}: {subject(declared)}, {quantity(declared)}; margin {margin(declared)}"
 
 
-def smallest_cell(found: Estimate) -> str:
+def smallest_cell(tested: Tested) -> str:
     """Return the smallest effect that would have been seen, or a dash."""
-    if found.contrast is None or found.contrast.smallest_effect is None:
+    if tested.smallest_effect is None:
         return "-"
-    return f"{found.contrast.smallest_effect:.{found.declared.number.digits}f}"
+    return f"{tested.smallest_effect:.{tested.found.declared.number.digits}f}"
+
+
+def verdict_words(tested: Tested) -> str:
+    """Return the verdict, and of an equivalence that is none of nothing the side: "equivalent,
+    above zero"."""
+    return f"{tested.verdict}, {tested.side}" if tested.side else tested.verdict
 
 
 def verdict_cell(tested: Tested) -> str:
-    """Return the verdict, and whether runs are still to come."""
-    return tested.verdict if tested.found.complete else f"{tested.verdict} (provisional)"
+    """Return the verdict in words, and whether runs are still to come."""
+    words = verdict_words(tested)
+    return words if tested.found.complete else f"{words} (provisional)"
+
+
+def contrasts_said(secondary: int) -> str:
+    """Return what stands under a table of a study's declared contrasts."""
+    said = (
+        "Estimate [95 % interval, Student's t over seeds, of each alone], n seeds with both arms "
+        "of every cell; bold where p < 0.05. p: two-sided paired t test. Equivalence: the larger p "
+        "of two one-sided t tests against the margin."
+    )
+    smallest = "the true one that this n shows with 80 % power"
+    if secondary > 1:
+        said += f" Both after Holm's correction over the {secondary} secondary ones."
+        smallest += f", of a secondary one at p < 0.05 / {secondary}"
+    return f"{said} Smallest effect: {smallest}."
 
 
 def probability(p: float | None) -> str:
-    """Return "0.034", "< 0.001", or a dash where nothing was tested."""
+    """Return "0.034", "0.0498" beside the level, "< 0.001", or a dash where nothing was tested."""
     if p is None:
         return "-"
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return "< 0.001" if p < 0.001 else f"{p:.{4 if round(p, 3) == LEVEL else 3}f}"
 
 
 def _p(name: str, p: float) -> str:
@@ -127,7 +153,8 @@ def sentence(tested: Tested) -> str:
     """Return verdict, estimate, interval, p and n; of a null what would have been seen; and what
     is missing."""
     word = tested.verdict
-    said = f"{word.capitalize()}{_meaning(tested.found, word)}: {_finding(tested)}"
+    side = f", and {tested.side}" if tested.side else ""
+    said = f"{word.capitalize()}{_meaning(tested.found, word)}{side}: {_finding(tested)}"
     if word not in ("better", "worse", "higher", "lower"):
         said += _null(tested, word)
     return f"{said}.{_absent(tested.found)}"
@@ -171,13 +198,15 @@ def _null(tested: Tested, word: str) -> str:
             f"; the 90 % interval, {low} to {high}, lies within the margin "
             f"({_p('p', tested.equivalence_p)})"
         )
-    if found.contrast is not None and found.contrast.smallest_effect is not None:
-        smallest = f"{smallest_cell(found)} {unit}".strip()
+    if tested.smallest_effect is not None:
+        smallest = f"{smallest_cell(tested)} {unit}".strip()
         said += f"; the smallest true effect that this n shows with 80 % power is {smallest}"
-    if word == CANNOT_TELL and found.equivalence is not None:
-        needed = found.equivalence.needed_n
-        count = f"about {needed:,}" if needed is not None else "more than a million"
-        said += f"; {count} seeds would decide on the margin of {margin(declared)}"
+    if word == CANNOT_TELL and found.equivalence is not None and not found.selected:
+        needed = tested.needed_n
+        count = f"about {needed:,} seeds" if needed is not None else "more than a million seeds"
+        if needed is not None and needed <= found.n:
+            return f"{said}; it had 80 % power to decide on the margin of {margin(declared)}"
+        said += f"; {count} would decide on the margin of {margin(declared)}"
     return said
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from moge_bench.runs.record import Record
 from moge_bench.study.estimate import estimate
 from moge_bench.study.frame import Results
 from moge_bench.study.verdicts import Tested, tested
@@ -32,6 +33,13 @@ class Answer:
         if self.primary is None or when is None:
             return 0
         return sum(record.started < when for record in self.primary.found.records)
+
+    @property
+    def secondary_records(self) -> list[Record]:
+        """The records that secondary contrasts are made of and the primary one is not."""
+        known = {r.run_id for r in self.primary.found.records} if self.primary else set()
+        found = {r.run_id: r for each in self.secondary for r in each.found.records}
+        return [record for run_id, record in found.items() if run_id not in known]
 
 
 def make_answer(results: Results) -> Answer:

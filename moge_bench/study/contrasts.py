@@ -14,9 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import DescrStatsW
 
 LEVEL = 0.05  # of every test; an interval is of 1 - LEVEL, that of the equivalence test 1 - 2 LEVEL
@@ -109,8 +108,7 @@ class Contrast:
         values: of each seed.
         sample: their mean and interval; ``spread`` is that of the differences before they are
             told (of logarithms for a ratio).
-        smallest_effect: the least true contrast that n seeds of this spread would show, p < 0.05
-            two-sided, with a probability of 80 %; None where there is no interval.
+        smallest_effect: ``smallest_effect`` of this contrast alone.
     """
 
     values: Mapping[int, float]
@@ -127,11 +125,19 @@ def contrast(differences: Mapping[int, float], scale: Scale, largest: float) -> 
     sample = describe([differences[seed] for seed in seeds], largest)
     if sample is None:
         return None
-    smallest = None
-    if sample.spread and sample.n >= MIN_SAMPLES:
-        smallest = scale.told(_smallest_in_spreads(sample.n) * sample.spread)
     told = {seed: scale.told(differences[seed]) for seed in seeds}
-    return Contrast(told, scale.tell(sample), smallest)
+    return Contrast(told, scale.tell(sample), smallest_effect(sample, scale))
+
+
+def smallest_effect(sample: Sample, scale: Scale, level: float = LEVEL) -> float | None:
+    """Return the least true contrast that n seeds of this spread show with 80 % power, as told.
+
+    Shown is p < ``level``, two-sided: 0.05 over m for one of a family of m, which is what Holm's
+    correction asks of the least p. None where there is no interval.
+    """
+    if not sample.spread or sample.n < MIN_SAMPLES:
+        return None
+    return scale.told(_smallest_in_spreads(sample.n, level) * sample.spread)
 
 
 def paired(
@@ -149,9 +155,18 @@ def paired(
 
 
 @functools.cache
-def _smallest_in_spreads(n: int) -> float:
+def _smallest_in_spreads(n: int, level: float) -> float:
     """Return the effect, in standard deviations, that n values show with 80 % power."""
-    return float(TTestPower().solve_power(None, nobs=n, alpha=LEVEL, power=POWER))
+    surely = (3 * stats.t.isf(level / 2, n - 1) + 10) / math.sqrt(n)
+    return float(optimize.brentq(lambda each: _shown(each, n, level / 2) - POWER, 0.0, surely))
+
+
+def _shown(effect: float, n: int, tail: float) -> float:
+    """Return how probable n values make an ``effect`` in standard deviations seem: on its side
+    their t is beyond that of which ``tail`` is left. (statsmodels' power is NaN at large effects.)
+    """
+    found = stats.nct.sf(stats.t.isf(tail, n - 1), n - 1, effect * math.sqrt(n))
+    return float(np.nan_to_num(found, nan=1.0))  # scipy's where what is left of 1 has no number
 
 
 @dataclass(frozen=True)
@@ -159,15 +174,12 @@ class Equivalence:
     """Two one-sided t tests (Schuirmann) that a contrast lies within -+ a margin, as told.
 
     ``p`` is the larger of the two; ``low`` and ``high`` are the 90 % interval, which lies within
-    the margin exactly where p < 0.05. ``needed_n`` seeds of this spread would decide: show a true
-    contrast of the margin, and equivalence where there is none, with 80 % power each; None for
-    more than a million.
+    the margin exactly where p < 0.05.
     """
 
     p: float
     low: float
     high: float
-    needed_n: int | None
 
 
 def equivalence(
@@ -185,23 +197,20 @@ def equivalence(
     described = DescrStatsW(np.asarray(differences, dtype=np.float64))
     p = float(described.ttost_mean(-bound, bound)[0])
     low, high = described.tconfint_mean(alpha=2 * LEVEL)
-    needed = needed_seeds(bound / sample.spread)
-    return Equivalence(p, scale.told(float(low)), scale.told(float(high)), needed)
+    return Equivalence(p, scale.told(float(low)), scale.told(float(high)))
 
 
-def needed_seeds(margin: float) -> int | None:
+def needed_seeds(margin: float, level: float = LEVEL) -> int | None:
     """Return how many seeds decide on a ``margin`` in standard deviations of the differences.
 
     The least n with 80 % power for both questions: whether there is a contrast, where it is the
     margin (two-sided), and whether there is none within it, where there is none (each of the two
-    one-sided tests then needs 90 %). None for more than ``MAX_NEEDED``.
+    one-sided tests then needs 90 %), at ``level``, as of ``smallest_effect``. None for more than
+    ``MAX_NEEDED``.
     """
-    margin = min(margin, 5.0)  # three seeds show that; of 10 the library's t is no number
 
     def decides(n: int) -> bool:
-        shown = TTestPower().power(margin, n, LEVEL)
-        within = 2 * TTestPower().power(margin, n, LEVEL, alternative="larger") - 1
-        return bool(min(shown, within) >= POWER)
+        return min(_shown(margin, n, level / 2), 2 * _shown(margin, n, level) - 1) >= POWER
 
     few, enough = MIN_SAMPLES, MIN_SAMPLES
     while not decides(enough):
@@ -214,8 +223,9 @@ def needed_seeds(margin: float) -> int | None:
 def holm(ps: Sequence[float | None]) -> list[float | None]:
     """Return the p-values of a family after Holm's correction; below ``LEVEL`` they survive it.
 
-    A None (a contrast without an interval) is no test: it stays None and does not count.
+    A None, a contrast without an interval, stays None and counts: its test is still to come.
     """
-    known = [p for p in ps if p is not None]
-    adjusted = iter(multipletests(known, LEVEL, method="holm")[1]) if known else iter(())
-    return [None if p is None else float(next(adjusted)) for p in ps]
+    if not ps:
+        return []
+    adjusted = multipletests([1.0 if p is None else p for p in ps], LEVEL, method="holm")[1]
+    return [None if p is None else float(q) for p, q in zip(ps, adjusted, strict=True)]

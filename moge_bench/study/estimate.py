@@ -65,6 +65,21 @@ class Estimate:
         return all(each.why == "diverged" for each in self.missing)
 
     @property
+    def diverged(self) -> int:
+        """How many of its runs diverged."""
+        return sum(each.why == "diverged" for each in self.missing)
+
+    @property
+    def selected(self) -> bool:
+        """Whether what entered is a selection: without a cell, or without runs that diverged."""
+        return bool(self.left_out or self.diverged)
+
+    @property
+    def scale(self) -> Scale:
+        """On what its values are subtracted."""
+        return Scale(self.declared.number.compared == "ratio")
+
+    @property
     def left_out(self) -> tuple[CellResult, ...]:
         """The cells of which no seed has both arms."""
         return tuple(cell for cell in self.cells if cell.weight is None)

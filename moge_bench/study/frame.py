@@ -18,7 +18,7 @@ from moge_bench.runs.record import Record
 from moge_bench.runs.speed import ArmSpeed, Quartiles, SpeedPass, SpeedStore
 from moge_bench.runs.store import RecordStore
 from moge_bench.study.grid import GridFile
-from moge_bench.study.manifest import ArmEntry, Declaration, Manifest
+from moge_bench.study.manifest import ArmEntry, Change, Declaration, Manifest
 from moge_bench.study.names import coordinates_key
 
 ANY = "-"  # an axis that makes no difference to an arm
@@ -64,6 +64,7 @@ class Results:
     speed: SpeedPass | None
     baselines: dict[str, Arm]  # arm_id -> what the arm is compared with
     declarations: tuple[Declaration, ...] = ()
+    changes: tuple[Change, ...] = ()
 
 
 def collect(manifest: Manifest, store: RecordStore, speeds: SpeedStore) -> Results:
@@ -74,7 +75,9 @@ def collect(manifest: Manifest, store: RecordStore, speeds: SpeedStore) -> Resul
     if any(METRICS[name].source == "analysis" for name in study.table.metrics):
         analyses = AnalysisStore(store.root)
     arms = tuple(_arm(entry, study, store, speed, analyses) for entry in _in_order(manifest))
-    return Results(study, arms, speed, _baselines(arms, study), manifest.declarations)
+    return Results(
+        study, arms, speed, _baselines(arms, study), manifest.declarations, manifest.changes
+    )
 
 
 def _in_order(manifest: Manifest) -> list[ArmEntry]:

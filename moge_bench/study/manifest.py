@@ -43,6 +43,13 @@ class Declaration(Frozen):
     declared: str = Field(description="UTC, as a record's `started`")
 
 
+class Change(Frozen):
+    """What became of a declared study when its declaration stayed: a preset or data changed."""
+
+    changed: str = Field(description="UTC, as a record's `started`")
+    what: tuple[str, ...]
+
+
 class Manifest(Frozen):
     """A study: its file, its arms in the order of the grid, and what was declared when."""
 
@@ -52,6 +59,7 @@ class Manifest(Frozen):
     declarations: tuple[Declaration, ...] = Field(
         (), description="oldest first; none of a study without a primary contrast"
     )
+    changes: tuple[Change, ...] = Field((), description="oldest first; of the same studies")
 
     @property
     def run_ids(self) -> list[str]:
@@ -105,31 +113,47 @@ def compare_manifest(root: Path, manifest: Manifest) -> list[str]:
             f"{before.study.question!r}; give this one another name, or move that folder away "
             "(its records stay)"
         )
-    return _changes(before, manifest)
+    notes = _changes(before, manifest)
+    if before.study.primary is not None and before.study.declared != manifest.study.declared:
+        notes.append(
+            "what it declares was changed: the manifest keeps both, and the answer says which "
+            "records are older"
+        )
+    return [f"since the last time {note}" for note in notes]
 
 
 def save_manifest(root: Path, manifest: Manifest) -> None:
     """Write the manifest of a study; ValueError where ``compare_manifest`` has one.
 
-    What is declared keeps the time at which it first was; what has changed is added with now.
+    What is declared keeps the time at which it first was; what has changed is added with now, the
+    arms of an unchanged declaration as ``Change``.
     """
     path = manifest_path(root, manifest.study.name)
     with held(path.parent):
         compare_manifest(root, manifest)
-        declarations = _declarations(root, manifest)
-        manifest = manifest.model_copy(update={"declarations": declarations})
+        old = read_manifest(path) if path.exists() else None
+        added = {"declarations": _declarations(old, manifest), "changes": _added(old, manifest)}
+        manifest = manifest.model_copy(update=added)
         values = manifest.model_dump(mode="json", by_alias=True)
         write_atomically(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
-def _declarations(root: Path, manifest: Manifest) -> tuple[Declaration, ...]:
-    """Return what the study has declared so far in ``root``, and what it declares.
+def _added(old: Manifest | None, manifest: Manifest) -> tuple[Change, ...]:
+    """Return the changes of the study so far, and what its declaration does not show of this."""
+    before = old.changes if old is not None else ()
+    if old is None or manifest.study.primary is None or old.study.digest != manifest.study.digest:
+        return before
+    what = tuple(_changes(old, manifest))
+    return (*before, Change(changed=_now(), what=what)) if what else before
+
+
+def _declarations(old: Manifest | None, manifest: Manifest) -> tuple[Declaration, ...]:
+    """Return what the study has declared so far, and what it declares.
 
     A file that is written otherwise, and asks the same of the very same runs, declares nothing new:
     its digest gets the time of the one before.
     """
-    study, path = manifest.study, manifest_path(root, manifest.study.name)
-    old = read_manifest(path) if path.exists() else None
+    study = manifest.study
     before = old.declarations if old is not None else ()
     if study.primary is None or (before and before[-1].digest == study.digest):
         return before
@@ -148,15 +172,16 @@ def _now() -> str:
 
 
 def _changes(before: Manifest, after: Manifest) -> list[str]:
-    """Say which arms came, went or have other settings than under the same coordinates before."""
+    """Say which arms came, went or got other settings than under the same coordinates before."""
     old = {coordinates_key(c): arm for arm in before.arms for c in arm.coordinates}
     new = {coordinates_key(c): arm for arm in after.arms for c in arm.coordinates}
     notes = []
-    for words, names in (("added", new.keys() - old.keys()), ("gone", old.keys() - new.keys())):
+    for words, names in (
+        ("added", new.keys() - old.keys()),
+        ("taken away", old.keys() - new.keys()),
+    ):
         if names:
-            notes.append(
-                f"{len(names)} combinations of axis values are {words} since the last time"
-            )
+            notes.append(f"{len(names)} combinations of axis values were {words}")
     changed: dict[str, int] = {}
     for key in new.keys() & old.keys():
         if new[key].arm_id != old[key].arm_id:
@@ -164,12 +189,7 @@ def _changes(before: Manifest, after: Manifest) -> list[str]:
                 changed[path] = changed.get(path, 0) + 1
     for path, count in sorted(changed.items()):
         what = "the content of its data" if path == "data.digest" else path
-        notes.append(f"{what} has changed since the last time: {count} arms are other runs now")
-    if before.study.primary is not None and before.study.declared != after.study.declared:
-        notes.append(
-            "what it declares has changed since the last time: the manifest keeps both, and the "
-            "answer says which records are older"
-        )
+        notes.append(f"{what} was changed: {count} arms are other runs now")
     return notes
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from moge_bench.study.contrasts import LEVEL, MIN_SAMPLES, holm
+from moge_bench.study.contrasts import LEVEL, MIN_SAMPLES, holm, needed_seeds, smallest_effect
 from moge_bench.study.estimate import Estimate
 
 CANNOT_TELL = "cannot tell"
@@ -17,10 +17,11 @@ CANNOT_TELL = "cannot tell"
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the rules look at. ``towards`` is 1 where more of the metric is better, -1 where less
-    is, 0 where neither is."""
+    """What the rules look at. ``selected`` is whether a cell or a diverged run is left out;
+    ``towards`` is 1 where more of the metric is better, -1 where less is, 0 where neither is."""
 
     n: int
+    selected: bool
     mean: float
     margin: float
     towards: int
@@ -54,6 +55,11 @@ class Rule:
 
 RULES = (
     Rule(CANNOT_TELL, "fewer than three seeds have both arms", lambda e: e.n < MIN_SAMPLES),
+    Rule(
+        CANNOT_TELL,
+        "a cell has no seed with both arms, or a run diverged: what is left is a selection",
+        lambda e: e.selected,
+    ),
     Rule(
         "equivalent",
         "both one-sided tests against the margin have p < 0.05, whatever the p of a difference; "
@@ -99,21 +105,50 @@ class Tested:
     family: int = 1
 
     @property
-    def verdict(self) -> str:
-        """The verdict by the rules."""
+    def evidence(self) -> Evidence:
+        """What the rules look at."""
         contrast, declared = self.found.contrast, self.found.declared
         sample = contrast.sample if contrast is not None else None
-        return judge(
-            Evidence(
-                n=self.found.n,
-                mean=sample.mean if sample else 0.0,
-                margin=declared.margin,
-                towards=_TOWARDS[declared.number.better],
-                spread=bool(sample and sample.spread),
-                p=self.p,
-                equivalence_p=self.equivalence_p,
-            )
+        return Evidence(
+            n=self.found.n,
+            selected=self.found.selected,
+            mean=sample.mean if sample else 0.0,
+            margin=declared.margin,
+            towards=_TOWARDS[declared.number.better],
+            spread=bool(sample and sample.spread),
+            p=self.p,
+            equivalence_p=self.equivalence_p,
         )
+
+    @property
+    def verdict(self) -> str:
+        """The verdict by the rules."""
+        return judge(self.evidence)
+
+    @property
+    def side(self) -> str:
+        """Of an equivalence that is none of nothing: "above zero" or "below zero"; else ""."""
+        evidence = self.evidence
+        if self.verdict != "equivalent" or evidence.p is None or evidence.p >= LEVEL:
+            return ""
+        return "above zero" if evidence.mean > 0 else "below zero"
+
+    @property
+    def smallest_effect(self) -> float | None:
+        """The least true contrast that this n shows with 80 % power, at 0.05 over the family."""
+        contrast = self.found.contrast
+        if contrast is None:
+            return None
+        return smallest_effect(contrast.sample, self.found.scale, LEVEL / self.family)
+
+    @property
+    def needed_n(self) -> int | None:
+        """``needed_seeds`` to decide on the margin, at 0.05 over the family; None if unknown."""
+        contrast, found = self.found.contrast, self.found
+        if contrast is None or not contrast.sample.spread or found.n < MIN_SAMPLES:
+            return None
+        bound = found.scale.inner(found.declared.margin) / contrast.sample.spread
+        return needed_seeds(bound, LEVEL / self.family)
 
 
 def tested(estimates: Sequence[Estimate]) -> tuple[Tested, ...]:

@@ -105,7 +105,7 @@ def test_every_number_leads_to_its_runs(tmp_path):
         (
             (0.01, -0.01, 0.02, -0.02),
             [
-                "Equivalent within 0.5 points: moge against moe, +0.00 points",
+                "Equivalent within 0.5 points: moge against moe, 0.00 points",
                 "; the 90 % interval, -0.03 to +0.03, lies within the margin (p < 0.001)",
                 "the smallest true effect that this n shows with 80 % power is 0.06 points.",
             ],
@@ -113,7 +113,7 @@ def test_every_number_leads_to_its_runs(tmp_path):
         (
             (1.0, -1.0, 2.0, -2.0),
             [
-                "Cannot tell: moge against moe, +0.00 points of test top-1 (95 % interval -4.36 to",
+                "Cannot tell: moge against moe, 0.00 points of test top-1 (95 % interval -4.36 to",
                 "shows with 80 % power is 5.83 points; about 259 seeds would decide on the margin "
                 "of 0.5 points.",
             ],

@@ -1,7 +1,9 @@
 import math
 import random
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from moge_bench.study.contrasts import (
     Sample,
@@ -12,6 +14,7 @@ from moge_bench.study.contrasts import (
     holm,
     needed_seeds,
     paired,
+    smallest_effect,
 )
 
 POINTS, RATIO = Scale(), Scale(ratio=True)
@@ -77,6 +80,26 @@ def test_the_smallest_effect_is_what_n_seeds_show_with_80_percent_power():
     assert contrast({0: 1.0, 1: 1.0, 2: 1.0}, POINTS, 1.0).smallest_effect is None
 
 
+def test_in_a_family_an_effect_must_be_larger_to_be_shown():
+    # Power by simulation of t tests at 0.05 / 12, of ten values each: 0.80 at this effect.
+    sample = describe([-1.0, 1.0] * 5)
+    shown = smallest_effect(sample, POINTS, 0.05 / 12)
+    effect = shown / sample.spread
+    draws = np.random.default_rng(0).normal(effect, 1.0, (20_000, 10))
+    found = (stats.ttest_1samp(draws, 0.0, axis=1).pvalue < 0.05 / 12).mean()
+    assert found == pytest.approx(0.8, abs=0.01)
+    assert smallest_effect(sample, POINTS) < shown
+    # Three seeds at a small level: no bound of a solver, the effect itself.
+    few = describe([-1.0, 0.0, 1.0])
+    assert smallest_effect(few, POINTS, 0.05 / 100) == pytest.approx(32.755, abs=1e-2)
+
+
+def test_more_seeds_are_never_needed_for_a_larger_margin():
+    for level in (0.05, 0.05 / 12):
+        needed = [needed_seeds(margin / 20, level) for margin in range(6, 400)]
+        assert needed == sorted(needed, reverse=True) and needed[-1] == 3
+
+
 def test_equivalence_is_two_one_sided_tests():
     # 0.1, 0.2, 0.3: mean 0.2, spread 0.1, standard error 0.05774. Margin 0.5: t = (0.5 - 0.2) /
     # 0.05774 = 5.196 with 2 degrees, one-sided p = (1 - 5.196 / sqrt(5.196^2 + 2)) / 2 = 0.0176.
@@ -129,8 +152,8 @@ def test_holm_counts_the_tests_of_the_family():
     # 3 * 0.017 = 0.051; 2 * 0.024 is less, and no p may fall below that before it.
     assert holm([0.017, 0.024, 0.049]) == pytest.approx([0.051, 0.051, 0.051])
     assert holm([0.001, 0.03, 0.04]) == pytest.approx([0.003, 0.06, 0.06])
-    # What has no p is no test: two are left.
-    assert holm([None, 0.024, 0.2]) == [None, pytest.approx(0.048), pytest.approx(0.2)]
+    # What has no p yet is a test to come, and counts: three are tested.
+    assert holm([None, 0.024, 0.2]) == [None, pytest.approx(0.072), pytest.approx(0.4)]
     assert holm([None]) == [None]
     assert holm([]) == []
 

@@ -3,6 +3,7 @@
 import pytest
 from record_samples import make_record
 
+from moge_bench.publish.sentences import estimate_cell
 from moge_bench.runs.record import RunError
 from moge_bench.runs.speed import SpeedStore
 from moge_bench.runs.store import RecordStore
@@ -97,6 +98,19 @@ def test_a_cell_without_any_pair_is_left_out_and_said(study):
     assert [cell.weight for cell in found.cells] == [1.0, None]
     assert [cell.pair.at for cell in found.left_out] == [{"moe.num_experts": 64}]
     assert len(found.missing) == 4 and not found.complete
+    # Of one cell of two nothing follows, whatever it says.
+    assert make_answer(study.results()).primary.verdict == "cannot tell"
+
+
+def test_an_arm_that_diverged_is_a_verdict_of_nothing(study):
+    for seed in range(4):
+        config = study.config("moge", 64, seed)
+        study.store.write(make_record(config, status="diverged", diverged_at=2, metrics=[]))
+    found = make_answer(study.results()).primary
+    # All has run, and the cell that is left shows a gain; half of what was asked has no number.
+    assert found.found.complete and found.p < 0.05
+    assert (found.verdict, found.found.diverged) == ("cannot tell", 4)
+    assert estimate_cell(found.found).endswith("(n = 4 seeds, 1 of 2 cells, 4 runs diverged)")
 
 
 def test_only_finished_runs_enter_and_a_diverged_one_is_not_awaited(study):

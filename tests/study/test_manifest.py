@@ -65,12 +65,12 @@ def test_what_changed_in_a_study_is_said(tiny_text, tmp_path):
     # 9 experts are gone, 16 are new: 3 methods x 2 sizes each.
     notes = save(tmp_path, tiny_text.replace("[4, 9]", "[4, 16]"))
     assert notes == [
-        "6 combinations of axis values are added since the last time",
-        "6 combinations of axis values are gone since the last time",
+        "since the last time 6 combinations of axis values were added",
+        "since the last time 6 combinations of axis values were taken away",
     ]
     longer = tiny_text.replace("[4, 9]", "[4, 16]").replace("steps: 3", "steps: 4")
     notes = save(tmp_path, longer)
-    assert notes == ["training.steps has changed since the last time: 12 arms are other runs now"]
+    assert notes == ["since the last time training.steps was changed: 12 arms are other runs now"]
     assert save(tmp_path, longer) == []
 
 
@@ -102,7 +102,7 @@ def test_what_is_declared_keeps_its_time(tiny_text, tmp_path, monkeypatch):
         == []
     )
     (note,) = save(tmp_path, declared.replace("margin: 0.5", "margin: 0.9"))
-    assert note.startswith("what it declares has changed since the last time")
+    assert note.startswith("since the last time what it declares was changed: ")
     times = [each.declared for each in read_manifest(path).declarations]
     assert times == ["2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z"]
 
@@ -123,6 +123,36 @@ def test_a_file_that_says_the_same_otherwise_declares_nothing_new(tiny_text, tmp
     assert last.declared == "2026-02-01T00:00:00Z"
 
 
+def test_other_runs_under_the_same_declaration_are_kept_with_their_time(tmp_path, monkeypatch):
+    """A preset that changes makes other runs of the same file: the declaration does not show it."""
+    monkeypatch.chdir(tmp_path)
+    times = iter(f"2026-0{month}-01T00:00:00Z" for month in range(1, 9))
+    monkeypatch.setattr("moge_bench.study.manifest._now", lambda: next(times))
+    corpus, root = tmp_path / "c.txt", tmp_path / "results"
+    text = """
+name: text
+question: q
+primary: {metric: perplexity, contrast: [moe, dense], margin: 1}
+base: {preset: tiny-lm, data: c.txt, seeds: [0]}
+axes: {method: [dense, moe]}
+table: {rows: method, metrics: perplexity}
+"""
+    path = manifest_path(root, "text")
+    for words in ("some words ", "some words ", "other words "):
+        corpus.write_text(words * 100)
+        registry._digest.cache_clear()
+        save(root, text)
+        found = read_manifest(path)
+        assert [each.declared for each in found.declarations] == ["2026-01-01T00:00:00Z"]
+        changed = [(each.changed, each.what) for each in found.changes]
+        what = "the content of its data was changed: 2 arms are other runs now"
+        assert changed == ([] if words == "some words " else [("2026-02-01T00:00:00Z", (what,))])
+    # What the declaration shows is none of these.
+    save(root, text.replace("margin: 1", "margin: 2"))
+    found = read_manifest(path)
+    assert (len(found.declarations), len(found.changes)) == (2, 1)
+
+
 def test_an_edited_corpus_is_another_run_and_it_is_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     corpus = tmp_path / "c.txt"
@@ -139,7 +169,7 @@ table: {rows: method, metrics: perplexity}
     corpus.write_text("other words " * 100)
     registry._digest.cache_clear()
     assert save(tmp_path / "results", text) == [
-        "the content of its data has changed since the last time: 2 arms are other runs now"
+        "since the last time the content of its data was changed: 2 arms are other runs now"
     ]
     after = read_manifest(manifest_path(tmp_path / "results", "text")).run_ids
     assert not set(before) & set(after)

@@ -13,7 +13,7 @@ DOCUMENT = (Path(__file__).parents[2] / "docs/studies.md").read_text(encoding="u
 def evidence(**changes):
     """Ten seeds, an estimate of 0.4 with a margin of 0.5, nothing shown; more is better."""
     values = {"n": 10, "mean": 0.4, "margin": 0.5, "towards": 1, "spread": True, "p": 0.2,
-              "equivalence_p": 0.3}  # fmt: skip
+              "equivalence_p": 0.3, "selected": False}  # fmt: skip
     return Evidence(**values | changes)
 
 
@@ -23,6 +23,10 @@ def evidence(**changes):
         ({"n": 2, "p": None, "equivalence_p": None}, "cannot tell"),
         ({"n": 2, "spread": False, "mean": 0.0}, "cannot tell"),  # two equal seeds are no evidence
         ({"n": 0, "spread": False, "mean": 0.0, "p": None, "equivalence_p": None}, "cannot tell"),
+        # Of what is left of a study nothing follows, neither way.
+        ({"selected": True, "p": 0.001}, "cannot tell"),
+        ({"selected": True, "equivalence_p": 0.001}, "cannot tell"),
+        ({"selected": True, "spread": False, "mean": 0.0}, "cannot tell"),
         ({"equivalence_p": 0.049}, "equivalent"),
         ({"equivalence_p": 0.05}, "cannot tell"),
         # A difference that is there, and too small to matter.
@@ -47,7 +51,7 @@ def test_rules(changes, verdict):
 
 def test_every_rule_decides_something():
     cases = [
-        evidence(n=2), evidence(equivalence_p=0.01), evidence(p=0.01),
+        evidence(n=2), evidence(selected=True), evidence(equivalence_p=0.01), evidence(p=0.01),
         evidence(p=0.01, mean=-0.4), evidence(p=0.01, towards=0),
         evidence(p=0.01, towards=0, mean=-1.0), evidence(),
     ]  # fmt: skip
