@@ -58,16 +58,21 @@ def updated(page: str, studies: Path) -> str:
 
 
 def answers(root: Path, names: list[str]) -> list[str]:
-    """Return a table of the primary contrasts of studies: question, estimate, verdict."""
+    """Return a table of the primary contrasts of studies: what answers.md has, and the margins."""
     values = json.loads((root / "answers.json").read_text(encoding="utf-8"))
-    questions = {each["study"]: each["question"] for each in values["studies"]}
+    studies = {each["study"]: each for each in values["studies"]}
     lines = (root / "answers.md").read_text(encoding="utf-8").splitlines()
     rows = {cells[0]: cells for cells in map(_cells, lines) if cells}
-    table = ["| question | compared | difference [95 %] | verdict |", "|:---|:---|---:|---:|"]
+    table = [
+        "| question | compared | difference [95 %] | margin | p; over all studies | verdict |",
+        "|:---|:---|---:|---:|---:|---:|",
+    ]
     for name in names:
-        _, contrast, estimate, *_, verdict = rows[name]
-        link = f"[{questions[name]}](results/studies/{name}/answer.md)"
-        table.append(f"| {link} | {contrast} | {estimate} | {verdict} |")
+        _, contrast, estimate, p, corrected, verdict = rows[name]
+        question, margin = studies[name]["question"], studies[name]["margin"]
+        link = f"[{question}](results/studies/{name}/answer.md)"
+        cells = (link, contrast, estimate.replace("*", ""), f"{margin:g}", f"{p}; {corrected}")
+        table.append(f"| {' | '.join((*cells, verdict))} |")
     return table
 
 

@@ -32,15 +32,18 @@ def test_the_readme_opens_with_an_answer_and_two_pictures():
 
 
 def test_answers_are_of_the_named_studies_in_their_order(tmp_path):
-    studies = [{"study": name, "question": f"Is it {name}?"} for name in ("a", "b", "c")]
+    studies = [
+        {"study": name, "question": f"Is it {name}?", "margin": 0.5} for name in ("a", "b", "c")
+    ]
     (tmp_path / "answers.json").write_text(json.dumps({"studies": studies}))
     head = "| study | contrast | estimate | p | p, Holm | verdict |\n|:--|:--|--:|--:|--:|--:|\n"
-    rows = [f"| {name} | x against y | +1 | 0.1 | 0.3 | cannot tell |" for name in "abc"]
+    rows = [f"| {name} | x against y | **+1** | 0.1 | 0.3 | cannot tell |" for name in "abc"]
     (tmp_path / "answers.md").write_text(head + "\n".join(rows) + "\n\nMade by: tables.\n")
     page = "before\n<!-- answers c a -->\nold\n<!-- end of answers -->\nafter"
     lines = load_update().updated(page, tmp_path / "studies").splitlines()
     assert lines[4:6] == [
-        f"| [Is it {name}?](results/studies/{name}/answer.md) | x against y | +1 | cannot tell |"
+        f"| [Is it {name}?](results/studies/{name}/answer.md) | x against y | +1 | 0.5 | 0.1; 0.3 "
+        "| cannot tell |"
         for name in "ca"
     ]
     assert lines[0] == "before" and lines[-1] == "after" and len(lines) == 8
