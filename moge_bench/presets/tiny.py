@@ -43,7 +43,7 @@ _TINY_VIT_TUNED: dict[str, dict[str, Any]] = {
 }
 
 # Every FFN is MoE. Without dropout of the attention's weights a step takes 0.72 of the time on a
-# CPU: torch fuses attention there in no other case.
+# CPU: torch fuses attention there in no other case. Rate: results/studies/learning_rate_lm.
 _TINY_LM = RunConfig(
     preset="tiny-lm",
     method="moge",
@@ -54,7 +54,7 @@ _TINY_LM = RunConfig(
     ),
     data=TextDataConfig(),
     training=TrainingConfig(
-        steps=5000, batch_size=16, learning_rate=3e-3, warmup_steps=200, weight_decay=0.01
+        steps=5000, batch_size=16, learning_rate=6e-3, warmup_steps=200, weight_decay=0.01
     ),
 )  # fmt: skip
 
