@@ -56,8 +56,10 @@ class TableLayout(Frozen):
 
     rows: tuple[str, ...]
     columns: tuple[str, ...] = ()
-    metrics: tuple[str, ...] = ("top1_accuracy", "peak_memory_mib", "tokens_per_second")
-    splits: tuple[str, ...] = ("test",)
+    metrics: tuple[str, ...] = Field(
+        ("top1_accuracy", "peak_memory_mib", "tokens_per_second"), min_length=1
+    )
+    splits: tuple[str, ...] = Field(("test",), min_length=1)
     published: dict[str, str] = Field(
         {}, description='method: "system, setting" of the row of published_results.csv beside it'
     )

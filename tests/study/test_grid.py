@@ -134,6 +134,11 @@ BROKEN = [
     (setter("base", "sedes", [0]), r"no field is called 'base\.sedes'; the nearest is 'seeds'"),
     (setter("table", "metric", []), r"'table\.metric'; the nearest is 'metrics'"),
     (setter("base", "preset", "tiny-vot"), "'tiny-vot'; the nearest is 'tiny-vit'"),
+    (
+        setter("table", "metrics", []),
+        r"table\.metrics must be a list of at least 1.*, got \(\)|\[\]",
+    ),
+    (setter("table", "splits", []), r"table\.splits must be a list of at least 1"),
     (setter("base", "seeds", []), r"base\.seeds must be a list of at least 1 .*, got \(\)|\[\]"),
     (
         setter("base", "seeds", [2**32]),
