@@ -103,7 +103,7 @@ def _declaration(answer: Answer, count: int) -> str:
         said += f" At {change.changed} {'; '.join(change.what)}."
     others = answer.secondary_records
     if others:
-        older = sum(record.started < (answer.declared or "") for record in others)
+        older = answer.older_of(others)
         said += f" Of the {len(others)} records of secondary contrasts alone, {older} were older."
     return said
 

@@ -212,7 +212,8 @@ def overview_table(answers: Sequence[Answer]) -> Sortable:
     declared = [answer.primary for answer in answers if answer.primary is not None]
     adjusted = iter(holm([each.p for each in declared]))
     rows = []
-    for answer, primary in ((answer, answer.primary) for answer in answers):
+    for answer in answers:
+        primary = answer.primary
         name, question = answer.results.study.name, answer.results.study.question
         head = (Datum(name, name, link=f"#{name}"), Datum(question, question))
         if primary is None:

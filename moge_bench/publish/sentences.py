@@ -203,10 +203,10 @@ def _null(tested: Tested, word: str) -> str:
         said += f"; the smallest true effect that this n shows with 80 % power is {smallest}"
     if word == CANNOT_TELL and found.equivalence is not None and not found.selected:
         needed = tested.needed_n
-        count = f"about {needed:,} seeds" if needed is not None else "more than a million seeds"
         if needed is not None and needed <= found.n:
             return f"{said}; it had 80 % power to decide on the margin of {margin(declared)}"
-        said += f"; {count} would decide on the margin of {margin(declared)}"
+        count = f"about {needed:,}" if needed is not None else "more than a million"
+        said += f"; {count} seeds would decide on the margin of {margin(declared)}"
     return said
 
 

@@ -29,10 +29,12 @@ class Answer:
     @property
     def older(self) -> int:
         """How many of the primary contrast's records were started before it was declared."""
+        return self.older_of(self.primary.found.records) if self.primary is not None else 0
+
+    def older_of(self, records: Iterable[Record]) -> int:
+        """Return how many of ``records`` were started before the study was declared."""
         when = self.declared
-        if self.primary is None or when is None:
-            return 0
-        return sum(record.started < when for record in self.primary.found.records)
+        return 0 if when is None else sum(record.started < when for record in records)
 
     @property
     def secondary_records(self) -> list[Record]:

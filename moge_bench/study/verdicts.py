@@ -129,7 +129,7 @@ class Tested:
     def side(self) -> str:
         """Of an equivalence that is none of nothing: "above zero" or "below zero"; else ""."""
         evidence = self.evidence
-        if self.verdict != "equivalent" or evidence.p is None or evidence.p >= LEVEL:
+        if self.verdict != "equivalent" or not evidence.differs:
             return ""
         return "above zero" if evidence.mean > 0 else "below zero"
 

@@ -265,15 +265,15 @@ class _Run:
     def evaluate_at_end(self) -> None:
         """Measure the validation split, and the test split where the config reads it."""
         trainer, config = self._trainer, self._trainer.config
+        blocks = config.moe.blocks if config.moe else ()
+        points = [(point["name"], point["value"]) for point in self.result.curves]
+        doses = [typical_dose(points, block) for block in blocks]
         for split in ["validation", "test"] if config.data.evaluate_test else ["validation"]:
             evaluation = self._evaluate(split)
             self.result.metrics += evaluation.metrics
-            blocks = config.moe.blocks if config.moe else ()
             for name, layers in evaluation.routing.items():
-                for block, layer in zip(blocks, layers, strict=True):
-                    points = ((point["name"], point["value"]) for point in self.result.curves)
+                for block, layer, dose in zip(blocks, layers, doses, strict=True):
                     where = {"block": block, "split": name}
-                    dose = typical_dose(points, block)
                     self.result.routing.append({**where, **layer, "dose": dose})
         self.result.backends, self.result.checks = trainer.backends, trainer.checks
         if trainer.accelerator.device.type == "cuda":
